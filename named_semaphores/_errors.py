@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy: from an errno to an exception that names the semaphore and says what helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from . import _shm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._libc import Libc
+
+
+def oserror(error: int, libc: Libc, name: str, hint: str | None = None) -> OSError:
+    """Return the OSError, of the subclass Python has for this errno, with the semaphore's name as its filename."""
+    hint = hint or _hint(error, libc, name)
+    return OSError(error, os.strerror(error) + (f" ({hint})" if hint else ""), name)
+
+
+def open_error(error: int, libc: Libc, name: str) -> Exception:
+    """Return the exception for a semaphore that could not be opened."""
+    directory = os.path.dirname(libc.files) if libc.files else None
+    if directory and error in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL) and not os.path.isdir(directory):
+        # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
+        hint = f"{directory}, the shared memory file system that holds semaphores, is missing: mount a tmpfs there"
+        return oserror(errno.ENOSYS, libc, name, hint)
+    if error == errno.ENOSYS:
+        return NotImplementedError(f"this system ({libc.platform}) has no POSIX named semaphores (ENOSYS): cannot open {name!r}")
+    return oserror(error, libc, name)
+
+
+def _hint(error: int, libc: Libc, name: str) -> str | None:
+    path = _shm.path(libc, name)
+    if error == errno.ENAMETOOLONG:
+        return f"a name has at most {libc.longest_name} bytes here, its slash included, and this one {len(os.fsencode(name))}"
+    if error == errno.EMFILE:
+        return "this process has too many open files, or on musl 256 semaphores"
+    if error == errno.ENFILE:
+        return "this system has too many open files"
+    if error == errno.EOVERFLOW:
+        return f"its value is the maximum, {libc.value_max}"
+    if error == errno.EEXIST:
+        return "a semaphore of this name exists"
+    if error == errno.ENOENT:
+        return "there is no semaphore of this name"
+    if path is None:
+        return None
+    directory = os.path.dirname(path)
+    if error == errno.ENOSPC:
+        return f"{directory}, the file system that holds semaphores, is full"
+    if error == errno.EROFS:
+        return f"{directory}, the file system that holds semaphores, is mounted read-only"
+    try:
+        status = os.lstat(path)
+    except OSError:
+        status = None
+    if status is None:
+        if error in (errno.EACCES, errno.EPERM):
+            return f"this user may not write in {directory}"
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path} is no regular file, so no semaphore"
+    if error in (errno.EACCES, errno.EPERM):
+        return f"it belongs to user {status.st_uid}, group {status.st_gid}, with mode {stat.S_IMODE(status.st_mode):04o}"
+    return None
+
+
+def warn_of_name(error: OSError) -> None:
+    """Say that clean-up could not remove a name, where nobody could catch the exception."""
+    import warnings  # at run time only when needed
+
+    warnings.warn(f"a semaphore's name could not be removed: {error}", RuntimeWarning, stacklevel=3)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mechanism: the C library's named semaphores through ctypes.
+
+Every symbol, prototype, constant and errno of this package is here. ``Libc`` binds a library object it is given, so that a test can hand in
+one that behaves as another platform's; ``load`` finds the running system's. What a library has is asked of it. The platform's name decides
+only what cannot be asked, and all of that is in ``_SYSTEMS``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+import time
+from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint
+from functools import lru_cache, partial
+from itertools import chain, islice, repeat
+from operator import itemgetter
+
+from ._uncounted import counted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator
+
+# PyPy has no PYFUNCTYPE.
+_PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
+
+
+class _System:
+    """What cannot be asked of a library. The defaults are those of a POSIX system nothing is known of."""
+
+    libraries: tuple[str | None, ...] = (None,)  # where sem_open may be, in this order; None is the process itself
+    sem_failed = 0  # what a failed sem_open returns
+    same_address = True  # POSIX: a process that opens a name again gets the same address (as long as it is the same semaphore)
+    counted = True  # ... and closes it once for each time
+    longest_name: int | None = None  # in bytes, the slash included
+    value_max: int | None = None  # None: sysconf tells
+    checks_post = True  # sem_post fails, and says so, past the maximum
+    time_t: Any = c_long  # what the plain symbols of timed waits take
+    files: str | None = None  # what comes before a semaphore's name in the path of its file, if it has one
+
+
+class _Linux(_System):
+    libraries = (None, "libpthread.so.0")  # glibc before 2.34 has sem_* in libpthread
+    longest_name = 252
+    value_max = 2**31 - 1
+    files = "/dev/shm/sem."
+
+
+class _Musl(_Linux):
+    longest_name = 256
+    files = "/dev/shm/"
+
+
+class _MacOS(_System):  # XNU: a handle is a file descriptor, so 0 is a valid one
+    sem_failed = -1
+    same_address = False
+    longest_name = 30
+    value_max = 32767
+    checks_post = False
+
+
+class _FreeBSD(_System):
+    longest_name = 252
+    value_max = 2**31 - 1
+    files = "/tmp/SEMD"
+
+
+class _NetBSD(_System):
+    libraries = (None, "libpthread.so")
+    same_address = False
+    longest_name = 255
+    value_max = 2**32 - 1
+    time_t = c_int64
+
+
+class _OpenBSD(_System):
+    libraries = (None, "libpthread.so")
+    same_address = False
+    value_max = 2**32 - 1
+    checks_post = False
+    time_t = c_int64
+
+
+class _DragonFly(_System):
+    libraries = (None, "libpthread.so")
+
+
+class _Illumos(_System):
+    sem_failed = -1
+    counted = False
+    longest_name = 255
+
+
+class _Cygwin(_System):  # the process itself is only the .exe there
+    libraries = ("cygwin1.dll", "msys-2.0.dll")
+    counted = False
+    longest_name = 251
+    value_max = 1147483648
+    files = "/dev/shm/sem."
+    checks_post = False  # returns 0 and leaves the value as it is
+
+
+class _None(_System):  # Emscripten's stubs do nothing and say it worked, so they are not asked
+    libraries = ()
+
+
+_SYSTEMS = {
+    "linux": _Linux,
+    "darwin": _MacOS,
+    "freebsd": _FreeBSD,
+    "netbsd": _NetBSD,
+    "openbsd": _OpenBSD,
+    "dragonfly": _DragonFly,
+    "sunos": _Illumos,
+    "cygwin": _Cygwin,
+    "msys": _Cygwin,
+    "win32": _None,
+    "emscripten": _None,
+    "wasi": _None,
+}
+
+
+def _system(platform: str) -> type[_System]:
+    # The BSDs' and illumos' names carry a version.
+    return next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), _System)
+
+
+def load(platform: str = sys.platform) -> ctypes.CDLL:
+    """Return the library that has ``sem_open`` here. NotImplementedError where there is none."""
+    for name in _system(platform).libraries:
+        try:
+            library = ctypes.CDLL(name)
+        except (OSError, TypeError):
+            continue
+        if hasattr(library, "sem_open"):
+            return library
+    raise NotImplementedError(
+        f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL"
+    )
+
+
+class sem_t(ctypes.Structure):
+    """An open semaphore: an object at its address, with nothing to look into.
+
+    Each ``Libc`` has a subclass of its own whose finalizer is sem_close. It runs when the last reference goes, and a call in flight holds
+    one, so no semaphore is unmapped under a waiter.
+    """
+
+
+def _timespec(time_t: Any, long: Any) -> Any:
+    return type("timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]})
+
+
+class _Ignored(c_int):
+    from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
+
+
+class _First(c_int):
+    from_param = itemgetter(0)  # hands on the pointer in a one-tuple as it is; a POINTER type would check it, for 140 ns
+
+
+class Libc:
+    """The sem_* functions of one library.
+
+    Calls that give or take something return iterators, which make the call when they are advanced: ``for status, error in
+    libc.trywait(handle): break``. The for statement makes the call and stores its result before Python looks at signals again, so that no
+    handler can come between a token and its owner. A call that failed has a status other than 0; ``failure`` gives its errno.
+    """
+
+    def __init__(self, lib: Any, platform: str = sys.platform) -> None:
+        self.lib = lib  # a test's library dies with its last reference
+        self.is_glibc = hasattr(lib, "gnu_get_libc_version")
+        system = _system(platform)
+        if system is _Linux and not self.is_glibc:
+            system = _Musl
+        self.platform = platform
+        self.longest_name = system.longest_name
+        self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")  # type: ignore[attr-defined,unused-ignore]
+        self.same_address = system.same_address
+        self.files = system.files
+        self._bind(system)
+        self._choose_wait(system)
+
+    def _address(self, symbol: str) -> int:
+        # Prototypes of our own, on the symbol's address: those of the library object stay as they are, and a test's may be callbacks.
+        return ctypes.cast(getattr(self.lib, symbol), ctypes.c_void_p).value or 0
+
+    def _function(self, symbol: str, restype: Any, *argtypes: Any) -> Any:
+        return ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)(self._address(symbol))
+
+    def _bind(self, system: type[_System]) -> None:
+        function, pointer = self._function, ctypes.POINTER(sem_t)
+
+        # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
+        # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the others on the stack. They go as
+        # c_uint, whatever mode_t is. The result is an integer: as a c_void_p, macOS's handle 0 would become None.
+        sem_open = self.sem_open = function("sem_open", c_ssize_t, c_char_p, c_int)
+        self._is_open = system.sem_failed.__ne__
+        # int sem_close(sem_t *sem);
+        sem_close = function("sem_close", c_int, pointer)
+        if not system.counted:
+            sem_open, sem_close = counted(sem_open, sem_close, self._is_open)
+        self._sem_open = sem_open
+        # A finalizer in Python can be interrupted before its first statement; lru_cache is a C function that binds as a method does.
+        self._handle_type: Any = type("sem_t", (sem_t,), {"__del__": lru_cache(maxsize=0)(sem_close)})
+        # int sem_unlink(const char *name);
+        self._sem_unlink = function("sem_unlink", c_int, c_char_p)
+        # int sem_getvalue(sem_t *sem, int *value);
+        self._sem_getvalue = function("sem_getvalue", c_int, pointer, ctypes.POINTER(c_int))
+        # int sem_wait(sem_t *sem);
+        self._sem_wait = function("sem_wait", c_int, pointer)
+        # int sem_trywait(sem_t *sem);
+        self._sem_trywait = function("sem_trywait", c_int, pointer)
+        # int sem_post(sem_t *sem);
+        self._sem_post = function("sem_post", c_int, pointer)
+        self._checked_post = self._sem_post if system.checks_post else self._post_unless_full
+
+        # The two that never block again, for the hot path: they keep the GIL, and leave out the errno and the declaration of the pointer.
+        # Together that saves a third (tests/bench).
+        self._trywait = _PYFUNCTYPE(c_int)(self._address("sem_trywait"))
+        self._post = _PYFUNCTYPE(c_int)(self._address("sem_post")) if system.checks_post else self._post_unless_full
+        # And sem_post as the end of a with statement: it drops the exception's three arguments, and its result is never true, which would
+        # swallow the exception. It gives back what was taken, so there is no maximum to check.
+        self._post_at_exit = _PYFUNCTYPE(None, _First, _Ignored, _Ignored, _Ignored)(self._address("sem_post"))
+
+    def _choose_wait(self, system: type[_System]) -> None:
+        """Take the best timed wait this library has: one on the clock that does not jump, if there is one."""
+        # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain symbols of glibc and musl keep the
+        # 32-bit time of old binaries. There a 64-bit timespec has a 32-bit long and padding, which on big-endian machines comes first: an
+        # int64 is both.
+        plain, wide = _timespec(system.time_t, c_long), _timespec(c_int64, c_int64)
+        monotonic = (time.CLOCK_MONOTONIC,)  # type: ignore[attr-defined,unused-ignore]
+        waits: tuple[Any, ...] = (
+            # int sem_clockwait(sem_t *sem, clockid_t clock, const struct timespec *abstime);  glibc 2.30, Cygwin 3.3
+            ("__sem_clockwait64", wide, _steady_clock, monotonic, ()),
+            ("sem_clockwait", plain, _steady_clock, monotonic, ()),
+            # int sem_clockwait_np(sem_t *sem, clockid_t clock, int flags, const struct timespec *abstime, struct timespec *left);
+            ("sem_clockwait_np", plain, _steady_clock, (*monotonic, 1), (None,)),  # FreeBSD; 1 is TIMER_ABSTIME
+            # int sem_reltimedwait_np(sem_t *sem, const struct timespec *reltime);  illumos
+            ("sem_reltimedwait_np", plain, _time_left, (), ()),
+            # int sem_timedwait(sem_t *sem, const struct timespec *abstime);
+            ("__sem_timedwait64", wide, _wall_clock, (), ()),  # glibc
+            ("__sem_timedwait_time64", wide, _wall_clock, (), ()),  # musl
+            ("sem_timedwait", plain, _wall_clock, (), ()),
+        )
+        best = next((wait for wait in waits if hasattr(self.lib, wait[0])), None)
+        self.has_timed_wait = best is not None
+        self.is_steady = False
+        if best is None:
+            return
+        symbol, self._timespec, self._clock, self._before, self._after = best
+        types = [c_int] * len(self._before) + [ctypes.POINTER(self._timespec)] + [ctypes.c_void_p] * len(self._after)
+        self._sem_timedwait = self._function(symbol, c_int, ctypes.POINTER(sem_t), *types)
+        # A wait until a time of the wall clock: most systems compute what is left of it and sleep that long, so that a step of the clock
+        # costs a slice at most. glibc hands the time itself to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
+        self.is_steady = self._clock is not _wall_clock or not self.is_glibc
+
+    def open(self, name: bytes, oflag: int, mode: int = 0, value: int = 0) -> Iterator[Any]:
+        """Return the iterator that opens the semaphore and gives its handle; or, if that fails, the errno."""
+        opened = map(self._sem_open, (name,), (oflag,), (c_uint(mode),), (c_uint(value),))
+        # A failure never becomes a handle: musl's sem_close of one would write to address 0.
+        handles = map(self._handle_type.from_address, filter(self._is_open, opened))
+        return islice(chain(handles, iter(ctypes.get_errno, None)), 1)
+
+    def unlink(self, name: bytes) -> int:
+        """Remove the name. Return 0 or the errno."""
+        return failure(*next(_call(self._sem_unlink, name)))
+
+    def value(self, handle: sem_t) -> tuple[int, int]:
+        """Return 0 or the errno, and the value."""
+        value = c_int()
+        error = failure(*next(_call(self._sem_getvalue, handle, value)))
+        return error, max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
+
+    def hot_calls(self, handle: sem_t) -> tuple[Iterator[int], Iterator[int], Callable[..., None]]:
+        """Return endless iterators of trywait and of post, and what ends a with statement. All of them hold the handle."""
+        pointer = ctypes.byref(handle)  # the argument ctypes has least to do with
+        return map(self._trywait, repeat(pointer)), map(self._post, repeat(pointer)), partial(self._post_at_exit, (pointer,))
+
+    def trywait(self, handle: sem_t) -> Iterator[tuple[int, int]]:
+        """Take a token if there is one; EAGAIN if not."""
+        return _call(self._sem_trywait, handle)
+
+    def wait(self, handle: sem_t) -> Iterator[tuple[int, int]]:
+        """Wait for a token."""
+        return _call(self._sem_wait, handle)
+
+    def timedwait(self, handle: sem_t, deadline: int) -> Iterator[tuple[int, int]]:
+        """Wait for a token until ``time.monotonic_ns()`` is ``deadline``; then ETIMEDOUT."""
+        timespec = self._timespec(*divmod(self._clock(deadline), 1_000_000_000))
+        return _call(self._sem_timedwait, handle, *self._before, timespec, *self._after)
+
+    def post(self, handle: sem_t) -> Iterator[tuple[int, int]]:
+        """Put a token back; EOVERFLOW past the maximum."""
+        return _call(self._checked_post, handle)
+
+    def _post_unless_full(self, handle: Any) -> int:
+        # For systems that do not check. A post that comes between is not noticed; where there is no value (macOS), none is.
+        error, value = self.value(handle)
+        return errno.EOVERFLOW if not error and value >= self.value_max else self._sem_post(handle)
+
+
+def _call(function: Any, *arguments: Any) -> Iterator[tuple[int, int]]:
+    """Return the iterator that calls the function once, and gives its status and the errno."""
+    return zip(map(function, *((argument,) for argument in arguments)), iter(ctypes.get_errno, None))
+
+
+def failure(status: int, error: int) -> int:
+    """Return 0 for a call that worked, else its errno."""
+    # Cygwin's and bionic's timed waits and old FreeBSD's sem_post return the errno itself.
+    return error if status < 0 else status
+
+
+def _steady_clock(deadline: int) -> int:
+    return deadline
+
+
+def _wall_clock(deadline: int) -> int:
+    return time.time_ns() + deadline - time.monotonic_ns()
+
+
+def _time_left(deadline: int) -> int:
+    return max(0, deadline - time.monotonic_ns())

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy: creating and linking so that each tells the truth, whatever other processes do meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from . import _shm
+from ._errors import open_error, oserror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._libc import Libc, sem_t
+
+
+def create(libc: Libc, name: str, mode: int, value: int, opened: list[Any]) -> sem_t:
+    """Create the semaphore and return its handle, which is put into ``opened`` as it comes to be. FileExistsError if there is one."""
+    return _open(libc, name, opened, os.O_CREAT | os.O_EXCL, mode, value)
+
+
+def link(libc: Libc, name: str) -> sem_t:
+    """Return a handle of the existing semaphore. FileNotFoundError if there is none."""
+    # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
+    reason = _shm.why_no_link(libc, name)
+    handle = None if reason else _open(libc, name, [], 0)
+    if handle is not None and _shm.is_other_endian(libc, handle):
+        reason = "it is the semaphore of a program of the other byte order"
+    if handle is None or reason:
+        raise oserror(errno.EINVAL, libc, name, reason)
+    return handle
+
+
+def unlink(libc: Libc, name: str) -> None:
+    """Remove the name. FileNotFoundError, PermissionError."""
+    error = libc.unlink(os.fsencode(name))
+    if error:
+        raise oserror(error, libc, name)
+
+
+def _open(libc: Libc, name: str, opened: list[Any], oflag: int, mode: int = 0, value: int = 0) -> sem_t:
+    while True:
+        opened.clear()
+        opened.extend(libc.open(os.fsencode(name), oflag, mode, value))
+        result: Any = opened[0]
+        if not isinstance(result, int):
+            return result  # type: ignore[no-any-return]
+        if result != errno.EINTR:
+            raise open_error(result, libc, name)

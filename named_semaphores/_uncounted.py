@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting opens where the system does not.
+
+On Cygwin and illumos a process that opens a name twice gets the same address twice, and one sem_close ends both. So the opens of each
+address are counted here, and sem_close is called for the last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from _thread import allocate_lock
+from collections import Counter, deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+
+def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tuple[Any, Any]:
+    """Return sem_open and sem_close made so that each open is closed once.
+
+    Interrupted by a signal's exception they count an open too many, never one too few: a mapping stays, but none is lost that is in use.
+    """
+    opens: Counter[int] = Counter()
+    closed: deque[Any] = deque()
+    lock = allocate_lock()
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]
+
+    def counting_open(*arguments: Any) -> int:
+        with lock:
+            address: int = sem_open(*arguments)
+            if is_open(address):
+                opens[address] += 1
+        close_due()
+        return address
+
+    def counting_close(handle: Any) -> None:
+        closed.append(handle)
+        close_due()
+
+    def close_due() -> None:
+        # A handle may be collected anywhere, also while its own thread holds the lock: who holds it looks again afterwards.
+        while closed and lock.acquire(False):
+            try:
+                handle = closed.popleft()
+                address = ctypes.addressof(handle)
+                opens[address] -= 1
+                if not opens[address]:
+                    del opens[address]
+                    sem_close(handle)
+            finally:
+                lock.release()
+
+    return counting_open, counting_close

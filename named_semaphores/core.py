@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy: the class, and every decision its user can see."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import sys
+from functools import partial
+from itertools import islice, repeat
+from math import ceil
+from operator import attrgetter, index
+from time import monotonic_ns
+
+from ._waits import waits
+
+try:
+    from ._claims import Claim
+    from ._errors import oserror, warn_of_name
+    from ._libc import Libc, failure, load
+    from ._opening import create, link, unlink
+except ImportError:  # a Python without ctypes, such as WASI's
+    Libc = None  # type: ignore[assignment,misc]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Callable, Iterator, NoReturn, TypeVar
+
+    from ._libc import sem_t
+
+    Self = TypeVar("Self", bound="NamedSemaphore")
+
+_ONE = 1  # release compares identities, for speed; another object that is 1 takes the longer way
+_LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
+
+
+class _Exit(property):
+    """``__exit__`` of a class whose instances each have a C function for it.
+
+    A Python ``__exit__`` can be interrupted before its first statement, and its token is then never put back. The with statement looks
+    ``__exit__`` up, and binds it, before it enters: for an instance it gets that function. ``contextlib.ExitStack`` and others call
+    ``type(sem).__exit__(sem, ...)``: the class has this descriptor, which can be called.
+    """
+
+    def __call__(self, sem: NamedSemaphore, *exception: Any) -> None:
+        sem._exit(*exception)
+
+
+class NamedSemaphore:
+    """A counted limit that all processes of this machine share by its name; the interface is that of ``threading.Semaphore``.
+
+    Parameters:
+        name: 1 or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
+        initial_value: the number of tokens, from 0, if it is created. An existing semaphore keeps its own.
+        handle_existence: what to do if there is a semaphore of this name, or none; see ``Flags``.
+        unlink_on_delete: whether the name is removed when this object is closed or deleted, or the interpreter ends. None, the default:
+            if this object created the semaphore.
+        mode: its permission bits if it is created, cut by the umask (macOS takes them as they are).
+
+    Raises:
+        ValueError: a bad value. TypeError: a name that is no str. Nothing was opened.
+        FileExistsError, FileNotFoundError: as ``handle_existence`` says.
+        PermissionError: it belongs to somebody else, or this user may not create semaphores.
+        OSError: the name is too long, the system's memory for semaphores is full or missing, or a file of this name is no semaphore, or
+            one of a program that works differently (32 and 64 bits).
+        NotImplementedError: this system has no named semaphores.
+    """
+
+    class Flags(enum.Enum):
+        """What to do about an existing semaphore of the name."""
+
+        RAISE_IF_EXISTS = 0
+        """Create it; FileExistsError if there is one."""
+        LINK_OR_CREATE = 1
+        """Link to it, or create it if there is none."""
+        RAISE_IF_NOT_EXISTS = 2
+        """Link to it; FileNotFoundError if there is none."""
+        UNLINK_AND_CREATE = 3
+        """Create it, after removing the name of another. Who has that one open keeps it."""
+
+    # The defaults are those of an object whose constructor failed: it is closed, and can be deleted.
+    _libc: Libc | None = None  # None: the running system's, found when it is first needed
+    _name: str | None = None
+    _handle: sem_t | None = None
+    _claim: Claim | None = None
+    _linked = False
+    _unlinks = False
+
+    def __init__(
+        self,
+        name: str,
+        initial_value: int = 1,
+        handle_existence: Flags = Flags.LINK_OR_CREATE,
+        unlink_on_delete: bool | None = None,
+        *,
+        mode: int = 0o600,
+    ) -> None:
+        name = _checked_name(name)
+        if not isinstance(handle_existence, NamedSemaphore.Flags):
+            raise ValueError(f"semaphore {name!r}: handle_existence must be a member of NamedSemaphore.Flags, not {handle_existence!r}")
+        libc = self._libc or _system_libc()
+        initial_value = _checked_integer(name, "initial_value", initial_value, 0, libc.value_max)
+        mode = _checked_integer(name, "mode", mode, 0, 0o777)
+        length = len(os.fsencode(name))
+        if libc.longest_name is not None and length > libc.longest_name:
+            raise oserror(errno.ENAMETOOLONG, libc, name)
+
+        self._libc = libc
+        self._name = name
+        handle = self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
+        self._tries, self._posts, self._exit = libc.hot_calls(handle)
+        self._handle = handle
+        self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
+
+    def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> sem_t:
+        flags = NamedSemaphore.Flags
+        while True:  # until no other process has come between two steps
+            if existence is flags.LINK_OR_CREATE or existence is flags.RAISE_IF_NOT_EXISTS:
+                try:
+                    handle = link(libc, name)
+                except FileNotFoundError:
+                    if existence is flags.RAISE_IF_NOT_EXISTS:
+                        raise
+                else:
+                    self._linked = True
+                    if unlink_on_delete:
+                        self._claim = Claim(self, libc, name)
+                        self._claim.opened.append(handle)
+                    return handle
+            try:
+                if unlink_on_delete is None or unlink_on_delete:
+                    return self._create_with_claim(libc, name, mode, value)
+                return create(libc, name, mode, value, [])
+            except FileExistsError:
+                if existence is flags.RAISE_IF_EXISTS:
+                    raise
+            if existence is flags.UNLINK_AND_CREATE:
+                try:
+                    unlink(libc, name)
+                except FileNotFoundError:
+                    pass
+
+    def _create_with_claim(self, libc: Libc, name: str, mode: int, value: int) -> sem_t:
+        claim = self._claim = Claim(self, libc, name)
+        try:
+            return create(libc, name, mode, value, claim.opened)
+        except Exception:
+            claim.settle()
+            self._claim = None
+            raise
+
+    @property
+    def name(self) -> str:
+        """The name, with its leading slash."""
+        return self._name or ""
+
+    @property
+    def value(self) -> int:
+        """The number of tokens now. NotImplementedError where the system does not tell (macOS)."""
+        libc, handle = self._open_handle()
+        error, value = libc.value(handle)
+        if error == errno.ENOSYS:
+            raise NotImplementedError(f"semaphore {self._name!r}: this system ({libc.platform}) does not tell the value")
+        if error:
+            raise oserror(error, libc, self.name)
+        return value
+
+    @property
+    def linked_existing_semaphore(self) -> bool:
+        """Whether the semaphore was there before this object, and not created by it."""
+        return self._linked
+
+    @property
+    def unlink_on_delete(self) -> bool:
+        """Whether the name goes with this object: as given, else whether this object created the semaphore."""
+        return self._unlinks
+
+    @property
+    def closed(self) -> bool:
+        """Whether the semaphore was closed."""
+        return self._handle is None
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Take a token, and wait for one if there is none.
+
+        ``timeout`` is in seconds, any number from 0; None waits without an end. With ``blocking=False`` there is no wait. Signal handlers
+        run while this waits. One that returns lets the wait go on, to the same end; what one raises is raised here, and no token is taken.
+
+        Returns True with a token, False without one.
+        ValueError: a bad argument, or a closed semaphore.
+        """
+        if timeout is None:
+            if blocking is not True and blocking is not False:
+                self._refuse_wait(blocking, timeout)
+        else:
+            try:
+                if not (timeout >= 0 and blocking is True):
+                    self._refuse_wait(blocking, timeout)
+            except (TypeError, ArithmeticError):  # no number, no number that compares (a Decimal's NaN)
+                self._refuse_wait(blocking, timeout)
+        # "for" calls sem_trywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
+        # nothing from there to "return" does. A call, "rc = trywait(handle)", looks at them before it stores, and then the token is lost.
+        for rc in self._tries:
+            break
+        if not rc:
+            return True
+        if timeout is None:
+            return self._wait(None if blocking else 0)
+        return self._wait(self._deadline(timeout))
+
+    def release(self, n: int = 1) -> None:
+        """Put ``n`` tokens back, all or none.
+
+        ValueError: n is no int or less than 1, or the semaphore is closed. OSError EOVERFLOW: the value would pass the system's maximum
+        (macOS and OpenBSD do not check).
+        """
+        if n is not _ONE:
+            self._release_many(_checked_integer(self.name, "n", n, 1))
+            return
+        for rc in self._posts:
+            break
+        if rc:
+            self._release_many(1)
+
+    def __enter__(self: Self) -> Self:
+        """Take a token, wait for one if there is none, and return this semaphore."""
+        for rc in self._tries:  # as in acquire
+            break
+        if rc:
+            self._wait(None)
+        return self
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None: ...
+
+    else:
+        if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
+            from ._interruptible import __enter__
+        __exit__ = _Exit(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
+
+    def _wait(self, deadline: int | None) -> bool:
+        libc, handle = self._open_handle()  # held while this waits, so that another thread may close
+        for call in waits(libc, handle, deadline):
+            for status, error in call:
+                break
+            if not status:
+                return True
+            self._check_again(libc, status, error)
+        return False
+
+    def _check_again(self, libc: Libc, status: int, error: int) -> None:
+        """Raise if a wait failed for another reason than time, a token that was not there, or a signal."""
+        error = failure(status, error)
+        if error not in (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT):
+            raise oserror(error, libc, self.name)
+
+    def _release_many(self, n: int) -> None:
+        libc, handle = self._open_handle()
+        error, value = libc.value(handle)
+        if not error and value + n > libc.value_max:
+            raise oserror(errno.EOVERFLOW, libc, self.name, f"its value is {value}, {n} more would pass the maximum, {libc.value_max}")
+        # One call in C, so that no signal ends it half-way.
+        if any(islice(self._posts, n)):
+            raise oserror(errno.EOVERFLOW, libc, self.name)
+
+    def _deadline(self, timeout: float) -> int | None:
+        # Later than the clock can tell is never; an infinity too.
+        return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + ceil(timeout * 1_000_000_000)
+
+    def _refuse_wait(self, blocking: object, timeout: object) -> NoReturn:
+        if blocking is not True and blocking is not False:
+            raise ValueError(f"semaphore {self._name!r}: blocking must be True or False, not {blocking!r}")
+        if blocking is False:
+            raise ValueError(f"semaphore {self._name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire")
+        raise ValueError(f"semaphore {self._name!r}: timeout must be a number of seconds from 0, or None, not {timeout!r}")
+
+    def _open_handle(self) -> tuple[Libc, sem_t]:
+        libc, handle = self._libc, self._handle
+        if libc is None or handle is None:
+            _refuse_closed(self._name)
+        return libc, handle
+
+    def unlink(self) -> None:
+        """Remove the name. Who has the semaphore open, this object too, goes on using it; the name is free for another.
+
+        FileNotFoundError: there is no such name any more. PermissionError: it belongs to somebody else. ValueError: this is closed.
+        """
+        libc, _ = self._open_handle()
+        unlink(libc, self.name)
+
+    def close(self) -> None:
+        """Give the semaphore back, and remove its name if ``unlink_on_delete`` says so and the name still stands for this semaphore.
+
+        A thread that waits goes on waiting, and gets its token; a with statement puts its token back. A second call does nothing.
+        PermissionError: the name may not be removed; the semaphore is closed nevertheless.
+        """
+        if self._handle is not None:
+            # C iterators too, and they do not hold this object.
+            self._tries = self._posts = map(_refuse_closed, repeat(self._name))
+            self._exit = partial(_refuse_closed, self._name)
+            self._handle = None
+        claim = self._claim
+        if claim is not None:
+            claim.settle()
+            self._claim = None
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except OSError as error:
+            warn_of_name(error)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle as a link: the other side's object has the same semaphore, and never removes its name."""
+        self._open_handle()
+        return _linked, (type(self), self._name)
+
+    def __repr__(self) -> str:
+        try:
+            state = f"value={self.value}"
+        except ValueError:
+            state = "closed"
+        except (NotImplementedError, OSError):
+            state = "value=unknown"
+        return f"<{type(self).__name__} {self._name!r} {state}>"
+
+
+def _linked(cls: type[Self], name: str) -> Self:
+    return cls(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False)
+
+
+def _system_libc() -> Libc:
+    """Return the running system's Libc; NotImplementedError where there is none."""
+    if Libc is None:
+        raise NotImplementedError(f"this Python ({sys.platform}) has no ctypes, and without it no POSIX named semaphores")
+    if NamedSemaphore._libc is None:
+        NamedSemaphore._libc = Libc(load())
+    return NamedSemaphore._libc
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a semaphore's name must be a str, not {name!r}")
+    bare = name[1:] if name.startswith("/") else name
+    if not bare:
+        raise ValueError(f"a semaphore's name must not be empty: {name!r}")
+    for character in bare:
+        if not (character.isalnum() or character in "-_."):
+            raise ValueError(f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {character!r}")
+    return "/" + bare
+
+
+def _checked_integer(name: str, what: str, given: object, least: int, most: int | None = None) -> int:
+    try:
+        value = index(given)  # type: ignore[arg-type]
+    except TypeError:
+        value = None
+    if value is None or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"semaphore {name!r}: {what} must be an int {bounds}, not {given!r}")
+    return value
+
+
+def _refuse_closed(name: str | None, *_: object) -> NoReturn:
+    raise ValueError(f"semaphore {name!r} is closed")

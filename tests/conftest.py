@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the whole suite. A test that takes ``Semaphore`` runs once for each platform profile; one that leaves something fails."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import threading
+from typing import Iterator
+
+import profiles
+import pytest
+from support import PREFIX, unique_name
+
+from named_semaphores import NamedSemaphore
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--profile", action="append", choices=profiles.NAMES, help="only these platform profiles (default: all)")
+    parser.addoption("--full", action="store_true", help="stress tests at full size, as README's figures (minutes)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "Semaphore" in metafunc.fixturenames:
+        metafunc.parametrize("Semaphore", metafunc.config.getoption("--profile") or profiles.NAMES, indirect=True)
+
+
+@pytest.fixture
+def Semaphore(request: pytest.FixtureRequest) -> type[NamedSemaphore]:
+    """The class, bound to the library of one platform profile."""
+    return profiles.semaphore_class(request.param)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether stress tests run at full size."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def name() -> str:
+    """A semaphore's name for this test alone."""
+    return unique_name()
+
+
+def _left_names() -> list[str]:
+    try:
+        return [entry for entry in os.listdir("/dev/shm") if PREFIX in entry]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail a test that leaves a semaphore's name, a thread or a child process behind."""
+    before = set(threading.enumerate())
+    yield
+    gc.collect()
+    names = _left_names()
+    for entry in names:
+        os.unlink(os.path.join("/dev/shm", entry))
+    threads = [thread for thread in threading.enumerate() if thread not in before]
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    assert not names, f"left in /dev/shm: {names}"
+    assert not threads, f"left running: {threads}"
+    assert not children, f"left running: {children}"
