@@ -31,6 +31,8 @@ _process = 0  # the one whose end settles its claims
 class Claim(weakref.ref):  # type: ignore[type-arg]
     """The right and the duty to remove a name. Refers weakly to its owner."""
 
+    __slots__ = ("libc", "name", "opened", "pid", "turn")
+
     def __new__(cls, owner: Any, libc: Libc, name: str) -> Claim:
         # The callback is C code: no signal keeps it from making the claim due.
         return super().__new__(cls, owner, _due.append)
@@ -86,7 +88,9 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
         if not self.libc.same_address:
             return True
         again: list[Any] = []
-        again.extend(self.libc.open(os.fsencode(self.name), 0))
+        while not again or again[0] == errno.EINTR:
+            again[:] = []
+            again.extend(self.libc.open(os.fsencode(self.name), 0))
         if not isinstance(again[0], int):
             return _shm.address(again[0]) == _shm.address(self.opened[0])
         if again[0] == errno.ENOENT:
@@ -94,7 +98,10 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
         # Its mode keeps us from opening it, or descriptors or musl's 256 places are used up.
         file = _shm.path(self.libc, self.name)
         if file is not None and self.libc.platform.startswith("linux"):
-            return _shm.is_file_of(file, self.opened[0])
+            try:
+                return _shm.is_file_of(file, self.opened[0])
+            except OSError:  # not even /proc can be read
+                pass
         raise oserror(again[0], self.libc, self.name)
 
 

@@ -20,7 +20,7 @@ def oserror(error: int, libc: Libc, name: str, hint: str | None = None) -> OSErr
     return OSError(error, os.strerror(error) + (f" ({hint})" if hint else ""), name)
 
 
-def open_error(error: int, libc: Libc, name: str) -> Exception:
+def open_error(error: int, libc: Libc, name: str, creating: bool = False) -> Exception:
     """Return the exception for a semaphore that could not be opened."""
     directory = os.path.dirname(libc.files) if libc.files else None
     if directory and error in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL) and not os.path.isdir(directory):
@@ -29,6 +29,9 @@ def open_error(error: int, libc: Libc, name: str) -> Exception:
         return oserror(errno.ENOSYS, libc, name, hint)
     if error == errno.ENOSYS:
         return NotImplementedError(f"this system ({libc.platform}) has no POSIX named semaphores (ENOSYS): cannot open {name!r}")
+    if creating and error == errno.ENOENT:
+        # "There is none" is no reason not to create it. glibc says so where this user may not search the directory.
+        return oserror(errno.EACCES, libc, name)
     return oserror(error, libc, name)
 
 

@@ -14,9 +14,10 @@ import os
 import sys
 import time
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain, islice, repeat
 from operator import itemgetter
+from types import MethodType
 
 from ._uncounted import counted
 
@@ -72,14 +73,14 @@ class _NetBSD(_System):
     libraries = (None, "libpthread.so")
     same_address = False
     longest_name = 255
-    value_max = 2**32 - 1
+    value_max = 2**31 - 1  # more works, but sem_getvalue's int does not tell it
     time_t = c_int64
 
 
 class _OpenBSD(_System):
     libraries = (None, "libpthread.so")
     same_address = False
-    value_max = 2**32 - 1
+    value_max = 2**31 - 1  # more works, but sem_getvalue's int does not tell it
     checks_post = False
     time_t = c_int64
 
@@ -148,6 +149,8 @@ class sem_t(ctypes.Structure):
     Each ``Libc`` has a subclass of its own whose finalizer is sem_close. It runs when the last reference goes, and a call in flight holds
     one, so no semaphore is unmapped under a waiter.
     """
+
+    _fields_ = []  # PyPy wants it said  # noqa: RUF012
 
 
 def _timespec(time_t: Any, long: Any) -> Any:
@@ -272,13 +275,15 @@ class Libc:
     def value(self, handle: sem_t) -> tuple[int, int]:
         """Return 0 or the errno, and the value."""
         value = c_int()
-        error = failure(*next(_call(self._sem_getvalue, handle, value)))
+        status = self._sem_getvalue(handle, value)
+        error = failure(status, ctypes.get_errno()) if status else 0
         return error, max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
 
     def hot_calls(self, handle: sem_t) -> tuple[Iterator[int], Iterator[int], Callable[..., None]]:
         """Return endless iterators of trywait and of post, and what ends a with statement. All of them hold the handle."""
         pointer = ctypes.byref(handle)  # the argument ctypes has least to do with
-        return map(self._trywait, repeat(pointer)), map(self._post, repeat(pointer)), partial(self._post_at_exit, (pointer,))
+        again = repeat(pointer)
+        return map(self._trywait, again), map(self._post, again), MethodType(self._post_at_exit, (pointer,))
 
     def trywait(self, handle: sem_t) -> Iterator[tuple[int, int]]:
         """Take a token if there is one; EAGAIN if not."""

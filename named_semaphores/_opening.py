@@ -48,4 +48,4 @@ def _open(libc: Libc, name: str, opened: list[Any], oflag: int, mode: int = 0, v
         if not isinstance(result, int):
             return result  # type: ignore[no-any-return]
         if result != errno.EINTR:
-            raise open_error(result, libc, name)
+            raise open_error(result, libc, name, creating=bool(oflag))

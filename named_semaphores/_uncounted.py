@@ -44,7 +44,7 @@ def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tu
         while closed and lock.acquire(False):
             try:
                 handle = closed.popleft()
-                address = ctypes.addressof(handle)
+                address = ctypes.c_ssize_t(ctypes.addressof(handle)).value  # signed, as sem_open's result
                 opens[address] -= 1
                 if not opens[address]:
                     del opens[address]

@@ -48,6 +48,10 @@ class _Exit(property):
         sem._exit(*exception)
 
 
+def _refuse_closed(name: str | None, *_: object) -> NoReturn:
+    raise ValueError(f"semaphore {name!r} is closed")
+
+
 class NamedSemaphore:
     """A counted limit that all processes of this machine share by its name; the interface is that of ``threading.Semaphore``.
 
@@ -87,6 +91,10 @@ class NamedSemaphore:
     _claim: Claim | None = None
     _linked = False
     _unlinks = False
+    _tries: Iterator[int] = map(_refuse_closed, repeat(None))
+    _posts: Iterator[int] = _tries
+    _exit: Callable[..., None] = staticmethod(_refuse_closed)
+    _entered: tuple[Callable[..., None], ...] = ()  # what ends each "async with" that is on its way
 
     def __init__(
         self,
@@ -198,7 +206,7 @@ class NamedSemaphore:
             try:
                 if not (timeout >= 0 and blocking is True):
                     self._refuse_wait(blocking, timeout)
-            except (TypeError, ArithmeticError):  # no number, no number that compares (a Decimal's NaN)
+            except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
                 self._refuse_wait(blocking, timeout)
         # "for" calls sem_trywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
         # nothing from there to "return" does. A call, "rc = trywait(handle)", looks at them before it stores, and then the token is lost.
@@ -241,6 +249,35 @@ class NamedSemaphore:
             from ._interruptible import __enter__
         __exit__ = _Exit(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
 
+    async def acquire_async(self, timeout: float | None = None) -> bool:
+        """Take a token as ``acquire`` does, in a task of asyncio: while it waits, the event loop runs on.
+
+        A task that is cancelled has no token. Tasks of one loop get them in the order in which they came. A token that another process puts
+        back is taken within about 10 milliseconds.
+        """
+        from . import _async  # so that the package does not import asyncio
+
+        deadline = None if timeout is None else self._deadline(timeout)
+        libc, handle = self._open_handle()
+        if not _async.is_waited_for(handle) and self.acquire(False):
+            return True
+        return await _async.wait(libc, handle, self.name, deadline)
+
+    async def __aenter__(self: Self) -> Self:
+        """Take a token as ``acquire_async`` does, and return this semaphore."""
+        await self.acquire_async()
+        self._entered = (*self._entered, self._exit)
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        """Put the token back. Never swallows an exception."""
+        from . import _async
+
+        *entered, leave = self._entered
+        self._entered = tuple(entered)
+        leave(exc_type, exc, tb)
+        _async.released()
+
     def _wait(self, deadline: int | None) -> bool:
         libc, handle = self._open_handle()  # held while this waits, so that another thread may close
         for call in waits(libc, handle, deadline):
@@ -260,15 +297,22 @@ class NamedSemaphore:
     def _release_many(self, n: int) -> None:
         libc, handle = self._open_handle()
         error, value = libc.value(handle)
-        if not error and value + n > libc.value_max:
+        if error:  # macOS does not tell
+            value = 0
+        if value + n > libc.value_max:
             raise oserror(errno.EOVERFLOW, libc, self.name, f"its value is {value}, {n} more would pass the maximum, {libc.value_max}")
         # One call in C, so that no signal ends it half-way.
         if any(islice(self._posts, n)):
             raise oserror(errno.EOVERFLOW, libc, self.name)
 
     def _deadline(self, timeout: float) -> int | None:
-        # Later than the clock can tell is never; an infinity too.
-        return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + ceil(timeout * 1_000_000_000)
+        try:
+            if timeout >= 0:
+                # Later than the clock can tell is never; an infinity too.
+                return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + ceil(timeout * 1_000_000_000)
+        except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
+            pass
+        self._refuse_wait(True, timeout)
 
     def _refuse_wait(self, blocking: object, timeout: object) -> NoReturn:
         if blocking is not True and blocking is not False:
@@ -298,7 +342,6 @@ class NamedSemaphore:
         PermissionError: the name may not be removed; the semaphore is closed nevertheless.
         """
         if self._handle is not None:
-            # C iterators too, and they do not hold this object.
             self._tries = self._posts = map(_refuse_closed, repeat(self._name))
             self._exit = partial(_refuse_closed, self._name)
             self._handle = None
@@ -362,7 +405,3 @@ def _checked_integer(name: str, what: str, given: object, least: int, most: int 
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"semaphore {name!r}: {what} must be an int {bounds}, not {given!r}")
     return value
-
-
-def _refuse_closed(name: str | None, *_: object) -> NoReturn:
-    raise ValueError(f"semaphore {name!r} is closed")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import multiprocessing
 import os
 import threading
@@ -26,6 +27,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("Semaphore", metafunc.config.getoption("--profile") or profiles.NAMES, indirect=True)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Each test ends with a collection. What was made until here need not be looked through each time.
+    gc.collect()
+    if hasattr(gc, "freeze"):  # not on PyPy
+        gc.freeze()
+
+
 @pytest.fixture
 def Semaphore(request: pytest.FixtureRequest) -> type[NamedSemaphore]:
     """The class, bound to the library of one platform profile."""
@@ -45,10 +53,7 @@ def name() -> str:
 
 
 def _left_names() -> list[str]:
-    try:
-        return [entry for entry in os.listdir("/dev/shm") if PREFIX in entry]
-    except FileNotFoundError:
-        return []
+    return [path for path in (*glob.glob("/dev/shm/*"), *glob.glob("/tmp/SEMD*")) if PREFIX in path]
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +63,12 @@ def nothing_left() -> Iterator[None]:
     yield
     gc.collect()
     names = _left_names()
-    for entry in names:
-        os.unlink(os.path.join("/dev/shm", entry))
+    for path in names:
+        os.unlink(path)
     threads = [thread for thread in threading.enumerate() if thread not in before]
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
-    assert not names, f"left in /dev/shm: {names}"
+    assert not names, f"left behind: {names}"
     assert not threads, f"left running: {threads}"
     assert not children, f"left running: {children}"

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The semaphores of this machine, where the system keeps them as files.
+
+It is imported on demand, ``from named_semaphores.listing import list_semaphores``: the package itself does without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import stat
+import sys
+import time
+from typing import NamedTuple
+
+from . import _shm
+from ._errors import open_error, oserror
+from ._opening import link
+from .core import _system_libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._libc import Libc
+
+
+class SemaphoreInfo(NamedTuple):
+    """One semaphore, as it was when it was looked at."""
+
+    name: str
+    """With its slash. Other programs' names may have characters that NamedSemaphore refuses."""
+    value: int | None
+    """The number of tokens; None if it could not be read."""
+    why_no_value: str | None
+    """Why ``value`` is None: no permission, the semaphore of a 32-bit program on a 64-bit system..."""
+    pids: tuple[int, ...] | None
+    """The processes that have it open; None where the system does not tell (all but Linux)."""
+    all_pids: bool
+    """Whether every process could be looked at. Only root may look into other users' processes."""
+    mode: int
+    """The permission bits."""
+    uid: int
+    """Whose it is."""
+    created: float
+    """When it was created, as ``time.time`` counts."""
+
+    @property
+    def owner(self) -> str:
+        """The user's name, or the number of one without a name."""
+        import pwd
+
+        try:
+            name: str = pwd.getpwuid(self.uid).pw_name  # type: ignore[attr-defined,unused-ignore]
+            return name
+        except KeyError:
+            return str(self.uid)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was created."""
+        return max(0.0, time.time() - self.created)
+
+
+def list_semaphores() -> list[SemaphoreInfo]:
+    """Return every named semaphore of this machine, sorted by name.
+
+    A value is read through a link, which takes no token and wakes nobody. ``pids`` are those of this PID namespace: a container's own.
+    On Linux a semaphore is a regular file of /dev/shm with glibc's prefix "sem." and the size of a semaphore. musl has no prefix: there
+    the contents decide, and other shared memory that has the same size and looks the same is listed too.
+
+    NotImplementedError: this system does not tell (macOS, NetBSD, OpenBSD, illumos), or has no semaphores.
+    """
+    return _list(_system_libc())
+
+
+def _list(libc: Libc) -> list[SemaphoreInfo]:
+    if libc.files is None:
+        raise NotImplementedError(f"this system ({libc.platform}) cannot list its named semaphores")
+    linux = libc.platform.startswith("linux")
+    directory, prefix = os.path.split(libc.files)
+    files: dict[str, os.stat_result] = {}
+    try:
+        for file in sorted(os.listdir(directory)):
+            if file.startswith(prefix) and file != prefix:
+                status = _status(os.path.join(directory, file))
+                if status is not None and _may_be_semaphore(status, linux):
+                    files["/" + file[len(prefix) :]] = status
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise open_error(error.errno or errno.ENOENT, libc, directory) from None
+
+    openers, all_pids = _openers({(status.st_dev, status.st_ino) for status in files.values()}) if linux and files else ({}, False)
+    found = []
+    for name, status in files.items():
+        try:
+            value, why = _value(libc, name)
+        except (FileNotFoundError, _NotASemaphore):  # removed since, or other shared memory
+            continue
+        pids = tuple(openers.get((status.st_dev, status.st_ino), ())) if linux else None
+        found.append(SemaphoreInfo(name, value, why, pids, all_pids, stat.S_IMODE(status.st_mode), status.st_uid, status.st_mtime))
+    return found
+
+
+class _NotASemaphore(Exception):
+    pass
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:  # removed since
+        return None
+
+
+def _may_be_semaphore(status: os.stat_result, linux: bool) -> bool:
+    return stat.S_ISREG(status.st_mode) and (not linux or status.st_size in (_shm._SIZE, _shm._OTHER))
+
+
+def _value(libc: Libc, name: str) -> tuple[int | None, str | None]:
+    try:
+        handle = link(libc, name)
+    except FileNotFoundError:
+        raise
+    except (OSError, NotImplementedError) as error:
+        return None, getattr(error, "strerror", None) or str(error)
+    if libc.files == "/dev/shm/" and ctypes.c_int.from_address(_shm.address(handle) + 8).value:
+        # musl's sem_t is an int[]: the value, the number of waiters, and "private", 0 in a named semaphore. glibc has 128 here.
+        raise _NotASemaphore
+    failed, value = libc.value(handle)
+    return (None, os.strerror(failed)) if failed else (value, None)
+
+
+def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[int]], bool]:
+    """Return who has the files (device, inode) mapped, and whether every process could be looked at; Linux only."""
+    openers: dict[tuple[int, int], list[int]] = {}
+    try:
+        pids = sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+    except FileNotFoundError:
+        pids = []
+    all_pids = 1 in pids  # else /proc is not mounted, or with hidepid, which hides other users' processes
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/maps", "rb") as maps:
+                shared = {_file_of(line) for line in maps if b" rw-s " in line}
+        except PermissionError:
+            all_pids = False
+        except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
+            pass
+        else:
+            for file in shared & files:
+                openers.setdefault(file, []).append(pid)
+    return openers, all_pids
+
+
+def _file_of(line: bytes) -> tuple[int, int]:
+    # start-end permissions offset major:minor inode path
+    device, inode = line.split(None, 5)[3:5]
+    major, minor = (int(number, 16) for number in device.split(b":"))
+    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
+
+
+def is_in_use(name: str) -> bool:
+    """Return whether any process has the semaphore open, of whatever user or container. For its owner and root; Linux 5.3 and later.
+
+    FileNotFoundError: there is none. NotImplementedError: this system does not tell. PermissionError: it is somebody else's, or its mode
+    keeps its owner from reading it.
+    """
+    libc = _system_libc()
+    path = _shm.path(libc, name)
+    if sys.platform != "linux" or path is None or not libc.is_glibc:  # with musl, what looks like a semaphore may be other shared memory
+        raise NotImplementedError(f"this system ({libc.platform}) cannot tell whether a semaphore is in use")
+    import fcntl
+
+    # /proc hides other users' processes and other containers', the kernel's own count does not: it gives a lease for writing only while
+    # nobody else has the file open for writing, as who has a semaphore mapped does. Earlier kernels also count what tmpfs itself holds.
+    try:
+        with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            # Who opens it meanwhile waits until this is closed, and we get a signal: a harmless one, not SIGIO, which ends a process.
+            fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, PermissionError) as error:
+        raise oserror(error.errno or 0, libc, name) from None
+    except OSError as error:
+        raise NotImplementedError(f"this system cannot tell whether semaphore {name} is in use: {error.strerror}") from None
+    return False

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Platform profiles: the class, bound to library objects that behave as each platform's does. ``fake.py`` says how they are made."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import sys
+from functools import lru_cache
+
+import pytest
+
+from named_semaphores import NamedSemaphore
+
+_CLASSES = {
+    "macos": "macos.MacOSSemaphore",
+    "musl": "linux.MuslSemaphore",
+    "musl32": "linux.Musl32Semaphore",
+    "glibc2.17": "linux.Glibc217Semaphore",
+    "glibc32": "linux.Glibc32Semaphore",
+    "freebsd": "bsd.FreeBSDSemaphore",
+    "netbsd": "bsd.NetBSDSemaphore",
+    "openbsd": "bsd.OpenBSDSemaphore",
+    "dragonfly": "bsd.DragonFlySemaphore",
+    "illumos": "uncounted.IllumosSemaphore",
+    "cygwin": "uncounted.CygwinSemaphore",
+}
+NAMES = ["native", *_CLASSES]
+
+
+def semaphore_class(profile: str) -> type[NamedSemaphore]:
+    """Return the class for a profile; ``native`` is the running system's own. Skips the test where there can be no fakes."""
+    if profile == "native":
+        return NamedSemaphore
+    reason = why_impossible()
+    if reason:
+        pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
+    module, name = _CLASSES[profile].split(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=None)
+def why_impossible() -> str | None:
+    """Return why this Python, or this system, cannot play other platforms, or None."""
+    if not sys.platform.startswith("linux"):
+        return f"the fakes are made of Linux's process-shared semaphores, and this is {sys.platform}"
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int, use_errno=True)
+
+    def fail() -> int:
+        ctypes.set_errno(11)
+        return -1
+
+    callback = prototype(fail)
+    ctypes.set_errno(0)
+    prototype(ctypes.cast(callback, ctypes.c_void_p).value or 0)()
+    if ctypes.get_errno() != 11:  # PyPy 7.3.11 puts back the errno of before
+        return f"a callback of {sys.implementation.name} cannot set errno"
+    return None

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting in event loops: nobody is kept from running, and no token is lost to a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+from support import SLOW, run_python, start_python
+
+from named_semaphores import NamedSemaphore
+
+
+def test_async_with_takes_and_returns_a_token(Semaphore, name):
+    async def main():
+        async with sem as entered:
+            assert entered is sem
+            assert not sem.acquire(False)
+
+    sem = Semaphore(name)
+    asyncio.run(main())
+    assert sem.acquire(False)
+    sem.close()
+
+
+def test_the_loop_runs_while_a_task_waits(name):
+    async def main():
+        waiter = asyncio.ensure_future(sem.acquire_async())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not waiter.done()
+        sem.release()
+        assert await waiter
+
+    sem = NamedSemaphore(name, 0)
+    asyncio.run(main())
+    sem.close()
+
+
+def test_tasks_get_tokens_in_the_order_they_came(name):
+    async def worker(number):
+        async with sem:
+            order.append(number)
+            await asyncio.sleep(0)
+
+    async def main():
+        await sem.acquire_async()
+        tasks = [asyncio.ensure_future(worker(number)) for number in range(20)]
+        await asyncio.sleep(0)
+        sem.release()
+        await asyncio.gather(*tasks)
+
+    order: list[int] = []
+    sem = NamedSemaphore(name)
+    asyncio.run(main())
+    assert order == list(range(20))
+    assert sem.value == 1
+    sem.close()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001, 0.05])
+def test_a_timeout_is_never_early(name, timeout):
+    async def main():
+        start = time.monotonic()
+        assert not await sem.acquire_async(timeout)
+        return time.monotonic() - start
+
+    sem = NamedSemaphore(name, 0)
+    assert timeout <= asyncio.run(main()) < timeout + 5 * SLOW
+    sem.close()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", 1j])
+def test_a_bad_timeout_takes_nothing(name, timeout):
+    sem = NamedSemaphore(name)
+    with pytest.raises(ValueError, match="timeout must be a number"):
+        asyncio.run(sem.acquire_async(timeout))
+    assert sem.value == 1
+    sem.close()
+
+
+def test_closed_while_a_task_is_inside_or_waits(name):
+    async def main():
+        async with sem:
+            waiter = asyncio.ensure_future(sem.acquire_async())
+            await asyncio.sleep(0)
+            sem.close()
+        assert await waiter
+        with pytest.raises(ValueError, match="closed"):
+            await sem.acquire_async()
+
+    sem = NamedSemaphore(name)
+    link = NamedSemaphore(name)
+    asyncio.run(main())
+    assert link.value == 0
+    link.close()
+
+
+def test_a_cancelled_task_has_no_token(name):
+    async def main():
+        # Cancelled after the poller gave it a token and before it ran: the one moment in which a token could go with the task.
+        waiter = asyncio.ensure_future(sem.acquire_async())
+        await asyncio.sleep(0)
+        sem.release()
+        while sem.value:
+            await asyncio.sleep(0)
+        assert waiter.cancel() or not waiter.done()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+
+    sem = NamedSemaphore(name, 0)
+    asyncio.run(main())
+    assert sem.value == 1
+    sem.close()
+
+
+def test_a_storm_of_cancellations_loses_nothing(name, full):
+    async def task():
+        async with sem:
+            await asyncio.sleep(0)
+
+    async def main():
+        cancelled = 0
+        while cancelled < count:
+            tasks = [asyncio.ensure_future(task()) for _ in range(40)]
+            for _ in range(chance.randrange(6)):
+                await asyncio.sleep(chance.choice((0, 0, 0.0005)))
+            victims = [one for one in tasks if chance.random() < 0.8]
+            cancelled += sum(one.cancel() for one in victims)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    count = 20_000 if full else 2_000
+    chance = random.Random(3)
+    sem = NamedSemaphore(name, 3)
+    asyncio.run(main())
+    assert sem.value == 3
+    sem.close()
+
+
+def test_500_waiting_tasks_cost_little(name):
+    async def main():
+        tasks = [asyncio.ensure_future(sem.acquire_async()) for _ in range(500)]
+        await asyncio.sleep(0.2)
+        before = time.process_time()
+        await asyncio.sleep(0.5)
+        used = time.process_time() - before
+        sem.release(500)
+        assert all(await asyncio.gather(*tasks))
+        return used / 0.5
+
+    sem = NamedSemaphore(name, 0)
+    assert asyncio.run(main()) < 0.05 * SLOW
+    sem.close()
+
+
+def test_processes_share_a_semaphore_under_asyncio(name):
+    code = """
+import asyncio, sys
+from named_semaphores import NamedSemaphore
+async def task(sem):
+    for _ in range(25):
+        async with sem:
+            await asyncio.sleep(0)
+async def main():
+    sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False)
+    await asyncio.gather(*(task(sem) for _ in range(4)))
+asyncio.run(main())
+"""
+    sem = NamedSemaphore(name, 2)
+    children = [start_python(code, name) for _ in range(3)]
+    for child in children:
+        assert child.communicate(timeout=60 * SLOW) == ("", "")
+    assert sem.value == 2
+    sem.close()
+
+
+def test_the_package_does_not_import_asyncio():
+    done = run_python("import sys, named_semaphores; print('asyncio' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
