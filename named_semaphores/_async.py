@@ -56,17 +56,17 @@ class _Queue:
 class _Poller:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.queues: dict[sem_t, _Queue] = {}
+        self.queues: dict[int, _Queue] = {}  # by the handle's id; handles cannot be hashed, and a queue keeps its own
         self.pause = FIRST_PAUSE
         self.next_look: asyncio.Handle | None = None
 
     def look(self) -> None:
         """Look at every semaphore, and arrange for the next look."""
         some = False
-        for handle, queue in list(self.queues.items()):
+        for key, queue in list(self.queues.items()):
             some |= queue.hand_out()
             if not queue.waiters:
-                del self.queues[handle]
+                del self.queues[key]
         self.next_look = None
         if self.queues:
             self.pause = FIRST_PAUSE if some else min(2 * self.pause, LONGEST_PAUSE)
@@ -88,7 +88,7 @@ _pollers: dict[asyncio.AbstractEventLoop, _Poller] = {}
 def is_waited_for(handle: sem_t) -> bool:
     """Return whether a task of the running loop waits for the semaphore."""
     poller = _pollers.get(asyncio.get_running_loop())
-    return poller is not None and handle in poller.queues
+    return poller is not None and id(handle) in poller.queues
 
 
 def released() -> None:
@@ -104,9 +104,9 @@ async def wait(libc: Libc, handle: sem_t, name: str, deadline: int | None) -> bo
     poller = _pollers.get(loop)
     if poller is None:
         poller = _pollers[loop] = _Poller(loop)
-    queue = poller.queues.get(handle)
+    queue = poller.queues.get(id(handle))
     if queue is None:
-        queue = poller.queues[handle] = _Queue(libc, handle, name)
+        queue = poller.queues[id(handle)] = _Queue(libc, handle, name)
     waiter: asyncio.Future[bool] = loop.create_future()
     queue.waiters[waiter] = None
     poller.look_soon()

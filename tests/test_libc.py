@@ -390,7 +390,6 @@ def test_an_interrupted_look_at_the_name_does_not_keep_it(name):
         (errno.EROFS, OSError, "{directory}, the file system that holds semaphores, is mounted read-only"),
         (errno.EMFILE, OSError, "this process has too many open files"),
         (errno.ENFILE, OSError, "this system has too many open files"),
-        (errno.ENOENT, PermissionError, ""),  # on creation it is never that there is none
         (errno.EINVAL, OSError, ""),
         (errno.ENOMEM, OSError, ""),
         (errno.ENOSYS, NotImplementedError, "has no POSIX named semaphores"),
