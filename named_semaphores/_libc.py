@@ -138,9 +138,7 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
             continue
         if hasattr(library, "sem_open"):
             return library
-    raise NotImplementedError(
-        f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL"
-    )
+    raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
 
 
 class sem_t(ctypes.Structure):
@@ -150,7 +148,7 @@ class sem_t(ctypes.Structure):
     one, so no semaphore is unmapped under a waiter.
     """
 
-    _fields_ = []  # PyPy wants it said  # noqa: RUF012
+    _fields_ = []  # PyPy wants it said
 
 
 def _timespec(time_t: Any, long: Any) -> Any:

@@ -52,7 +52,7 @@ def test_an_empty_name(Semaphore):
 def test_a_character_that_names_do_not_have(Semaphore):
     for character in ["/", "@", " ", "\0", "\n", "\\", "*", ":", "~", "\udcff", "\u0301"]:
         for bad in (f"a{character}b", f"/{character}", f"a{character}", f"/a{character}/"):
-            with pytest.raises(ValueError) as raised:  # noqa: PT011
+            with pytest.raises(ValueError) as raised:
                 Semaphore(bad)
             assert f"{bad!r} has {character!r}" in str(raised.value)
 
@@ -74,7 +74,7 @@ def test_a_name_that_is_too_long(Semaphore):
 
 def test_an_initial_value_that_is_out_of_range_or_no_int(unmade, name):
     for bad in [-1, 2**32, 2**64, 1.0, "1", None, math.inf, b"1", Decimal(1), NotANumber()]:
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             unmade(name, bad)
         assert f"{name!r}: initial_value must be an int from 0 to " in str(raised.value)
         assert f"not {bad!r}" in str(raised.value)
@@ -88,14 +88,14 @@ def test_an_initial_value_of_one_more_than_the_maximum(Semaphore, sem):
 
 def test_a_flag_that_is_none(unmade, name):
     for bad in [1, "LINK_OR_CREATE", None, Flags]:
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             unmade(name, 1, bad)
         assert f"{name!r}: handle_existence must be a member of NamedSemaphore.Flags, not {bad!r}" in str(raised.value)
 
 
 def test_a_mode_that_is_none(unmade, name):
     for bad in [-1, 0o1000, "0600", 6.0, None]:
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             unmade(name, mode=bad)
         assert f"{name!r}: mode must be an int from 0 to 511, not {bad!r}" in str(raised.value)
 
@@ -108,7 +108,7 @@ def test_a_mode_is_given_by_name(unmade, name):
 def test_a_timeout_that_is_negative_or_no_number(sem):
     for bad in [-1, -1e-9, -math.inf, math.nan, "1", "", b"", [], 1j, Decimal("nan"), Decimal("snan"), -(10**400), NotANumber()]:
         for arguments in ((True, bad), (False, bad)):
-            with pytest.raises(ValueError) as raised:  # noqa: PT011
+            with pytest.raises(ValueError) as raised:
                 sem.acquire(*arguments)
             assert repr(sem.name) in str(raised.value)
             assert repr(bad) in str(raised.value)
@@ -116,21 +116,21 @@ def test_a_timeout_that_is_negative_or_no_number(sem):
 
 def test_a_timeout_without_waiting(sem):
     for timeout in [0, 1, 0.5, math.inf]:
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             sem.acquire(blocking=False, timeout=timeout)
         assert f"{sem.name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire" in str(raised.value)
 
 
 def test_blocking_that_is_no_bool(sem):
     for bad, timeout in itertools.product([0, 1, None, "yes", 0.5, []], [None, 1]):
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             sem.acquire(bad, timeout)
         assert f"{sem.name!r}: blocking must be True or False, not {bad!r}" in str(raised.value)
 
 
 def test_a_release_of_none_or_of_no_int(sem):
     for bad in [0, -1, "1", 1.0, None, math.inf, False, Decimal(2), NotANumber()]:
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             sem.release(bad)
         assert f"{sem.name!r}: n must be an int of at least 1, not {bad!r}" in str(raised.value)
 
@@ -161,7 +161,7 @@ def test_use_after_close(Semaphore, sem):
         lambda: pickle.dumps(link),
         lambda: copy.copy(link),
     ):
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
+        with pytest.raises(ValueError) as raised:
             use()
         assert str(raised.value) == f"semaphore {sem.name!r} is closed"
 

@@ -416,7 +416,7 @@ def test_what_the_system_refuses_is_said_with_what_helps(name, lib, platform, di
 
 def test_musls_names_are_no_directories():
     for bad in (".", ".."):
-        with pytest.raises(OSError) as raised:  # noqa: PT011
+        with pytest.raises(OSError) as raised:
             MuslSemaphore(bad)
         assert raised.value.filename == f"/{bad}"
         assert raised.value.errno == errno.EINVAL

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where there are no named semaphores, the package can be imported, and making one is refused with a sentence."""
+
+from named_semaphores import NamedSemaphore
+
+try:
+    NamedSemaphore("/refused")
+except (NotImplementedError, OSError) as error:
+    print(f"{type(error).__name__}: {error}")
+    assert len(str(error).split()) > 3, "that is no sentence"
+else:
+    raise AssertionError("a semaphore was made")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public API as type checkers see it. Checked by ``tox -e typing``, never run."""
+
+from __future__ import annotations
+
+from typing import AsyncContextManager, ContextManager
+
+from named_semaphores import NamedSemaphore
+
+sem: NamedSemaphore = NamedSemaphore("name", 3, NamedSemaphore.Flags.RAISE_IF_EXISTS, True, mode=0o660)
+flag: NamedSemaphore.Flags = NamedSemaphore.Flags.LINK_OR_CREATE
+got: bool = sem.acquire()
+got = sem.acquire(False)
+got = sem.acquire(timeout=1)
+got = sem.acquire(True, 1.5)
+sem.release()
+sem.release(2)
+name: str = sem.name
+value: int = sem.value
+linked: bool = sem.linked_existing_semaphore
+unlinks: bool = sem.unlink_on_delete
+closed: bool = sem.closed
+sem.unlink()
+sem.close()
+manager: ContextManager[NamedSemaphore] = sem
+async_manager: AsyncContextManager[NamedSemaphore] = sem
+
+with sem as entered:
+    same: NamedSemaphore = entered
+
+
+class Mine(NamedSemaphore):
+    pass
+
+
+with Mine("name") as mine:
+    still_mine: Mine = mine
+
+
+async def tasks() -> bool:
+    async with Mine("name") as own:
+        kept: Mine = own
+    return await kept.acquire_async(timeout=2.0)
+
+
+sem.acquire("yes")  # type: ignore[arg-type]
+sem.release(1.5)  # type: ignore[arg-type]
+NamedSemaphore(3)  # type: ignore[arg-type]
+sem.value = 3  # type: ignore[misc]
