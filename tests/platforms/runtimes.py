@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable, List, NamedTuple
+from typing import Callable, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
@@ -33,7 +33,7 @@ class Shop(NamedTuple):
 class Place(NamedTuple):
     """A Python that is there."""
 
-    start: List[str]  # the command line up to the interpreter; its arguments follow
+    start: list[str]  # the command line up to the interpreter; its arguments follow
     project: Path  # the shop's folders, under the names this Python sees
     packages: Path
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However a process ends: the name goes if it was ours, and a token held in a with statement comes back; killed, neither."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from support import SLOW, start_python
+
+from named_semaphores import NamedSemaphore
+
+START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore; "
+ENDS = {
+    "normal": "pass",
+    "sys.exit": "sys.exit(3)",
+    "exception": "1 / 0",
+    "cycle": "cycle = [sem]; cycle.append(cycle); del sem",
+    "daemon thread": "threading.Thread(target=lambda s=sem: time.sleep(1000), daemon=True).start()",
+    "exit in a thread's with": "t = threading.Thread(target=lambda: sem.__enter__() and sem.__exit__(None, None, None)); t.start()",
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
+def test_the_name_goes_with_its_creator(name, end):
+    child = start_python(START + f"sem = NamedSemaphore(sys.argv[1]); {end}", name)
+    child.communicate(timeout=60 * SLOW)
+    with pytest.raises(FileNotFoundError):
+        NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
+
+
+@pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "1 / 0", "os.kill(os.getpid(), 2)"])
+def test_the_token_comes_back(name, end):
+    sem = NamedSemaphore(name, 1)
+    child = start_python(START + f"sem = NamedSemaphore(sys.argv[1])\nwith sem:\n    assert sem.value == 0\n    {end}", name)
+    child.communicate(timeout=60 * SLOW)
+    assert sem.value == 1
+    sem.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_it_keeps_token_and_name(name, number):
+    child = start_python(START + "sem = NamedSemaphore(sys.argv[1], 1)\nwith sem:\n    print(flush=True)\n    time.sleep(1000)", name)
+    child.stdout.readline()
+    child.send_signal(number)
+    child.communicate(timeout=60 * SLOW)
+    sem = NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=True)
+    assert sem.value == 0
+    sem.release()  # how one recovers
+    sem.close()
+
+
+def test_ctrl_c_ends_a_wait(name):
+    sem = NamedSemaphore(name, 0)
+    child = start_python(START + "sem = NamedSemaphore(sys.argv[1])\nprint(flush=True)\nsem.acquire()", name)
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60 * SLOW)
+    assert "KeyboardInterrupt" in errors
+    assert sem.value == 0
+    sem.close()
