@@ -7,6 +7,7 @@ import gc
 import glob
 import multiprocessing
 import os
+import signal
 import threading
 from typing import Iterator
 
@@ -20,6 +21,13 @@ from named_semaphores import NamedSemaphore
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", action="append", choices=profiles.NAMES, help="only these platform profiles (default: all)")
     parser.addoption("--full", action="store_true", help="stress tests at full size, as README's figures (minutes)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores these two, and so would the programs under test.
+    for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
