@@ -1,31 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: the with statement where nearly every instruction looks at signals (CPython before 3.11, and PyPy)."""
+"""Policy: entering a with statement where nearly every instruction looks at signals (CPython before 3.11, and PyPy).
+
+There the token and its owner must meet in C code: the with statement calls a C function, which takes a token and gives the semaphore, or, if
+there was none, calls Python code that waits.
+"""
 
 from __future__ import annotations
-
-from errno import EAGAIN
-from itertools import chain, islice, repeat
 
 from ._waits import waits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .core import Self
+    from typing import Any, Callable
+
+    from .core import NamedSemaphore
 
 
-def __enter__(self: Self) -> Self:
+class _Enter(property):
+    """As ``_Exit`` in core: for an instance a C function, and for the class something to call."""
+
+    def __call__(self, sem: NamedSemaphore) -> NamedSemaphore:
+        return sem.__enter__()
+
+
+class _Given(dict):  # type: ignore[type-arg]
+    """What __enter__ gives for a status of sem_trywait."""
+
+    def __missing__(self, status: int) -> Any:
+        return _wait(self[0])
+
+
+@_Enter
+def __enter__(self: NamedSemaphore) -> Callable[[], Any]:
     """Take a token, wait for one if there is none, and return this semaphore."""
-    libc, handle = self._open_handle()
+    return map(_Given({0: self}).__getitem__, self._tries).__next__
+
+
+def _wait(sem: NamedSemaphore) -> NamedSemaphore:
+    libc, handle = sem._open_handle()
     taken: list[tuple[int, int]] = []  # the C code that makes a call puts its result here
     try:
-        for call in chain([islice(zip(self._tries, repeat(EAGAIN)), 1)], waits(libc, handle, None)):
+        for call in waits(libc, handle, None):
             taken.extend(call)
             if not taken[0][0]:
-                return self
-            self._check_again(libc, *taken.pop())
+                break
+            sem._check_again(libc, *taken.pop())
+        return sem
     except BaseException:
         if taken and not taken[0][0]:
             for _ in libc.post(handle):
                 break
         raise
-    raise AssertionError("waits without a deadline do not end")

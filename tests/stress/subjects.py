@@ -114,8 +114,8 @@ class PosixIpc(Subject):
         return self.module.Semaphore(name)
 
     def discard(self, sem: Any) -> None:
-        sem.close()
         sem.unlink()
+        sem.close()
 
     def take(self, sem: Any) -> None:
         sem.acquire(0)
