@@ -7,6 +7,7 @@ import gc
 import glob
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 from typing import Iterator
@@ -40,6 +41,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     if hasattr(gc, "freeze"):  # not on PyPy
         gc.freeze()
+
+
+# What these look at goes with a handle's last reference; PyPy collects it some time later.
+NOT_ON_PYPY = ("unlink_unused", "is_in_use", "nothing_grows", "an_executor_and_back", "group_is_not_doubled", "was_ignored_stays")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if platform.python_implementation() == "PyPy":
+        for item in items:
+            if any(part in item.name for part in NOT_ON_PYPY):
+                item.add_marker(pytest.mark.skip(reason="not run on PyPy: it looks at what goes with the last reference"))
 
 
 @pytest.fixture

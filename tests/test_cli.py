@@ -29,18 +29,20 @@ with_glibc = pytest.mark.skipif(not (sys.platform.startswith("linux") and _cli._
 
 # A command that tells what signals it gets, and ends at SIGTERM.
 TELLS = """
-import signal, sys
+import os, signal, sys
 count = {}
+def tell(*words):  # print cannot be interrupted by a handler that prints
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 def got(signum, frame):
     count[signum] = count.get(signum, 0) + 1
-    print("got", signal.Signals(signum).name, count[signum], flush=True)
+    tell("got", signal.Signals(signum).name, count[signum])
 for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(signum, got)
 def end(signum, frame):
-    print("INT", count.get(signal.SIGINT, 0), flush=True)
+    tell("INT", count.get(signal.SIGINT, 0))
     sys.exit(9)
 signal.signal(signal.SIGTERM, end)
-print("ready", flush=True)
+tell("ready")
 while True:
     signal.pause()
 """
@@ -326,7 +328,7 @@ def test_ctrl_c_is_not_for_a_command_in_another_group(sem):
 
 @on_linux
 def test_what_the_command_sends_to_its_group_is_not_doubled(sem):
-    code = TELLS.replace('print("ready", flush=True)', 'import os; os.kill(0, signal.SIGUSR1); print("sent", flush=True)')
+    code = TELLS.replace('tell("ready")', 'os.kill(0, signal.SIGUSR1); tell("sent")')
     with start("run", sem.name, "--", sys.executable, "-c", code, start_new_session=True) as process:
         assert [process.stdout.readline() for _ in range(2)] == ["got SIGUSR1 1\n", "sent\n"]
         process.send_signal(signal.SIGTERM)  # run receives it after SIGUSR1
