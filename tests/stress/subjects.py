@@ -133,6 +133,9 @@ class Predecessor(ThisLibrary):
 
         self.type = NamedSemaphore
 
+    def create(self, name: str, value: int = 1) -> Any:
+        return super().create(name[1:].replace(".", "_"), value)  # it allows neither slash nor dot
+
     def close(self, sem: Any) -> None:
         sem.__del__()  # it has no close
 
