@@ -7,6 +7,7 @@ Each figure comes from a process of its own, so that a crash or a hang is a figu
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import platform
 import subprocess
@@ -30,8 +31,10 @@ FAULTS = {
 CODE = """
 import sys
 sys.path[:0] = {path!r}
+import support
 from stress import storm, subjects
 subject = subjects.SUBJECTS[{label!r}]()
+print(support.PREFIX)
 print("; ".join(f"{{figure}} {{what}}" for what, figure in {call}.items() if what != "interrupts"))
 """
 
@@ -44,7 +47,13 @@ def measure(label: str, call: str, seconds: float) -> str:
         return "hangs"
     if done.returncode < 0:
         return f"dies of signal {-done.returncode}"
-    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1][:60]
+    prefix, _, figures = done.stdout.strip().partition("\n")
+    names = [path for path in glob.glob("/dev/shm/*") if prefix and prefix.replace(".", "_") in path]
+    for path in names:
+        os.unlink(path)
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1][:60]
+    return figures + (f"; {len(names)} names left" if "mappings" in figures else "")
 
 
 def main() -> int:
