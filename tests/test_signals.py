@@ -33,7 +33,6 @@ def assert_nothing_lost(outcome, interrupts):
     assert outcome["gained"] <= allowed, outcome
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("statement", ["with", "body", "nested"])
 def test_a_storm_on_with(interrupts, statement):
     assert_nothing_lost(storm.busy(ThisLibrary(), interrupts, statement), interrupts)
@@ -44,7 +43,6 @@ def test_the_storm_would_show_a_naive_class():
     assert outcome["lost"] > 0
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("subject", [ThisLibrary, Polling])
 def test_a_storm_on_waits_in_with(interrupts, subject):
     count = interrupts // (1 if subject is ThisLibrary else 10)
@@ -54,7 +52,6 @@ def test_a_storm_on_waits_in_with(interrupts, subject):
         assert (outcome["lost"], outcome["gained"]) == (0, 0)
 
 
-@pytest.mark.timeout(1800)
 def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full):
     outcome = storm.noticed(ThisLibrary(), 40_000 if full else 300)
     assert outcome["hangs"] == 0
