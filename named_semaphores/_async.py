@@ -91,9 +91,9 @@ def is_waited_for(handle: sem_t) -> bool:
     return poller is not None and id(handle) in poller.queues
 
 
-def released() -> None:
-    """Tell the running loop's waiters that a token has come back."""
-    poller = _pollers.get(asyncio.get_running_loop())
+def released(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """Tell the waiters of the loop, by default the running one, that a token has come back."""
+    poller = _pollers.get(loop or asyncio.get_running_loop())
     if poller is not None:
         poller.look_soon()
 
@@ -131,7 +131,7 @@ async def wait(libc: Libc, handle: sem_t, name: str, deadline: int | None) -> bo
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result():
             for _ in libc.post(handle):
                 break
-            poller.look_soon()
+            released(loop)  # this poller may have ended, and another begun
         raise
     finally:
         queue.waiters.pop(waiter, None)
