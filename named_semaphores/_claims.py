@@ -16,6 +16,7 @@ from collections import deque
 
 from . import _shm
 from ._errors import oserror, warn_of_name
+from ._opening import try_open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,13 +88,10 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
         """Return whether the name stands for the semaphore it stood for. True where the system cannot tell (macOS, NetBSD, OpenBSD)."""
         if not self.libc.same_address:
             return True
-        again: list[Any] = []
-        while not again or again[0] == errno.EINTR:
-            again[:] = []
-            again.extend(self.libc.open(os.fsencode(self.name), 0))
-        if not isinstance(again[0], int):
-            return _shm.address(again[0]) == _shm.address(self.opened[0])
-        if again[0] == errno.ENOENT:
+        again = try_open(self.libc, self.name, [])
+        if not isinstance(again, int):
+            return _shm.address(again) == _shm.address(self.opened[0])
+        if again == errno.ENOENT:
             return False
         # Its mode keeps us from opening it, or descriptors or musl's 256 places are used up.
         file = _shm.path(self.libc, self.name)
@@ -102,7 +100,7 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
                 return _shm.is_file_of(file, self.opened[0])
             except OSError:  # not even /proc can be read
                 pass
-        raise oserror(again[0], self.libc, self.name)
+        raise oserror(again, self.libc, self.name)
 
 
 def _settle_all_at_exit() -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 
 from . import _opening
-from .core import NamedSemaphore, _checked_name, _system_libc
+from .core import NamedSemaphore, _checked_name, _linked, _system_libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,10 +208,6 @@ _exit_code = _number(int, lambda number: 0 <= number <= 255, "an exit code from 
 _mode = _number(lambda text: int(text, 8), lambda number: 0 <= number <= 0o777, "a mode in octal, as 0660")
 
 
-def _linked(name: str, cls: type[NamedSemaphore] = NamedSemaphore) -> Any:
-    return cls(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False)
-
-
 def _say_waiting(options: argparse.Namespace) -> Callable[[], None]:
     def say() -> None:
         if sys.stderr is not None and sys.stderr.isatty():
@@ -244,7 +240,7 @@ def _run(options: argparse.Namespace) -> int:
 def _acquire(options: argparse.Namespace) -> int:
     from ._run import Signals, Stoppable, take  # type: ignore[attr-defined,unused-ignore]
 
-    semaphore = _linked(options.name, Stoppable)
+    semaphore = _linked(Stoppable, options.name)
     signals = Signals()
     signals.__enter__()
     if take(semaphore, signals, options.timeout, _say_waiting(options)):
@@ -254,12 +250,12 @@ def _acquire(options: argparse.Namespace) -> int:
 
 
 def _value(options: argparse.Namespace) -> int:
-    _show(_linked(options.name).value)
+    _show(_linked(NamedSemaphore, options.name).value)
     return _DONE
 
 
 def _release(options: argparse.Namespace) -> int:
-    _linked(options.name).release(options.n)
+    _linked(NamedSemaphore, options.name).release(options.n)
     return _DONE
 
 

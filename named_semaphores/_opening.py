@@ -25,7 +25,7 @@ def link(libc: Libc, name: str) -> sem_t:
     """Return a handle of the existing semaphore. FileNotFoundError if there is none."""
     # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
     reason = _shm.why_no_link(libc, name)
-    handle = None if reason else _open(libc, name, [], 0)
+    handle = None if reason else _open(libc, name, [])
     if handle is not None and _shm.is_other_endian(libc, handle):
         reason = "it is the semaphore of a program of the other byte order"
     if handle is None or reason:
@@ -40,12 +40,16 @@ def unlink(libc: Libc, name: str) -> None:
         raise oserror(error, libc, name)
 
 
-def _open(libc: Libc, name: str, opened: list[Any], oflag: int, mode: int = 0, value: int = 0) -> sem_t:
-    while True:
+def try_open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> Any:
+    """Return the handle, or the errno, and leave it in ``opened``, which has it as soon as it comes to be."""
+    while not opened or opened[0] == errno.EINTR:
         opened.clear()
         opened.extend(libc.open(os.fsencode(name), oflag, mode, value))
-        result: Any = opened[0]
-        if not isinstance(result, int):
-            return result  # type: ignore[no-any-return]
-        if result != errno.EINTR:
-            raise open_error(result, libc, name, creating=bool(oflag))
+    return opened[0]
+
+
+def _open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> sem_t:
+    result = try_open(libc, name, opened, oflag, mode, value)
+    if isinstance(result, int):
+        raise open_error(result, libc, name, creating=bool(oflag))
+    return result  # type: ignore[no-any-return]

@@ -58,13 +58,18 @@ def is_other_endian(libc: Libc, handle: sem_t) -> bool:
 
 def is_file_of(file: str, handle: sem_t) -> bool:
     """Return whether the file is the one behind the open semaphore; Linux only."""
-    start = f"{address(handle):x}-"
-    with open("/proc/self/maps") as maps:
-        fields = next(line.split() for line in maps if line.lstrip("0").startswith(start))
-    major, minor = (int(number, 16) for number in fields[3].split(":"))
+    start = f"{address(handle):x}-".encode()
+    with open("/proc/self/maps", "rb") as maps:
+        mapped = next(mapped_file(line) for line in maps if line.lstrip(b"0").startswith(start))
     try:
         status = os.lstat(file)
     except FileNotFoundError:
         return False
-    device = os.makedev(major, minor)  # type: ignore[attr-defined,unused-ignore]
-    return (device, int(fields[4])) == (status.st_dev, status.st_ino)
+    return mapped == (status.st_dev, status.st_ino)
+
+
+def mapped_file(line: bytes) -> tuple[int, int]:
+    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
+    device, inode = line.split(None, 5)[3:5]
+    major, minor = (int(number, 16) for number in device.split(b":"))
+    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]

@@ -141,7 +141,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                shared = {_file_of(line) for line in maps if b" rw-s " in line}
+                shared = {_shm.mapped_file(line) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -150,13 +150,6 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
             for file in shared & files:
                 openers.setdefault(file, []).append(pid)
     return openers, all_pids
-
-
-def _file_of(line: bytes) -> tuple[int, int]:
-    # start-end permissions offset major:minor inode path
-    device, inode = line.split(None, 5)[3:5]
-    major, minor = (int(number, 16) for number in device.split(b":"))
-    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
 
 
 def is_in_use(name: str) -> bool:

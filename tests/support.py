@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from typing import Callable
 
@@ -32,6 +33,15 @@ def start_python(code: str, *arguments: str, **options: object) -> subprocess.Po
     """Start this interpreter on the code, with pipes for its standard streams."""
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen([sys.executable, "-c", code, *arguments], **streams)
+
+
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    """Do the work in so many threads at once, and return when all have done it."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def run_python(code: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

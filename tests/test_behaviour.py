@@ -20,7 +20,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from support import SLOW, run_python, wait_for
+from support import SLOW, in_threads, run_python, wait_for
 
 from named_semaphores import NamedSemaphore, _waits
 
@@ -908,11 +908,7 @@ def test_no_more_threads_than_tokens_are_inside(Semaphore, sem):
                 with lock:
                     inside.pop()
 
-    threads = [threading.Thread(target=enter) for _ in range(5)]
-    for started in threads:
-        started.start()
-    for started in threads:
-        started.join()
+    in_threads(5, enter)
     assert len(most) == 250
     assert max(most) <= 2
     assert tokens(sem) == 2

@@ -396,7 +396,7 @@ def test_a_signal_before_the_command_starts_puts_the_token_back(sem):
     from named_semaphores import _run
 
     with _run.Signals() as signals:
-        stoppable = _cli._linked(sem.name, _run.Stoppable)
+        stoppable = _cli._linked(_run.Stoppable, sem.name)
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: signals.noted)
         assert not _run.take(stoppable, signals, None, print)
@@ -410,7 +410,7 @@ def test_a_signal_during_the_wait_ends_it(sem):
     sem.acquire()
     sent = []
     with _run.Signals() as signals:
-        stoppable = _cli._linked(sem.name, _run.Stoppable)
+        stoppable = _cli._linked(_run.Stoppable, sem.name)
         kill = ["sh", "-c", f"sleep 0.1; kill -TERM {os.getpid()}"]
         assert not _run.take(stoppable, signals, None, lambda: sent.append(subprocess.Popen(kill)))
         assert signals.noted == [signal.SIGTERM]

@@ -13,7 +13,7 @@ import time
 
 import profiles
 import pytest
-from support import SLOW, run_python
+from support import SLOW, in_threads, run_python
 
 from named_semaphores import NamedSemaphore, _waits
 from named_semaphores._libc import Libc, failure, load
@@ -693,11 +693,7 @@ def test_threads_open_and_close_the_same_name(name):
                 pass
             link.close()
 
-    threads = [threading.Thread(target=use) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(4, use)
     gc.collect()
     assert list(lib.opened.values())[0][1] == 1
     assert sem.value == 1

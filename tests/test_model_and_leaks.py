@@ -9,14 +9,10 @@ import os
 import random
 
 import pytest
+from stress.storm import mappings
 from support import unique_name
 
 from named_semaphores import NamedSemaphore
-
-
-def mappings():
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        return sum("/sem." in line for line in maps)
 
 
 def test_random_operations_agree_with_a_model(name, full):
@@ -101,11 +97,11 @@ def test_nothing_grows(name, full):
     for _ in range(100):
         cycle()
     gc.collect()
-    before = mappings(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+    before = mappings("/sem."), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
     for _ in range(100_000 if full else 1_000):
         cycle()
     gc.collect()
-    after = mappings(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+    after = mappings("/sem."), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
     assert after[:2] == before[:2]
     assert after[2] <= before[2] + 20
 

@@ -13,7 +13,7 @@ import sys
 import threading
 
 import pytest
-from support import SLOW, wait_for
+from support import SLOW, in_threads, wait_for
 
 from named_semaphores import NamedSemaphore
 
@@ -73,11 +73,7 @@ def test_many_threads_close_at_once(name):
             barrier.wait()
             sem.close()
 
-        threads = [threading.Thread(target=close) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(8, close)
         assert not exists(name)
 
 
@@ -94,11 +90,7 @@ def test_a_hundred_threads_on_one_object(name):
                 with lock:
                     inside.pop()
 
-    threads = [threading.Thread(target=work) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(100, work)
     assert len(most) == 2000
     assert max(most) <= 3
     assert sem.value == 3

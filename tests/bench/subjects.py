@@ -310,11 +310,14 @@ class Threading(Subject):
     statements = {**ThisLibrary.statements, CREATE: "type(1)"}
     del statements[LINK], statements[USE], statements[VALUE]
 
+    def __init__(self) -> None:
+        self.type: Any = threading.Semaphore
+
     def open(self, value: int = 1) -> Any:
-        return threading.Semaphore(value)
+        return self.type(value)
 
     def namespace(self) -> dict[str, Any]:
-        return {"type": threading.Semaphore}
+        return {"type": self.type}
 
 
 class Multiprocessing(Threading):
@@ -324,12 +327,6 @@ class Multiprocessing(Threading):
 
     def __init__(self) -> None:
         self.type = multiprocessing.get_context("fork").Semaphore
-
-    def open(self, value: int = 1) -> Any:
-        return self.type(value)
-
-    def namespace(self) -> dict[str, Any]:
-        return {"type": self.type}
 
 
 class FileLock(Subject):
