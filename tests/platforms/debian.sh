@@ -20,7 +20,7 @@ root() {
     [ "$suite" != bookworm ] || hook=--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr
     mmdebstrap --quiet --variant=extract --architectures="$arch" $hook \
         --aptopt='Acquire::Check-Valid-Until "false"' \
-        --include="python3,libc-bin,base-files,coreutils,dash${packages:+,$packages}" \
+        --include="python3,libc-bin,base-files,coreutils,dash,util-linux,mount${packages:+,$packages}" \
         "$suite" "$dir" "$(mirror)"
     # No package was configured, so nobody wrote the files that say who the users are.
     echo 'root:x:0:0:root:/root:/bin/sh' > "$dir/etc/passwd"

@@ -125,7 +125,8 @@ def debian(name, arch, suite, python, packages="", cpu="native"):
         def place(python):
             return Place([*enter, python], Path("/mnt/project"), Path("/mnt/packages"))
 
-        cached(root, " ".join(recipe), lambda: run("sh", HERE / "debian.sh", "root", *recipe), place("python3").probe)
+        script = HERE / "debian.sh"
+        cached(root, f"{recipe}\n{script.read_text()}", lambda: run("sh", script, "root", *recipe), place("python3").probe)
         if not place(python).probe():
             raise Unavailable(f"{python} of Debian's {suite} does not work")
         return place(python)
@@ -143,7 +144,8 @@ def built(name, libc, *options):
         directory = shop.cache / name
         recipe = [str(directory), libc, *options]
         place = Place([str(directory / "python" / "bin" / "python3")], shop.project, shop.packages)
-        cached(directory, " ".join(recipe), lambda: run("sh", HERE / "build_python.sh", *recipe), place.probe)
+        script = HERE / "build_python.sh"
+        cached(directory, f"{recipe}\n{script.read_text()}", lambda: run("sh", script, *recipe), place.probe)
         return place
 
     return get
