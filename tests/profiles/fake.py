@@ -219,7 +219,8 @@ def wait_for(address: int, left: int) -> int:
     if hasattr(HOST, "sem_clockwait"):
         when = timespec(*divmod(max(0, time.monotonic_ns() + left), 1_000_000_000))
         return host("sem_clockwait", address, time.CLOCK_MONOTONIC, when)
-    when = timespec(*divmod(max(0, time.time_ns() + left), 1_000_000_000))
+    now = time.clock_gettime_ns(time.CLOCK_REALTIME)  # the host's: a test may have set time.time_ns
+    when = timespec(*divmod(max(0, now + left), 1_000_000_000))
     return host("sem_timedwait", address, when)
 
 
