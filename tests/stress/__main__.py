@@ -26,7 +26,8 @@ FAULTS = {
     "nested `with`": ('storm.busy(subject, {n}, "nested")', 100_000),
     "`acquire`, `try`, `finally` (what is lost is the caller's)": ('storm.busy(subject, {n}, "try")', 100_000),
     "`with` that waits in the kernel": ('storm.waiting(subject, {n}, "with")', 100_000),
-    "a signal just before the kernel sleeps": ("storm.noticed(subject, {n})", 40_000),
+    "`acquire(timeout=10)` that waits": ('storm.waiting(subject, {n}, "timed")', 100_000),
+    "a signal just before the kernel sleeps": ("storm.noticed_by_many(subject, {n})", 40_000),
     "creating, closing, deleting": ("storm.creating(subject, {n})", 3_000),
 }
 CODE = """
