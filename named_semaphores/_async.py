@@ -14,11 +14,10 @@ from errno import EAGAIN, EINTR
 from time import monotonic_ns
 
 from ._errors import oserror
-from ._libc import failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._libc import Libc, sem_t
+    from ._libc import Handle, Libc
 
 FIRST_PAUSE = 0.001  # seconds
 LONGEST_PAUSE = 0.01
@@ -27,7 +26,7 @@ LONGEST_PAUSE = 0.01
 class _Queue:
     """The tasks of one loop that wait for one semaphore, the oldest first."""
 
-    def __init__(self, libc: Libc, handle: sem_t, name: str) -> None:
+    def __init__(self, libc: Libc, handle: Handle, name: str) -> None:
         self.libc = libc
         self.handle = handle  # kept, so that the semaphore may be closed meanwhile
         self.name = name
@@ -46,10 +45,10 @@ class _Queue:
             if not status:
                 some = True
                 waiter.set_result(True)
-            elif failure(status, error) in (EAGAIN, EINTR):
+            elif self.libc.failure(status, error) in (EAGAIN, EINTR):
                 return some
             else:
-                waiter.set_exception(oserror(failure(status, error), self.libc, self.name))
+                waiter.set_exception(oserror(self.libc.failure(status, error), self.libc, self.name))
         return some
 
 
@@ -85,7 +84,7 @@ class _Poller:
 _pollers: dict[asyncio.AbstractEventLoop, _Poller] = {}
 
 
-def is_waited_for(handle: sem_t) -> bool:
+def is_waited_for(handle: Handle) -> bool:
     """Return whether a task of the running loop waits for the semaphore."""
     poller = _pollers.get(asyncio.get_running_loop())
     return poller is not None and id(handle) in poller.queues
@@ -98,7 +97,7 @@ def released(loop: asyncio.AbstractEventLoop | None = None) -> None:
         poller.look_soon()
 
 
-async def wait(libc: Libc, handle: sem_t, name: str, deadline: int | None) -> bool:
+async def wait(libc: Libc, handle: Handle, name: str, deadline: int | None) -> bool:
     """Return True with a token; False without, once ``time.monotonic_ns()`` is ``deadline``."""
     loop = asyncio.get_running_loop()
     poller = _pollers.get(loop)

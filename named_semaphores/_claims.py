@@ -3,6 +3,8 @@
 
 A handle that removes its name when it goes has a claim to it. The claim is made before the name is, and stays here until it is settled. So
 the name goes even if a signal's exception cut a constructor or a destructor short: when the next claim is made, or at the interpreter's end.
+It goes with the claim's owner, which the NamedSemaphore has and each with statement inside it: in "with NamedSemaphore("jobs"):" nothing
+else keeps the object.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import errno
 import os
 import sys
 import weakref
-from collections import deque
 
 from . import _shm
 from ._errors import oserror, warn_of_name
@@ -25,8 +26,31 @@ if TYPE_CHECKING:
     from ._libc import Libc
 
 _claims: set[Claim] = set()
-_due: deque[Claim] = deque()  # those whose owner is gone
+_due: list[Claim] = []  # those whose owner is gone
 _process = 0  # the one whose end settles its claims
+
+
+class Owner:
+    """What a name lives as long as."""
+
+    __slots__ = ("__weakref__", "claim", "opened")
+
+    def __init__(self, libc: Libc, name: str) -> None:
+        self.claim: Claim | None = Claim(self, libc, name)
+        self.opened = self.claim.opened  # takes what Libc.open gives
+
+    def settle(self) -> None:
+        """Remove the name if it is ours. OSError if the system refuses."""
+        claim = getattr(self, "claim", None)  # None: it is settled, or a signal came before it was made
+        if claim is not None:
+            claim.settle()
+            self.claim = None  # so that it, and the handle, do not wait in _due
+
+    def __del__(self) -> None:
+        try:
+            self.settle()
+        except OSError as error:
+            warn_of_name(error)
 
 
 class Claim(weakref.ref):  # type: ignore[type-arg]
@@ -34,19 +58,18 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
 
     __slots__ = ("libc", "name", "opened", "pid", "turn")
 
-    def __new__(cls, owner: Any, libc: Libc, name: str) -> Claim:
+    def __new__(cls, owner: Owner, libc: Libc, name: str) -> Claim:
         # The callback is C code: no signal keeps it from making the claim due.
         return super().__new__(cls, owner, _due.append)
 
-    def __init__(self, owner: Any, libc: Libc, name: str) -> None:
+    def __init__(self, owner: Owner, libc: Libc, name: str) -> None:
         super().__init__(owner, _due.append)  # type: ignore[call-arg]
         self.libc = libc
         self.name = name
-        self.opened: list[Any] = []  # what Libc.open gave
+        self.opened: list[Any] = []
         self.pid = os.getpid()
         self.turn = [True]  # who pops it settles
-        while _due:
-            _due.popleft().settle_or_warn()
+        _settle_due()
         _settle_all_at_exit()
         _claims.add(self)
 
@@ -79,7 +102,7 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
 
     def _remove_if_ours(self) -> None:
         # A child of fork has its parent's claims; the names are its parent's.
-        if self.pid == os.getpid() and self.opened and not isinstance(self.opened[0], int) and self._is_still_ours():
+        if self.pid == os.getpid() and self.opened and type(self.opened[0]) is not int and self._is_still_ours():
             error = self.libc.unlink(os.fsencode(self.name))
             if error not in (0, errno.ENOENT):
                 raise oserror(error, self.libc, self.name)
@@ -89,8 +112,8 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
         if not self.libc.same_address:
             return True
         again = try_open(self.libc, self.name, [])
-        if not isinstance(again, int):
-            return _shm.address(again) == _shm.address(self.opened[0])
+        if type(again) is not int:  # but a handle
+            return int(again) == int(self.opened[0])
         if again == errno.ENOENT:
             return False
         # Its mode keeps us from opening it, or descriptors or musl's 256 places are used up.
@@ -101,6 +124,15 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
             except OSError:  # not even /proc can be read
                 pass
         raise oserror(again, self.libc, self.name)
+
+
+def _settle_due() -> None:
+    while True:
+        try:
+            claim = _due.pop()
+        except IndexError:  # none, or another thread has the last
+            return
+        claim.settle_or_warn()
 
 
 def _settle_all_at_exit() -> None:

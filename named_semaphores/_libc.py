@@ -14,12 +14,9 @@ import os
 import sys
 import time
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint
-from functools import lru_cache
 from itertools import chain, islice, repeat
-from operator import itemgetter
+from operator import attrgetter
 from types import MethodType
-
-from ._uncounted import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,14 +138,32 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
     raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
 
 
-class sem_t(ctypes.Structure):
-    """An open semaphore: an object at its address, with nothing to look into.
+class Handle(int):
+    """An open semaphore: its address, or what the system has instead.
 
     Each ``Libc`` has a subclass of its own whose finalizer is sem_close. It runs when the last reference goes, and a call in flight holds
     one, so no semaphore is unmapped under a waiter.
     """
 
+    __slots__ = ()
+    # One that is opened twice has two handles.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+
+# The garbage collector runs the finalizers of all it has found, in no order, before it clears any of it. It must not find a handle: a generator
+# inside a with statement, finalized later, would post into nothing. So each is here, where all can be reached until the very end (the
+# interpreter clears sys last), until the finalizer of the sem_t that refers to it takes it out.
+_handles: set[Handle] = sys.__dict__.setdefault(f"_{__name__}._handles", set())
+
+
+class sem_t(ctypes.Structure):
+    """What is at a handle's address, with nothing to look into; a pointer to it is the argument that costs ctypes least."""
+
     _fields_ = []  # PyPy wants it said
+    release: Callable[..., object] = dict  # for one that did not come to have a handle
+    __del__ = property(attrgetter("release"))  # C code: a finalizer in Python can be interrupted before its first statement
 
 
 def _timespec(time_t: Any, long: Any) -> Any:
@@ -159,8 +174,22 @@ class _Ignored(c_int):
     from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
 
 
-class _First(c_int):
-    from_param = itemgetter(0)  # hands on the pointer in a one-tuple as it is; a POINTER type would check it, for 140 ns
+class _Next(c_int):
+    from_param = next  # of an Exits, the pointer; a POINTER type would check it, for 140 ns
+
+
+class Exits(repeat):  # type: ignore[type-arg]
+    """The handle's pointer for each with statement that ends, and in what remains of it the number of those that have ended."""
+
+    __slots__ = ("__weakref__", "entered", "owner")
+    MOST = sys.maxsize
+    leave: Callable[..., None]  # of each Libc; takes one of these, and three arguments it ignores
+    entered: int | None  # how many with statements began; None until the first
+    owner: object  # what is to live as long as one of them is on its way
+
+    def held(self) -> int:
+        """Return how many with statements have a token now."""
+        return (self.entered or 0) - (self.MOST - self.__length_hint__())
 
 
 class Libc:
@@ -193,7 +222,7 @@ class Libc:
         return ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)(self._address(symbol))
 
     def _bind(self, system: type[_System]) -> None:
-        function, pointer = self._function, ctypes.POINTER(sem_t)
+        function, pointer = self._function, ctypes.c_void_p
 
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
         # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the others on the stack. They go as
@@ -203,10 +232,12 @@ class Libc:
         # int sem_close(sem_t *sem);
         sem_close = function("sem_close", c_int, pointer)
         if not system.counted:
+            from ._uncounted import counted
+
             sem_open, sem_close = counted(sem_open, sem_close, self._is_open)
         self._sem_open = sem_open
-        # A finalizer in Python can be interrupted before its first statement; lru_cache is a C function that binds as a method does.
-        self._handle_type: Any = type("sem_t", (sem_t,), {"__del__": lru_cache(maxsize=0)(sem_close)})
+        # C code again: the getter is MethodType(MethodType, sem_close), which called with a handle gives MethodType(sem_close, handle).
+        self._handle_type: Any = type("Handle", (Handle,), {"__slots__": (), "__del__": property(MethodType(MethodType, sem_close))})
         # int sem_unlink(const char *name);
         self._sem_unlink = function("sem_unlink", c_int, c_char_p)
         # int sem_getvalue(sem_t *sem, int *value);
@@ -225,7 +256,8 @@ class Libc:
         self._post = _PYFUNCTYPE(c_int)(self._address("sem_post")) if system.checks_post else self._post_unless_full
         # And sem_post as the end of a with statement: it drops the exception's three arguments, and its result is never true, which would
         # swallow the exception. It gives back what was taken, so there is no maximum to check.
-        self._post_at_exit = _PYFUNCTYPE(None, _First, _Ignored, _Ignored, _Ignored)(self._address("sem_post"))
+        leave = _PYFUNCTYPE(None, _Next, _Ignored, _Ignored, _Ignored)(self._address("sem_post"))
+        self._exits_type: Any = type("Exits", (Exits,), {"__slots__": (), "leave": leave})
 
     def _choose_wait(self, system: type[_System]) -> None:
         """Take the best timed wait this library has: one on the clock that does not jump, if there is one."""
@@ -250,53 +282,83 @@ class Libc:
         best = next((wait for wait in waits if hasattr(self.lib, wait[0])), None)
         self.has_timed_wait = best is not None
         self.is_steady = False
+        self._timespec, self._clock = plain, _steady_clock
+        self._slice_end = plain()
+        self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address("sem_wait"))
+        self._slice_arguments: tuple[Iterator[Any], ...] = ()
         if best is None:
             return
         symbol, self._timespec, self._clock, self._before, self._after = best
         types = [c_int] * len(self._before) + [ctypes.POINTER(self._timespec)] + [ctypes.c_void_p] * len(self._after)
-        self._sem_timedwait = self._function(symbol, c_int, ctypes.POINTER(sem_t), *types)
+        self._sem_timedwait = self._function(symbol, c_int, ctypes.c_void_p, *types)
         # A wait until a time of the wall clock: most systems compute what is left of it and sleep that long, so that a step of the clock
         # costs a slice at most. glibc hands the time itself to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
         self.is_steady = self._clock is not _wall_clock or not self.is_glibc
+        # The same without the errno, for the hot path, and until a time that all threads share: it is only ever too soon, and by a second.
+        self._slice_end = self._timespec()
+        self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address(symbol))
+        self._slice_arguments = tuple(map(repeat, (*self._before, ctypes.byref(self._slice_end), *self._after)))
+
+    @staticmethod
+    def failure(status: int, error: int) -> int:
+        """Return 0 for a call that worked, else its errno."""
+        # Cygwin's and bionic's timed waits and old FreeBSD's sem_post return the errno itself.
+        return error if status < 0 else status
 
     def open(self, name: bytes, oflag: int, mode: int = 0, value: int = 0) -> Iterator[Any]:
         """Return the iterator that opens the semaphore and gives its handle; or, if that fails, the errno."""
-        opened = map(self._sem_open, (name,), (oflag,), (c_uint(mode),), (c_uint(value),))
+        variadic = ((c_uint(mode),), (c_uint(value),)) if oflag else ()
+        opened = map(self._sem_open, (name,), (oflag,), *variadic)
         # A failure never becomes a handle: musl's sem_close of one would write to address 0.
-        handles = map(self._handle_type.from_address, filter(self._is_open, opened))
+        handles = map(self._handle_type, filter(self._is_open, opened))
         return islice(chain(handles, iter(ctypes.get_errno, None)), 1)
 
     def unlink(self, name: bytes) -> int:
         """Remove the name. Return 0 or the errno."""
-        return failure(*next(_call(self._sem_unlink, name)))
+        return self.failure(*next(_call(self._sem_unlink, name)))
 
-    def value(self, handle: sem_t) -> tuple[int, int]:
+    def value(self, handle: Handle) -> tuple[int, int]:
         """Return 0 or the errno, and the value."""
         value = c_int()
         status = self._sem_getvalue(handle, value)
-        error = failure(status, ctypes.get_errno()) if status else 0
+        error = self.failure(status, ctypes.get_errno()) if status else 0
         return error, max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
 
-    def hot_calls(self, handle: sem_t) -> tuple[Iterator[int], Iterator[int], Callable[..., None]]:
-        """Return endless iterators of trywait and of post, and what ends a with statement. All of them hold the handle."""
-        pointer = ctypes.byref(handle)  # the argument ctypes has least to do with
-        again = repeat(pointer)
-        return map(self._trywait, again), map(self._post, again), MethodType(self._post_at_exit, (pointer,))
+    def hot_calls(self, handle: Handle, owner: object) -> tuple[Iterator[int], Iterator[int], Iterator[int], Callable[..., None], Exits]:
+        """Return endless iterators of trywait, of a slice of a wait, and of post; and what ends a with statement, with what that counts.
 
-    def trywait(self, handle: sem_t) -> Iterator[tuple[int, int]]:
+        All of them hold the handle.
+        """
+        sem = sem_t.from_address(handle)
+        sem.release = MethodType(_handles.discard, handle)
+        _handles.add(handle)
+        pointer = ctypes.byref(sem)
+        again = repeat(pointer)
+        exits: Exits = self._exits_type(pointer, Exits.MOST)
+        exits.entered = None
+        if owner is not None:
+            exits.owner = owner
+        waits = map(self._slice_wait, again, *self._slice_arguments)
+        return map(self._trywait, again), waits, map(self._post, again), MethodType(exits.leave, exits), exits
+
+    def start_slice(self) -> None:
+        """Let the waits of ``hot_calls`` that begin now end within a second (where there is no timed wait, they do not)."""
+        self._slice_end.tv_sec = self._clock(time.monotonic_ns()) // 1_000_000_000 + 1
+
+    def trywait(self, handle: Handle) -> Iterator[tuple[int, int]]:
         """Take a token if there is one; EAGAIN if not."""
         return _call(self._sem_trywait, handle)
 
-    def wait(self, handle: sem_t) -> Iterator[tuple[int, int]]:
+    def wait(self, handle: Handle) -> Iterator[tuple[int, int]]:
         """Wait for a token."""
         return _call(self._sem_wait, handle)
 
-    def timedwait(self, handle: sem_t, deadline: int) -> Iterator[tuple[int, int]]:
+    def timedwait(self, handle: Handle, deadline: int) -> Iterator[tuple[int, int]]:
         """Wait for a token until ``time.monotonic_ns()`` is ``deadline``; then ETIMEDOUT."""
         timespec = self._timespec(*divmod(self._clock(deadline), 1_000_000_000))
         return _call(self._sem_timedwait, handle, *self._before, timespec, *self._after)
 
-    def post(self, handle: sem_t) -> Iterator[tuple[int, int]]:
+    def post(self, handle: Handle) -> Iterator[tuple[int, int]]:
         """Put a token back; EOVERFLOW past the maximum."""
         return _call(self._checked_post, handle)
 
@@ -309,12 +371,6 @@ class Libc:
 def _call(function: Any, *arguments: Any) -> Iterator[tuple[int, int]]:
     """Return the iterator that calls the function once, and gives its status and the errno."""
     return zip(map(function, *((argument,) for argument in arguments)), iter(ctypes.get_errno, None))
-
-
-def failure(status: int, error: int) -> int:
-    """Return 0 for a call that worked, else its errno."""
-    # Cygwin's and bionic's timed waits and old FreeBSD's sem_post return the errno itself.
-    return error if status < 0 else status
 
 
 def _steady_clock(deadline: int) -> int:

@@ -13,24 +13,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._libc import Libc, sem_t
+    from ._libc import Handle, Libc
 
 
-def create(libc: Libc, name: str, mode: int, value: int, opened: list[Any]) -> sem_t:
+def create(libc: Libc, name: str, mode: int, value: int, opened: list[Any]) -> Handle:
     """Create the semaphore and return its handle, which is put into ``opened`` as it comes to be. FileExistsError if there is one."""
     return _open(libc, name, opened, os.O_CREAT | os.O_EXCL, mode, value)
 
 
-def link(libc: Libc, name: str) -> sem_t:
+def link(libc: Libc, name: str) -> Handle:
     """Return a handle of the existing semaphore. FileNotFoundError if there is none."""
     # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
     reason = _shm.why_no_link(libc, name)
-    handle = None if reason else _open(libc, name, [])
-    if handle is not None and _shm.is_other_endian(libc, handle):
-        reason = "it is the semaphore of a program of the other byte order"
-    if handle is None or reason:
+    if reason:
         raise oserror(errno.EINVAL, libc, name, reason)
-    return handle
+    return _open(libc, name, [])
 
 
 def unlink(libc: Libc, name: str) -> None:
@@ -42,14 +39,14 @@ def unlink(libc: Libc, name: str) -> None:
 
 def try_open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> Any:
     """Return the handle, or the errno, and leave it in ``opened``, which has it as soon as it comes to be."""
-    while not opened or opened[0] == errno.EINTR:
+    while not opened or (type(opened[0]) is int and opened[0] == errno.EINTR):  # macOS has handles of such numbers
         opened.clear()
         opened.extend(libc.open(os.fsencode(name), oflag, mode, value))
     return opened[0]
 
 
-def _open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> sem_t:
+def _open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> Handle:
     result = try_open(libc, name, opened, oflag, mode, value)
-    if isinstance(result, int):
+    if type(result) is int:  # and no handle
         raise open_error(result, libc, name, creating=bool(oflag))
     return result  # type: ignore[no-any-return]

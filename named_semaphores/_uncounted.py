@@ -7,7 +7,6 @@ address are counted here, and sem_close is called for the last.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from _thread import allocate_lock
 from collections import Counter, deque
@@ -23,7 +22,7 @@ def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tu
     Interrupted by a signal's exception they count an open too many, never one too few: a mapping stays, but none is lost that is in use.
     """
     opens: Counter[int] = Counter()
-    closed: deque[Any] = deque()
+    closed: deque[int] = deque()
     lock = allocate_lock()
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]
 
@@ -36,19 +35,18 @@ def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tu
         return address
 
     def counting_close(handle: Any) -> None:
-        closed.append(handle)
+        closed.append(int(handle))  # which dies
         close_due()
 
     def close_due() -> None:
         # A handle may be collected anywhere, also while its own thread holds the lock: who holds it looks again afterwards.
         while closed and lock.acquire(False):
             try:
-                handle = closed.popleft()
-                address = ctypes.c_ssize_t(ctypes.addressof(handle)).value  # signed, as sem_open's result
+                address = closed.popleft()
                 opens[address] -= 1
                 if not opens[address]:
                     del opens[address]
-                    sem_close(handle)
+                    sem_close(address)
             finally:
                 lock.release()
 

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator
 
-    from ._libc import Libc, sem_t
+    from ._libc import Handle, Libc
 
 # A signal that comes after Python has looked for signals and before the kernel sleeps does not end that sleep. So no sleep is longer than this.
 SLICE = 1_000_000_000
@@ -19,7 +19,7 @@ FIRST_PAUSE = 100_000
 LONGEST_PAUSE = 10_000_000
 
 
-def waits(libc: Libc, handle: sem_t, deadline: int | None) -> Iterator[Iterator[tuple[int, int]]]:
+def waits(libc: Libc, handle: Handle, deadline: int | None) -> Iterator[Iterator[tuple[int, int]]]:
     """Yield the calls to make, each after the one before it has failed, and end when the deadline has come.
 
     ``deadline`` is in nanoseconds of ``time.monotonic_ns``; None is never. The last call is made when it has come.

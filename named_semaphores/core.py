@@ -7,28 +7,23 @@ import enum
 import errno
 import os
 import sys
-from functools import partial
 from itertools import islice, repeat
-from math import ceil
 from operator import attrgetter, index
 from time import monotonic_ns
+from types import MethodType
 
+from . import _ends
+from ._claims import Owner
+from ._errors import oserror
+from ._opening import create, link, unlink
 from ._waits import waits
-
-try:
-    from ._claims import Claim
-    from ._errors import oserror, warn_of_name
-    from ._libc import Libc, failure, load
-    from ._opening import create, link, unlink
-except ImportError:  # a Python without ctypes, such as WASI's
-    Libc = None  # type: ignore[assignment,misc]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Callable, Iterator, NoReturn, TypeVar
 
-    from ._libc import sem_t
+    from ._libc import Exits, Handle, Libc
 
     Self = TypeVar("Self", bound="NamedSemaphore")
 
@@ -50,6 +45,10 @@ class _Exit(property):
 
 def _refuse_closed(name: str | None, *_: object) -> NoReturn:
     raise ValueError(f"semaphore {name!r} is closed")
+
+
+class _NoExits:
+    entered = 0
 
 
 class NamedSemaphore:
@@ -87,13 +86,15 @@ class NamedSemaphore:
     # The defaults are those of an object whose constructor failed: it is closed, and can be deleted.
     _libc: Libc | None = None  # None: the running system's, found when it is first needed
     _name: str | None = None
-    _handle: sem_t | None = None
-    _claim: Claim | None = None
+    _handle: Handle | None = None
+    _owner: Owner | None = None
     _linked = False
     _unlinks = False
     _tries: Iterator[int] = map(_refuse_closed, repeat(None))
+    _waits: Iterator[int] = _tries
     _posts: Iterator[int] = _tries
     _exit: Callable[..., None] = staticmethod(_refuse_closed)
+    _exits: Exits | type[_NoExits] = _NoExits
     _entered: tuple[Callable[..., None], ...] = ()  # what ends each "async with" that is on its way
 
     def __init__(
@@ -118,11 +119,11 @@ class NamedSemaphore:
         self._libc = libc
         self._name = name
         handle = self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
-        self._tries, self._posts, self._exit = libc.hot_calls(handle)
+        self._tries, self._waits, self._posts, self._exit, self._exits = libc.hot_calls(handle, self._owner)
         self._handle = handle
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
 
-    def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> sem_t:
+    def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> Handle:
         flags = NamedSemaphore.Flags
         while True:  # until no other process has come between two steps
             if existence is flags.LINK_OR_CREATE or existence is flags.RAISE_IF_NOT_EXISTS:
@@ -134,13 +135,15 @@ class NamedSemaphore:
                 else:
                     self._linked = True
                     if unlink_on_delete:
-                        self._claim = Claim(self, libc, name)
-                        self._claim.opened.append(handle)
+                        self._owner = Owner(libc, name)
+                        self._owner.opened.append(handle)
                     return handle
             try:
+                opened: list[Handle] = []
                 if unlink_on_delete is None or unlink_on_delete:
-                    return self._create_with_claim(libc, name, mode, value)
-                return create(libc, name, mode, value, [])
+                    self._owner = Owner(libc, name)
+                    opened = self._owner.opened
+                return create(libc, name, mode, value, opened)
             except FileExistsError:
                 if existence is flags.RAISE_IF_EXISTS:
                     raise
@@ -149,15 +152,6 @@ class NamedSemaphore:
                     unlink(libc, name)
                 except FileNotFoundError:
                     pass
-
-    def _create_with_claim(self, libc: Libc, name: str, mode: int, value: int) -> sem_t:
-        claim = self._claim = Claim(self, libc, name)
-        try:
-            return create(libc, name, mode, value, claim.opened)
-        except Exception:
-            claim.settle()
-            self._claim = None
-            raise
 
     @property
     def name(self) -> str:
@@ -208,15 +202,15 @@ class NamedSemaphore:
                     self._refuse_wait(blocking, timeout)
             except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
                 self._refuse_wait(blocking, timeout)
-        # "for" calls sem_trywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
+        # "for" calls Handlerywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
         # nothing from there to "return" does. A call, "rc = trywait(handle)", looks at them before it stores, and then the token is lost.
         for rc in self._tries:
             break
         if not rc:
             return True
-        if timeout is None:
-            return self._wait(None if blocking else 0)
-        return self._wait(self._deadline(timeout))
+        if timeout is not None:
+            return self._wait(self._deadline(timeout))
+        return self._wait_endless() if blocking else self._try()
 
     def release(self, n: int = 1) -> None:
         """Put ``n`` tokens back, all or none.
@@ -234,10 +228,14 @@ class NamedSemaphore:
 
     def __enter__(self: Self) -> Self:
         """Take a token, wait for one if there is none, and return this semaphore."""
+        exits = self._exits
+        if exits.entered is None:
+            _ends.enlist(exits)
         for rc in self._tries:  # as in acquire
             break
         if rc:
-            self._wait(None)
+            self._wait_endless()
+        exits.entered += 1  # type: ignore[operator]
         return self
 
     if TYPE_CHECKING:
@@ -278,6 +276,24 @@ class NamedSemaphore:
         leave(exc_type, exc, tb)
         _async.released()
 
+    def _wait_endless(self) -> bool:
+        # The first slice is a call that is ready: for the hand-overs between two processes it is all there is.
+        self._libc.start_slice()  # type: ignore[union-attr]
+        for rc in self._waits:
+            break
+        if not rc:
+            return True
+        return self._wait(None)
+
+    def _try(self) -> bool:
+        libc, handle = self._open_handle()
+        for status, error in libc.trywait(handle):  # once more, for the errno
+            break
+        if not status:
+            return True
+        self._check_again(libc, status, error)
+        return False
+
     def _wait(self, deadline: int | None) -> bool:
         libc, handle = self._open_handle()  # held while this waits, so that another thread may close
         for call in waits(libc, handle, deadline):
@@ -290,7 +306,7 @@ class NamedSemaphore:
 
     def _check_again(self, libc: Libc, status: int, error: int) -> None:
         """Raise if a wait failed for another reason than time, a token that was not there, or a signal."""
-        error = failure(status, error)
+        error = libc.failure(status, error)
         if error not in (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT):
             raise oserror(error, libc, self.name)
 
@@ -308,8 +324,8 @@ class NamedSemaphore:
     def _deadline(self, timeout: float) -> int | None:
         try:
             if timeout >= 0:
-                # Later than the clock can tell is never; an infinity too.
-                return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + ceil(timeout * 1_000_000_000)
+                # Rounded up, so that it is never early. Later than the clock can tell is never; an infinity too.
+                return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + int(timeout * 1_000_000_000) + 1
         except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
             pass
         self._refuse_wait(True, timeout)
@@ -321,7 +337,7 @@ class NamedSemaphore:
             raise ValueError(f"semaphore {self._name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire")
         raise ValueError(f"semaphore {self._name!r}: timeout must be a number of seconds from 0, or None, not {timeout!r}")
 
-    def _open_handle(self) -> tuple[Libc, sem_t]:
+    def _open_handle(self) -> tuple[Libc, Handle]:
         libc, handle = self._libc, self._handle
         if libc is None or handle is None:
             _refuse_closed(self._name)
@@ -342,19 +358,14 @@ class NamedSemaphore:
         PermissionError: the name may not be removed; the semaphore is closed nevertheless.
         """
         if self._handle is not None:
-            self._tries = self._posts = map(_refuse_closed, repeat(self._name))
-            self._exit = partial(_refuse_closed, self._name)
+            self._tries = self._waits = self._posts = map(_refuse_closed, repeat(self._name))
+            self._exit = MethodType(_refuse_closed, self._name)
+            self._exits = _NoExits
             self._handle = None
-        claim = self._claim
-        if claim is not None:
-            claim.settle()
-            self._claim = None
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except OSError as error:
-            warn_of_name(error)
+        owner = self._owner
+        if owner is not None:
+            owner.settle()
+            self._owner = None
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle as a link: the other side's object has the same semaphore, and never removes its name."""
@@ -377,9 +388,12 @@ def _linked(cls: type[Self], name: str) -> Self:
 
 def _system_libc() -> Libc:
     """Return the running system's Libc; NotImplementedError where there is none."""
-    if Libc is None:
-        raise NotImplementedError(f"this Python ({sys.platform}) has no ctypes, and without it no POSIX named semaphores")
     if NamedSemaphore._libc is None:
+        try:
+            from ._libc import Libc, load  # not with the package: importing ctypes takes as long as all else
+        except ImportError as error:  # WASI's Python is one without it
+            reason = f"this Python ({sys.platform}) has no ctypes, and without it no POSIX named semaphores"
+            raise NotImplementedError(reason) from error
         NamedSemaphore._libc = Libc(load())
     return NamedSemaphore._libc
 

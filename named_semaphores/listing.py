@@ -123,7 +123,7 @@ def _value(libc: Libc, name: str) -> tuple[int | None, str | None]:
         raise
     except (OSError, NotImplementedError) as error:
         return None, getattr(error, "strerror", None) or str(error)
-    if libc.files == "/dev/shm/" and ctypes.c_int.from_address(_shm.address(handle) + 8).value:
+    if libc.files == "/dev/shm/" and ctypes.c_int.from_address(handle + 8).value:
         # musl's sem_t is an int[]: the value, the number of waiters, and "private", 0 in a named semaphore. glibc has 128 here.
         raise _NotASemaphore
     failed, value = libc.value(handle)

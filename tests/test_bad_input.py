@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import pickle
-import sys
 from decimal import Decimal
 
 import pytest
@@ -176,7 +175,7 @@ def test_with_after_close_does_not_run_the_block(Semaphore, sem):
 def test_bad_arguments_come_before_the_system_is_asked(monkeypatch, name):
     # Where there are no semaphores, a bad name is a bad name.
     monkeypatch.setattr(NamedSemaphore, "_libc", None)
-    monkeypatch.setattr(sys.modules["named_semaphores.core"], "load", pytest.fail)
+    monkeypatch.setattr("named_semaphores._libc.load", pytest.fail)
     for arguments, error in ((("",), ValueError), ((7,), TypeError), ((name, 1, 1), ValueError)):
         with pytest.raises(error):
             NamedSemaphore(*arguments)

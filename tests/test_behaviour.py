@@ -555,7 +555,43 @@ def test_handles_are_given_back(Semaphore, sem):
     assert len(lib.opened) == before
 
 
+def test_finalizers_in_a_cycle_may_still_use_it(name):
+    # The garbage collector runs them in no order. A process of its own, since a handle closed too soon is a segmentation fault.
+    code = """
+import gc, sys
+from named_semaphores import NamedSemaphore
+keep = NamedSemaphore(sys.argv[1], 0)
+class Holder:
+    def __del__(self):
+        self.sem.release()
+def hold(sem):
+    with sem:
+        yield
+for number in range(20):
+    holder = Holder()
+    holder.sem = NamedSemaphore(sys.argv[1])
+    holder.itself = holder
+    generator = hold(NamedSemaphore(sys.argv[1] + "-", 1))
+    next(generator)
+    cycle = [generator]
+    cycle.append(cycle)
+    del holder, generator, cycle
+    gc.collect()
+print(keep.value)
+"""
+    done = run_python(code, name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "20\n", "")
+
+
 # The name
+
+
+def test_a_name_stays_in_a_with_statement_that_alone_has_its_semaphore(Semaphore, name):
+    with Semaphore(name, 3):
+        gc.collect()
+        assert exists(Semaphore, name)
+    gc.collect()
+    assert not exists(Semaphore, name)
 
 
 @pytest.mark.parametrize(("given", "removed"), [(None, True), (True, True), (False, False)])

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import sysconfig
 
 import pytest
 from support import SLOW, start_python
@@ -11,6 +13,7 @@ from support import SLOW, start_python
 from named_semaphores import NamedSemaphore
 
 START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore; "
+COUNTED = sys.version_info >= (3, 11) and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 ENDS = {
     "normal": "pass",
     "sys.exit": "sys.exit(3)",
@@ -35,6 +38,66 @@ def test_the_token_comes_back(name, end):
     child = start_python(START + f"sem = NamedSemaphore(sys.argv[1])\nwith sem:\n    assert sem.value == 0\n    {end}", name)
     child.communicate(timeout=60 * SLOW)
     assert sem.value == 1
+    sem.close()
+
+
+@pytest.mark.skipif(not COUNTED, reason="this Python cannot count tokens of frozen threads; README says so")
+@pytest.mark.parametrize("owner", ["s", "NamedSemaphore(s.name)"], ids=["an object", "nothing but the statement"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_token_of_a_daemon_thread_comes_back(name, owner, count):
+    code = f"""
+s = NamedSemaphore(sys.argv[1])
+def hold():
+    with {owner}:
+        time.sleep(1000)
+for _ in range({count}):
+    threading.Thread(target=hold, daemon=True).start()
+while s.value != 5 - {count}:
+    time.sleep(0.001)
+with s: pass
+"""
+    sem = NamedSemaphore(name, 5)
+    child = start_python(START + code, name)
+    _, errors = child.communicate(timeout=60 * SLOW)
+    assert (child.returncode, errors) == (0, "")
+    assert sem.value == 5
+    sem.close()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code"),
+    [
+        pytest.param(0, "threading.Thread(target=stay, daemon=True).start()", id="a daemon thread that waits"),
+        pytest.param(2, "generator = hold(); next(generator)", id="a generator"),
+        pytest.param(2, "generator = hold(); next(generator); cycle = [generator]; cycle.append(cycle); del generator", id="a cycle"),
+        pytest.param(2, "stack = contextlib.ExitStack(); stack.enter_context(s); stack.close()", id="an ExitStack"),
+        pytest.param(
+            2,
+            "threading.Thread(target=stay, daemon=True).start(); inside.wait()\nif os.fork(): os.wait()",
+            id="a child of fork",
+        ),
+    ],
+)
+def test_no_token_comes_back_twice(name, tokens, code):
+    # Whatever of these CPython ends, or leaves alone, there are never more tokens than at the start.
+    start = """
+import contextlib, warnings
+warnings.simplefilter("ignore")  # of fork beside threads
+s = NamedSemaphore(sys.argv[1])
+inside = threading.Event()
+def hold():
+    with s:
+        yield
+def stay():
+    with s:
+        inside.set()
+        time.sleep(1000)
+"""
+    sem = NamedSemaphore(name, tokens)
+    child = start_python(START + start + code, name)
+    _, errors = child.communicate(timeout=60 * SLOW)
+    assert (child.returncode, errors) == (0, "")
+    assert sem.value <= tokens
     sem.close()
 
 

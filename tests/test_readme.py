@@ -97,8 +97,9 @@ def test_what_was_written_for_1_0_3(name):
     sem = NamedSemaphore(bare, unlink_on_delete=False)
     assert sem.linked_existing_semaphore
     sem.unlink()
-    sem.__del__()
+    del sem
     sem = NamedSemaphore(bare, handle_existence=flags.UNLINK_AND_CREATE)
-    sem.__del__()
+    del sem
+    gc.collect()
     with pytest.raises(FileNotFoundError):
         NamedSemaphore(bare, handle_existence=flags.RAISE_IF_NOT_EXISTS)

@@ -44,7 +44,7 @@ needs_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason=
 START = """
 import os, sys
 from named_semaphores import NamedSemaphore
-from named_semaphores import _errors, _shm
+from named_semaphores import _errors, _libc, _shm  # ctypes too: another user may not be able to read it
 Flags = NamedSemaphore.Flags
 name = sys.argv[1]
 notes = []
