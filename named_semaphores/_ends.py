@@ -31,10 +31,8 @@ def enlist(exits: Exits) -> None:
 
 def _forget() -> None:
     """In a child of fork: the tokens that its parent's with statements have are its parent's."""
-    for reference in list(_exits):
-        exits = reference()
-        if exits is not None:
-            exits.entered = (exits.entered or 0) - exits.held()
+    for exits in filter(None, [reference() for reference in _exits]):
+        exits.entered = (exits.entered or 0) - exits.held()
 
 
 class _Last:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import random
 import time
 
 import pytest
 from support import SLOW, run_python, start_python
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _async
 
 
 def test_async_with_takes_and_returns_a_token(Semaphore, name):
@@ -69,6 +71,51 @@ def test_a_timeout_is_never_early(name, timeout):
 
     sem = NamedSemaphore(name, 0)
     assert timeout <= asyncio.run(main()) < timeout + 5 * SLOW
+    sem.close()
+
+
+def test_a_timer_that_comes_early_is_set_again(name, monkeypatch):
+    # uvloop's do, by a millisecond.
+    async def main():
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", lambda delay, *rest, later=loop.call_later: later(delay / 3, *rest), raising=False)
+        start = time.monotonic()
+        assert not await sem.acquire_async(0.05)
+        return time.monotonic() - start
+
+    sem = NamedSemaphore(name, 0)
+    assert 0.05 <= asyncio.run(main()) < 5 * SLOW
+    sem.close()
+
+
+def test_a_token_that_is_there_at_the_deadline_is_taken(name, monkeypatch):
+    async def main():
+        waiter = asyncio.ensure_future(sem.acquire_async(0.05))
+        await asyncio.sleep(0.01)
+        sem.release()
+        return await waiter
+
+    # As if the poller's next look came after the deadline.
+    monkeypatch.setattr(_async, "FIRST_PAUSE", 100)
+    monkeypatch.setattr(_async, "LONGEST_PAUSE", 100)
+    sem = NamedSemaphore(name, 0)
+    assert asyncio.run(main())
+    assert sem.value == 0
+    sem.close()
+
+
+def test_what_the_system_refuses_reaches_the_task(name, monkeypatch):
+    async def main():
+        waiter = asyncio.ensure_future(sem.acquire_async())
+        await asyncio.sleep(0.01)
+        monkeypatch.setattr(type(sem._libc), "trywait", lambda self, handle: itertools.repeat((-1, errno.EINVAL)))
+        with pytest.raises(OSError, match=name) as raised:
+            await waiter
+        assert raised.value.errno == errno.EINVAL
+
+    sem = NamedSemaphore(name, 0)
+    asyncio.run(main())
+    monkeypatch.undo()
     sem.close()
 
 

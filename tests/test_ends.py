@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import sysconfig
+import weakref
 
 import pytest
 from support import SLOW, start_python
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _ends
 
 START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore; "
-COUNTED = sys.version_info >= (3, 11) and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+_COUNTED = sys.version_info >= (3, 11) and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+counted = pytest.mark.skipif(not _COUNTED, reason="this Python cannot count the tokens of frozen threads, as README says")
 ENDS = {
     "normal": "pass",
     "sys.exit": "sys.exit(3)",
@@ -41,7 +44,7 @@ def test_the_token_comes_back(name, end):
     sem.close()
 
 
-@pytest.mark.skipif(not COUNTED, reason="this Python cannot count tokens of frozen threads; README says so")
+@counted
 @pytest.mark.parametrize("owner", ["s", "NamedSemaphore(s.name)"], ids=["an object", "nothing but the statement"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_token_of_a_daemon_thread_comes_back(name, owner, count):
@@ -121,4 +124,24 @@ def test_ctrl_c_ends_a_wait(name):
     _, errors = child.communicate(timeout=60 * SLOW)
     assert "KeyboardInterrupt" in errors
     assert sem.value == 0
+    sem.close()
+
+
+@counted
+@pytest.mark.parametrize("forked", [False, True])
+def test_what_with_statements_hold_is_given_back_once_and_not_by_a_child_of_fork(name, forked):
+    class Last(_ends._Last):  # the interpreter's own comes when nothing can be measured any more
+        exits = set()
+
+    sem = NamedSemaphore(name, 5)
+    for _ in range(3):
+        sem.__enter__()
+    sem.__exit__(None, None, None)
+    if forked:
+        _ends._forget()
+    Last.exits.add(weakref.ref(sem._exits))
+    for _ in range(2):
+        Last()
+        gc.collect()
+        assert sem.value == (3 if forked else 5)
     sem.close()

@@ -40,6 +40,26 @@ def handle(libc, name, oflag=os.O_CREAT | os.O_EXCL, value=1):
     return next(libc.open(name.encode(), oflag, 0o600, value))
 
 
+# Taking a token
+
+
+def test_a_token_that_comes_between_the_two_looks_of_an_attempt_is_taken(name):
+    # The first look is made without errno, for speed, the second for the errno of the first.
+    class Late(Musl):
+        def do_sem_trywait(self, address):
+            looks.append(address)
+            if len(looks) == 1:
+                raise OSError(errno.EAGAIN, "not yet")
+            return fake.host("sem_trywait", address)
+
+    looks = []
+    sem = bound(Late(), "linux")(name)
+    assert sem.acquire(False)
+    assert len(looks) == 2
+    assert not sem.acquire(False)
+    sem.close()
+
+
 # Binding
 
 
