@@ -62,6 +62,9 @@ class Naive:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def unlink(self) -> None:
+        _check(_lib.sem_unlink(self.name))
+
     def close(self) -> None:
         if self.handle:
             _lib.sem_close(self.handle)

@@ -167,7 +167,7 @@ def waiting(subject: Subject, interrupts: int, statement: str, limits: tuple[flo
             subject.take(sem)
 
     source = {"timed": subject.timed, "wait": subject.wait, "with": "with sem:\n    while True: pass"}[statement]
-    names = {"LIMITS": limits, "GO": go, "DONE": done, "Interrupt": Interrupt, "busy": subject.busy, "count": count}
+    names = {"LIMITS": limits, "GO": go, "DONE": done, "Interrupt": (Interrupt, *subject.interrupted), "busy": subject.busy, "count": count}
     rounds = _compiled(_WAITING_ROUNDS, source, {"read": os.read, "write": os.write, **names})
     try:
         with storm.handling(signal.SIGUSR1):
@@ -197,7 +197,7 @@ def noticed(subject: Subject, interrupts: int) -> Outcome:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, storm.random.uniform(1e-6, 20e-6), PATIENCE)
                     sem.acquire()
-                except Interrupt:
+                except (Interrupt, *subject.interrupted):
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 took = time.monotonic() - begin
                 longest = max(longest, took)

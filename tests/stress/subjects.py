@@ -24,6 +24,7 @@ class Subject:
     wait = "got = sem.acquire()"
     timed = "got = sem.acquire(timeout=limit)"
     busy: Any = ()  # what a timed wait raises when its time is over
+    interrupted: Any = ()  # what a wait raises instead of the handler's exception
     named = True
     removes_names = True  # when the object goes
     keeps_quiet = True
@@ -106,6 +107,7 @@ class PosixIpc(Subject):
 
         self.module: Any = posix_ipc
         self.busy = posix_ipc.BusyError
+        self.interrupted = (posix_ipc.SignalError,)
 
     def create(self, name: str, value: int = 1) -> Any:
         return self.module.Semaphore(name, self.module.O_CREX, initial_value=value)
@@ -129,12 +131,17 @@ class Predecessor(ThisLibrary):
             raise ImportError("named-semaphores 1.0.3 does not work here: it uses str.removeprefix, of Python 3.9")
         sys.path.append(POSIX_IPC)
         sys.path.insert(0, PREDECESSOR)
+        import posix_ipc
         from named_semaphores.semaphore import NamedSemaphore  # type: ignore[import-not-found]
 
         self.type = NamedSemaphore
+        self.interrupted = (posix_ipc.SignalError,)
 
     def create(self, name: str, value: int = 1) -> Any:
         return super().create(name[1:].replace(".", "_"), value)  # it allows neither slash nor dot
+
+    def link(self, name: str) -> Any:
+        return super().link(name[1:].replace(".", "_"))
 
     def close(self, sem: Any) -> None:
         sem.__del__()  # it has no close
