@@ -34,6 +34,9 @@ class Stoppable(NamedSemaphore):
 
     signals: Signals
 
+    def _wait_endless(self) -> bool:
+        return self._wait(None)
+
     def _wait(self, deadline: int | None) -> bool:
         # A signal that comes before the wait does not end its first slice, which is a second long.
         self._stop_if_noted()

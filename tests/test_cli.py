@@ -404,6 +404,22 @@ def test_a_signal_before_the_command_starts_puts_the_token_back(sem):
     assert sem.value == 1
 
 
+def test_a_signal_before_the_wait_makes_it_needless(sem, monkeypatch):
+    from named_semaphores import _run
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: signals.noted)
+
+    sem.acquire()
+    with _run.Signals() as signals:
+        stoppable = _cli._linked(_run.Stoppable, sem.name)
+        stoppable._waits = map(pytest.fail, ["it waited"])
+        monkeypatch.setattr("named_semaphores.core.waits", lambda *arguments: pytest.fail("it waited"))
+        assert not _run.take(stoppable, signals, None, interrupt)
+    sem.release()
+
+
 def test_a_signal_during_the_wait_ends_it(sem):
     from named_semaphores import _run
 

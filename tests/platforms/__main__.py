@@ -26,6 +26,7 @@ from supplies import prepare, test_set
 
 # What emulated CPUs do without, and all with --quick: other platforms' profiles, and files that start many interpreters.
 QUICK = ["--profile", "native", "--ignore-glob", "*/test_cli.py"]
+STORMS = ["--full", "--timeout=0", "tests/test_signals.py"]
 # Not "-m pytest", which would put the checkout before the wheel.
 PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
 
@@ -66,7 +67,8 @@ def suite(runtime):
                        "PYTHONDONTWRITEBYTECODE": ""}  # fmt: skip
         if runtime.emulated:
             environment["NAMED_SEMAPHORES_SLOW"] = "20"
-        return [*place.start, "-c", PYTEST, "-q", "-rfEs", "-p", "no:cacheprovider", *fewer, "tests"], environment, facts
+        what = STORMS if options.storms else [*fewer, "tests"]
+        return [*place.start, "-c", PYTEST, "-q", "-rfEs", "-p", "no:cacheprovider", *what], environment, facts
 
     return Check(runtime.name, runtime.how, plan, lambda output: summary(output) if "passed" in summary(output) else "")
 
@@ -144,6 +146,7 @@ def arguments(checks):
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many to run at once")
     parser.add_argument("--require", nargs="+", default=[], metavar="NAME", help="these must not be skipped")
     parser.add_argument("--quick", action="store_true", help="everywhere only the tests that emulated CPUs run")
+    parser.add_argument("--storms", action="store_true", help="only the storms of signals, at full size")
     options = parser.parse_args()
     options.cache = options.cache.resolve()
     known = [check.name for check in checks]
