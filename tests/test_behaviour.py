@@ -556,11 +556,11 @@ def test_handles_are_given_back(Semaphore, sem):
 
 
 def test_finalizers_in_a_cycle_may_still_use_it(name):
-    # The garbage collector runs them in no order. A process of its own, since a handle closed too soon is a segmentation fault.
+    # The garbage collector runs them in no order. In a process of its own, since a handle closed too soon is a segmentation fault, and one
+    # that has no other handle of the same semaphore.
     code = """
 import gc, sys
 from named_semaphores import NamedSemaphore
-keep = NamedSemaphore(sys.argv[1], 0)
 class Holder:
     def __del__(self):
         self.sem.release()
@@ -568,19 +568,24 @@ def hold(sem):
     with sem:
         yield
 for number in range(20):
+    sem = NamedSemaphore(sys.argv[1])
     holder = Holder()
-    holder.sem = NamedSemaphore(sys.argv[1])
+    holder.sem = sem
     holder.itself = holder
-    generator = hold(NamedSemaphore(sys.argv[1] + "-", 1))
+    del sem, holder
+    gc.collect()
+    generator = hold(NamedSemaphore(sys.argv[1]))
     next(generator)
     cycle = [generator]
     cycle.append(cycle)
-    del holder, generator, cycle
+    del generator, cycle
     gc.collect()
-print(keep.value)
 """
+    sem = NamedSemaphore(name, 1)
     done = run_python(code, name)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "20\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sem.value == 21
+    sem.close()
 
 
 # The name
