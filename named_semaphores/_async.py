@@ -65,13 +65,26 @@ class _Poller:
         for key, queue in list(self.queues.items()):
             some |= queue.hand_out()
             if not queue.waiters:
-                del self.queues[key]
+                self.queues.pop(key, None)
         self.next_look = None
         if self.queues:
             self.pause = FIRST_PAUSE if some else min(2 * self.pause, LONGEST_PAUSE)
             self.next_look = self.loop.call_later(self.pause, self.look)
         else:
+            self.end()
+
+    def end(self) -> None:
+        if self.next_look is not None:
+            self.next_look.cancel()
+        if _pollers.get(self.loop) is self:
             del _pollers[self.loop]
+
+    def forget(self, queue: _Queue) -> None:
+        """Drop a queue in which nobody waits any more; its loop may never run again."""
+        if not queue.waiters:
+            self.queues.pop(id(queue.handle), None)
+            if not self.queues:
+                self.end()
 
     def look_soon(self) -> None:
         """Look as soon as the loop is free: there is a new waiter, or a token has come back."""
@@ -134,5 +147,6 @@ async def wait(libc: Libc, handle: Handle, name: str, deadline: int | None) -> b
         raise
     finally:
         queue.waiters.pop(waiter, None)
+        poller.forget(queue)
         if timer is not None:
             timer.cancel()

@@ -17,7 +17,7 @@ import weakref
 
 from . import _shm
 from ._errors import oserror, warn_of_name
-from ._opening import try_open
+from ._opening import is_handle, try_open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Owner:
         claim = getattr(self, "claim", None)  # None: it is settled, or a signal came before it was made
         if claim is not None:
             claim.settle()
-            self.claim = None  # so that it, and the handle, do not wait in _due
+            self.claim = None  # so that it does not become due
 
     def __del__(self) -> None:
         try:
@@ -81,10 +81,11 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
         """Remove the name if it is ours. OSError if the system refuses."""
         turn: list[bool] = []
         try:
-            turn.extend(map(self.turn.pop, (0,)))
+            try:
+                turn.extend(map(self.turn.pop, (0,)))
+            except IndexError:  # it is done, or another thread is at it
+                return
             self._remove_if_ours()
-        except IndexError:  # it is done, or another thread is at it
-            return
         except PermissionError:  # nor will it be allowed later
             _claims.discard(self)
             raise
@@ -92,6 +93,7 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
             self.turn.extend(turn)
             raise
         _claims.discard(self)
+        self.opened = []  # the collector may have made this due before its owner settled it, and so keep it
 
     def settle_or_warn(self) -> None:
         """Settle where nobody could catch an exception."""
@@ -102,7 +104,7 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
 
     def _remove_if_ours(self) -> None:
         # A child of fork has its parent's claims; the names are its parent's.
-        if self.pid == os.getpid() and self.opened and type(self.opened[0]) is not int and self._is_still_ours():
+        if self.pid == os.getpid() and self.opened and is_handle(self.opened[0]) and self._is_still_ours():
             error = self.libc.unlink(os.fsencode(self.name))
             if error not in (0, errno.ENOENT):
                 raise oserror(error, self.libc, self.name)
@@ -112,7 +114,7 @@ class Claim(weakref.ref):  # type: ignore[type-arg]
         if not self.libc.same_address:
             return True
         again = try_open(self.libc, self.name, [])
-        if type(again) is not int:  # but a handle
+        if is_handle(again):
             return int(again) == int(self.opened[0])
         if again == errno.ENOENT:
             return False

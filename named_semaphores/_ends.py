@@ -11,37 +11,55 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from time import sleep
+
+from ._waits import SLICE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._libc import Exits
-
-_exits: set[weakref.ref[Exits]] = set()  # of each handle that was ever in a with statement
-_NAME = f"_{__name__}._Last"
+    from ._libc import WithCount
 
 
-def enlist(exits: Exits) -> None:
+class _Waiters:
+    number = 0  # of threads of this process that wait in C; too many cost its end a second
+
+
+# In sys, for a second import of this module too.
+_counts: set[weakref.ref[WithCount]] = sys.__dict__.setdefault(f"_{__name__}._counts", set())
+waiters: _Waiters = sys.__dict__.setdefault(f"_{__name__}.waiters", _Waiters())
+
+
+def enlist(count: WithCount) -> None:
     """Count the handle's with statements from now on."""
-    if not hasattr(sys, _NAME) and getattr(sys, "_is_gil_enabled", lambda: True)():
-        setattr(sys, _NAME, _Last())
-        os.register_at_fork(after_in_child=_forget)  # type: ignore[attr-defined,unused-ignore]
-    exits.entered = 0
-    _exits.add(weakref.ref(exits, _exits.discard))
+    _counts.add(weakref.ref(count, _counts.discard))
+    ended = -count.held()
+    if count.begun is None:  # and no other thread was here first
+        count.begun = ended
 
 
 def _forget() -> None:
     """In a child of fork: the tokens that its parent's with statements have are its parent's."""
-    for exits in filter(None, [reference() for reference in _exits]):
-        exits.entered = (exits.entered or 0) - exits.held()
+    for count in filter(None, [reference() for reference in list(_counts)]):
+        count.begun = (count.begun or 0) - count.held()
 
 
 class _Last:
     """What goes last: sys is cleared after all other modules, when nothing that runs Python code is left to leave a with statement."""
 
-    exits = _exits  # globals are None then
+    # Globals are None then.
+    counts, waiters, seconds, sleep = _counts, waiters, SLICE / 1e9 + 0.05, staticmethod(sleep)
 
     def __del__(self) -> None:
-        for reference in self.exits:
-            exits = reference()
-            while exits is not None and exits.held() > 0:
-                exits.leave(exits, None, None, None)
+        left = [count for count in [reference() for reference in list(self.counts)] if count is not None and count.held() > 0]
+        if left and self.waiters.number:
+            # A frozen thread that waits in C would take what is given back, and keep it. No slice of a wait lasts longer than this.
+            self.sleep(self.seconds)
+        for count in left:
+            while count.held() > 0:
+                count.leave(count, None, None, None)
+
+
+if f"_{__name__}._last" not in sys.__dict__ and getattr(sys, "_is_gil_enabled", lambda: True)():
+    sys.__dict__[f"_{__name__}._last"] = _Last()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

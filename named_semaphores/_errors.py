@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 
 from . import _shm
 
@@ -75,4 +76,7 @@ def warn_of_name(error: OSError) -> None:
     """Say that clean-up could not remove a name, where nobody could catch the exception."""
     import warnings  # at run time only when needed
 
-    warnings.warn(f"a semaphore's name could not be removed: {error}", RuntimeWarning, stacklevel=3)
+    try:
+        warnings.warn(f"a semaphore's name could not be removed: {error}", RuntimeWarning, stacklevel=3)
+    except RuntimeWarning:  # python -W error
+        sys.excepthook(*sys.exc_info())

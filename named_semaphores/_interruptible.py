@@ -44,7 +44,7 @@ def _wait(sem: NamedSemaphore) -> NamedSemaphore:
             taken.extend(call)
             if not taken[0][0]:
                 break
-            sem._check_again(libc, *taken.pop())
+            sem._raise_unless_in_vain(libc, *taken.pop())
         return sem
     except BaseException:
         if taken and not taken[0][0]:

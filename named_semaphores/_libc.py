@@ -61,6 +61,7 @@ class _MacOS(_System):  # XNU: a handle is a file descriptor, so 0 is a valid on
 
 
 class _FreeBSD(_System):
+    time_t = c_long if ctypes.alignment(c_int64) == 4 else c_int64  # 32 bits on i386 alone, which aligns these to 4 bytes
     longest_name = 252
     value_max = 2**31 - 1
     files = "/tmp/SEMD"
@@ -101,7 +102,7 @@ class _Cygwin(_System):  # the process itself is only the .exe there
     checks_post = False  # returns 0 and leaves the value as it is
 
 
-class _None(_System):  # Emscripten's stubs do nothing and say it worked, so they are not asked
+class _Nowhere(_System):  # Emscripten's stubs do nothing and say it worked, so they are not asked
     libraries = ()
 
 
@@ -115,9 +116,9 @@ _SYSTEMS = {
     "sunos": _Illumos,
     "cygwin": _Cygwin,
     "msys": _Cygwin,
-    "win32": _None,
-    "emscripten": _None,
-    "wasi": _None,
+    "win32": _Nowhere,
+    "emscripten": _Nowhere,
+    "wasi": _Nowhere,
 }
 
 
@@ -153,8 +154,8 @@ class Handle(int):
 
 
 # The garbage collector runs the finalizers of all it has found, in no order, before it clears any of it. It must not find a handle: a generator
-# inside a with statement, finalized later, would post into nothing. So each is here, where all can be reached until the very end (the
-# interpreter clears sys last), until the finalizer of the sem_t that refers to it takes it out.
+# inside a with statement, finalized later, would post into nothing. So each is here, in sys, which the interpreter clears last, until the
+# finalizer of the sem_t that refers to it takes it out.
 _handles: set[Handle] = sys.__dict__.setdefault(f"_{__name__}._handles", set())
 
 
@@ -175,21 +176,21 @@ class _Ignored(c_int):
 
 
 class _Next(c_int):
-    from_param = next  # of an Exits, the pointer; a POINTER type would check it, for 140 ns
+    from_param = next  # of a WithCount, the pointer; a POINTER type would check it, for 140 ns
 
 
-class Exits(repeat):  # type: ignore[type-arg]
-    """The handle's pointer for each with statement that ends, and in what remains of it the number of those that have ended."""
+class WithCount(repeat):  # type: ignore[type-arg]
+    """An iterator of the pointer, advanced by each sem_post that ends a with statement: what is left of MOST tells how many ended."""
 
-    __slots__ = ("__weakref__", "entered", "owner")
+    __slots__ = ("__weakref__", "begun", "owner")
     MOST = sys.maxsize
     leave: Callable[..., None]  # of each Libc; takes one of these, and three arguments it ignores
-    entered: int | None  # how many with statements began; None until the first
+    begun: int | None  # how many with statements began; None until the first
     owner: object  # what is to live as long as one of them is on its way
 
     def held(self) -> int:
         """Return how many with statements have a token now."""
-        return (self.entered or 0) - (self.MOST - self.__length_hint__())
+        return (self.begun or 0) - (self.MOST - self.__length_hint__())
 
 
 class Libc:
@@ -257,7 +258,7 @@ class Libc:
         # And sem_post as the end of a with statement: it drops the exception's three arguments, and its result is never true, which would
         # swallow the exception. It gives back what was taken, so there is no maximum to check.
         leave = _PYFUNCTYPE(None, _Next, _Ignored, _Ignored, _Ignored)(self._address("sem_post"))
-        self._exits_type: Any = type("Exits", (Exits,), {"__slots__": (), "leave": leave})
+        self._count_type: Any = type("WithCount", (WithCount,), {"__slots__": (), "leave": leave})
 
     def _choose_wait(self, system: type[_System]) -> None:
         """Take the best timed wait this library has: one on the clock that does not jump, if there is one."""
@@ -324,7 +325,9 @@ class Libc:
         error = self.failure(status, ctypes.get_errno()) if status else 0
         return error, max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
 
-    def hot_calls(self, handle: Handle, owner: object) -> tuple[Iterator[int], Iterator[int], Iterator[int], Callable[..., None], Exits]:
+    def hot_calls(
+        self, handle: Handle, owner: object
+    ) -> tuple[Iterator[int], Iterator[int], Iterator[int], Callable[..., None], WithCount]:
         """Return endless iterators of trywait, of a slice of a wait, and of post; and what ends a with statement, with what that counts.
 
         All of them hold the handle.
@@ -334,12 +337,12 @@ class Libc:
         _handles.add(handle)
         pointer = ctypes.byref(sem)
         again = repeat(pointer)
-        exits: Exits = self._exits_type(pointer, Exits.MOST)
-        exits.entered = None
+        count: WithCount = self._count_type(pointer, WithCount.MOST)
+        count.begun = None
         if owner is not None:
-            exits.owner = owner
+            count.owner = owner
         waits = map(self._slice_wait, again, *self._slice_arguments)
-        return map(self._trywait, again), waits, map(self._post, again), MethodType(exits.leave, exits), exits
+        return map(self._trywait, again), waits, map(self._post, again), MethodType(count.leave, count), count
 
     def start_slice(self) -> None:
         """Let the waits of ``hot_calls`` that begin now end within a second (where there is no timed wait, they do not)."""

@@ -39,14 +39,19 @@ def unlink(libc: Libc, name: str) -> None:
 
 def try_open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> Any:
     """Return the handle, or the errno, and leave it in ``opened``, which has it as soon as it comes to be."""
-    while not opened or (type(opened[0]) is int and opened[0] == errno.EINTR):  # macOS has handles of such numbers
+    while not opened or (opened[0] == errno.EINTR and not is_handle(opened[0])):
         opened.clear()
         opened.extend(libc.open(os.fsencode(name), oflag, mode, value))
     return opened[0]
 
 
+def is_handle(result: Any) -> bool:
+    """Return whether ``try_open`` gave a handle and no errno. Both are integers, and macOS's handles small ones."""
+    return type(result) is not int
+
+
 def _open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> Handle:
     result = try_open(libc, name, opened, oflag, mode, value)
-    if type(result) is int:  # and no handle
+    if not is_handle(result):
         raise open_error(result, libc, name, creating=bool(oflag))
     return result  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from ._libc import Libc
+    from ._libc import Handle, Libc
 
 # Those that do not end a process: it is stopped and continued with its command by the terminal, or both do nothing. SIGCHLD is for us.
 _HARMLESS = {"SIGKILL", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT", "SIGCHLD", "SIGWINCH", "SIGURG", "SIGINFO"}
@@ -37,13 +37,13 @@ class Stoppable(NamedSemaphore):
     def _wait_endless(self) -> bool:
         return self._wait(None)
 
-    def _wait(self, deadline: int | None) -> bool:
+    def _wait(self, deadline: int | None, opened: tuple[Libc, Handle] | None = None) -> bool:
         # A signal that comes before the wait does not end its first slice, which is a second long.
         self._stop_if_noted()
-        return super()._wait(deadline)
+        return super()._wait(deadline, opened)
 
-    def _check_again(self, libc: Libc, status: int, error: int) -> None:
-        super()._check_again(libc, status, error)
+    def _raise_unless_in_vain(self, libc: Libc, status: int, error: int) -> None:
+        super()._raise_unless_in_vain(libc, status, error)
         self._stop_if_noted()
 
     def _stop_if_noted(self) -> None:

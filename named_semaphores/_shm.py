@@ -39,7 +39,7 @@ def why_no_link(libc: Libc, name: str) -> str | None:
     if len(start) < _SIZE:
         return f"its file has {len(start)} bytes and is too short to be a semaphore"
     # glibc's struct new_sem: after the value (64 bits, or 32) comes the int "private", which is 128 in a named semaphore.
-    if libc.is_glibc and int.from_bytes(start[_SIZE // 4 : _SIZE // 2], sys.byteorder) == 128 << 24:
+    if libc.is_glibc and int.from_bytes(start[_SIZE // 4 : _SIZE // 4 + 4], sys.byteorder) == 128 << 24:
         return "it is the semaphore of a program of the other byte order"
     return None
 
@@ -57,9 +57,11 @@ def _start(file: str) -> bytes:
 
 def is_file_of(file: str, address: int) -> bool:
     """Return whether the file is the one mapped at the address; Linux only."""
-    start = f"{int(address):x}-".encode()
+    start = f"{address & (2 * sys.maxsize + 1):x}-".encode()  # on 32 bits addresses may be negative
     with open("/proc/self/maps", "rb") as maps:
-        mapped = next(mapped_file(line) for line in maps if line.lstrip(b"0").startswith(start))
+        mapped = next((mapped_file(line) for line in maps if line.lstrip(b"0").startswith(start)), None)
+    if mapped is None:
+        raise OSError(f"nothing is mapped at {address:#x}")
     try:
         status = os.lstat(file)
     except FileNotFoundError:

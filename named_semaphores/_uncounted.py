@@ -8,7 +8,7 @@ address are counted here, and sem_close is called for the last.
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
+from _thread import RLock
 from collections import Counter, deque
 
 TYPE_CHECKING = False
@@ -19,18 +19,25 @@ if TYPE_CHECKING:
 def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tuple[Any, Any]:
     """Return sem_open and sem_close made so that each open is closed once.
 
-    Interrupted by a signal's exception they count an open too many, never one too few: a mapping stays, but none is lost that is in use.
+    A signal's exception in the wrong place leaves a mapping that nobody closes any more; it never closes one that is in use.
     """
     opens: Counter[int] = Counter()
     closed: deque[int] = deque()
-    lock = allocate_lock()
+    # A collection or a signal handler may open or close anywhere, also while its own thread counts. So the thread that has the lock may come in
+    # again; it only leaves closing to itself, for when it has counted.
+    lock = RLock()
+    counting: list[None] = []
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]
 
     def counting_open(*arguments: Any) -> int:
         with lock:
-            address: int = sem_open(*arguments)
-            if is_open(address):
-                opens[address] += 1
+            counting.append(None)
+            try:
+                address: int = sem_open(*arguments)
+                if is_open(address):
+                    opens[address] += 1
+            finally:
+                counting.pop()
         close_due()
         return address
 
@@ -39,14 +46,20 @@ def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tu
         close_due()
 
     def close_due() -> None:
-        # A handle may be collected anywhere, also while its own thread holds the lock: who holds it looks again afterwards.
+        # Another thread that has the lock looks again when it has counted.
         while closed and lock.acquire(False):
             try:
-                address = closed.popleft()
-                opens[address] -= 1
-                if not opens[address]:
-                    del opens[address]
-                    sem_close(address)
+                if counting:
+                    return
+                counting.append(None)
+                try:
+                    address = closed.popleft()
+                    opens[address] -= 1
+                    if not opens[address]:
+                        del opens[address]
+                        sem_close(address)
+                finally:
+                    counting.pop()
             finally:
                 lock.release()
 

@@ -14,6 +14,7 @@ from types import MethodType
 
 from . import _ends
 from ._claims import Owner
+from ._ends import waiters
 from ._errors import oserror
 from ._opening import create, link, unlink
 from ._waits import waits
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Callable, Iterator, NoReturn, TypeVar
 
-    from ._libc import Exits, Handle, Libc
+    from ._libc import Handle, Libc, WithCount
 
     Self = TypeVar("Self", bound="NamedSemaphore")
 
@@ -40,6 +41,12 @@ class _Exit(property):
     """
 
     def __call__(self, sem: NamedSemaphore, *exception: Any) -> None:
+        count = sem._count
+        if sem._handle is not None:
+            if count.begun is None:
+                _ends.enlist(count)
+            if count.held() < 1:  # stack.push(sem) after sem.acquire()
+                count.begun += 1  # type: ignore[operator]
         sem._exit(*exception)
 
 
@@ -47,8 +54,10 @@ def _refuse_closed(name: str | None, *_: object) -> NoReturn:
     raise ValueError(f"semaphore {name!r} is closed")
 
 
-class _NoExits:
-    entered = 0
+class _NoCount:
+    """Of a closed semaphore, whose _tries refuse before anything is counted."""
+
+    begun = 0
 
 
 class NamedSemaphore:
@@ -91,11 +100,10 @@ class NamedSemaphore:
     _linked = False
     _unlinks = False
     _tries: Iterator[int] = map(_refuse_closed, repeat(None))
-    _waits: Iterator[int] = _tries
+    _slices: Iterator[int] = _tries
     _posts: Iterator[int] = _tries
     _exit: Callable[..., None] = staticmethod(_refuse_closed)
-    _exits: Exits | type[_NoExits] = _NoExits
-    _entered: tuple[Callable[..., None], ...] = ()  # what ends each "async with" that is on its way
+    _count: WithCount = _NoCount  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -119,7 +127,7 @@ class NamedSemaphore:
         self._libc = libc
         self._name = name
         handle = self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
-        self._tries, self._waits, self._posts, self._exit, self._exits = libc.hot_calls(handle, self._owner)
+        self._tries, self._slices, self._posts, self._exit, self._count = libc.hot_calls(handle, self._owner)
         self._handle = handle
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
 
@@ -145,6 +153,7 @@ class NamedSemaphore:
                     opened = self._owner.opened
                 return create(libc, name, mode, value, opened)
             except FileExistsError:
+                self._owner = None  # of nothing
                 if existence is flags.RAISE_IF_EXISTS:
                     raise
             if existence is flags.UNLINK_AND_CREATE:
@@ -202,7 +211,7 @@ class NamedSemaphore:
                     self._refuse_wait(blocking, timeout)
             except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
                 self._refuse_wait(blocking, timeout)
-        # "for" calls Handlerywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
+        # "for" calls sem_trywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
         # nothing from there to "return" does. A call, "rc = trywait(handle)", looks at them before it stores, and then the token is lost.
         for rc in self._tries:
             break
@@ -213,10 +222,10 @@ class NamedSemaphore:
         return self._wait_endless() if blocking else self._try()
 
     def release(self, n: int = 1) -> None:
-        """Put ``n`` tokens back, all or none.
+        """Put ``n`` tokens back, all or none, in one step that no signal interrupts.
 
         ValueError: n is no int or less than 1, or the semaphore is closed. OSError EOVERFLOW: the value would pass the system's maximum
-        (macOS and OpenBSD do not check).
+        (macOS and OpenBSD do not check); of several tokens some are put back only if another process came between.
         """
         if n is not _ONE:
             self._release_many(_checked_integer(self.name, "n", n, 1))
@@ -228,14 +237,14 @@ class NamedSemaphore:
 
     def __enter__(self: Self) -> Self:
         """Take a token, wait for one if there is none, and return this semaphore."""
-        exits = self._exits
-        if exits.entered is None:
-            _ends.enlist(exits)
+        count = self._count
+        if count.begun is None:
+            _ends.enlist(count)
         for rc in self._tries:  # as in acquire
             break
         if rc:
             self._wait_endless()
-        exits.entered += 1  # type: ignore[operator]
+        count.begun += 1  # type: ignore[operator]
         return self
 
     if TYPE_CHECKING:
@@ -263,27 +272,35 @@ class NamedSemaphore:
 
     async def __aenter__(self: Self) -> Self:
         """Take a token as ``acquire_async`` does, and return this semaphore."""
+        count, leave = self._count, self._exit  # of now: it may be closed while this waits
+        ends: list[Callable[..., None]] = self.__dict__.setdefault("_async_ends", [])
+        if count.begun is None:
+            _ends.enlist(count)
         await self.acquire_async()
-        self._entered = (*self._entered, self._exit)
+        count.begun += 1  # type: ignore[operator]
+        ends.append(leave)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         """Put the token back. Never swallows an exception."""
         from . import _async
 
-        *entered, leave = self._entered
-        self._entered = tuple(entered)
-        leave(exc_type, exc, tb)
+        self.__dict__["_async_ends"].pop()(exc_type, exc, tb)
         _async.released()
 
     def _wait_endless(self) -> bool:
         # The first slice is a call that is ready: for the hand-overs between two processes it is all there is.
-        self._libc.start_slice()  # type: ignore[union-attr]
-        for rc in self._waits:
-            break
+        opened = libc, _ = self._open_handle()  # held while this waits, so that another thread may close
+        libc.start_slice()
+        waiters.number += 1
+        try:
+            for rc in self._slices:
+                break
+        finally:
+            waiters.number -= 1
         if not rc:
             return True
-        return self._wait(None)
+        return self._wait(None, opened)
 
     def _try(self) -> bool:
         libc, handle = self._open_handle()
@@ -291,20 +308,24 @@ class NamedSemaphore:
             break
         if not status:
             return True
-        self._check_again(libc, status, error)
+        self._raise_unless_in_vain(libc, status, error)
         return False
 
-    def _wait(self, deadline: int | None) -> bool:
-        libc, handle = self._open_handle()  # held while this waits, so that another thread may close
-        for call in waits(libc, handle, deadline):
-            for status, error in call:
-                break
-            if not status:
-                return True
-            self._check_again(libc, status, error)
+    def _wait(self, deadline: int | None, opened: tuple[Libc, Handle] | None = None) -> bool:
+        libc, handle = opened or self._open_handle()
+        waiters.number += 1
+        try:
+            for call in waits(libc, handle, deadline):
+                for status, error in call:
+                    break
+                if not status:
+                    return True
+                self._raise_unless_in_vain(libc, status, error)
+        finally:
+            waiters.number -= 1
         return False
 
-    def _check_again(self, libc: Libc, status: int, error: int) -> None:
+    def _raise_unless_in_vain(self, libc: Libc, status: int, error: int) -> None:
         """Raise if a wait failed for another reason than time, a token that was not there, or a signal."""
         error = libc.failure(status, error)
         if error not in (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT):
@@ -325,7 +346,7 @@ class NamedSemaphore:
         try:
             if timeout >= 0:
                 # Rounded up, so that it is never early. Later than the clock can tell is never; an infinity too.
-                return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + int(timeout * 1_000_000_000) + 1
+                return None if timeout > _LONGEST_TIMEOUT else monotonic_ns() + int(float(timeout) * 1_000_000_000) + 1
         except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
             pass
         self._refuse_wait(True, timeout)
@@ -355,12 +376,15 @@ class NamedSemaphore:
         """Give the semaphore back, and remove its name if ``unlink_on_delete`` says so and the name still stands for this semaphore.
 
         A thread that waits goes on waiting, and gets its token; a with statement puts its token back. A second call does nothing.
-        PermissionError: the name may not be removed; the semaphore is closed nevertheless.
+        PermissionError: the name may not be removed. Another OSError: it cannot be found out now whose it is; a second call tries again.
+        The semaphore is closed nevertheless.
         """
         if self._handle is not None:
-            self._tries = self._waits = self._posts = map(_refuse_closed, repeat(self._name))
-            self._exit = MethodType(_refuse_closed, self._name)
-            self._exits = _NoExits
+            # The calls first, so that nobody counts what is refused. An ExitStack asks for the end of what it entered only when it ends it.
+            self._tries = self._slices = self._posts = map(_refuse_closed, repeat(self._name))
+            if self._count.held() < 1:
+                self._exit = MethodType(_refuse_closed, self._name)
+                self._count = _NoCount  # type: ignore[assignment]
             self._handle = None
         owner = self._owner
         if owner is not None:
@@ -386,6 +410,9 @@ def _linked(cls: type[Self], name: str) -> Self:
     return cls(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False)
 
 
+_found: dict[str, Libc] = {}
+
+
 def _system_libc() -> Libc:
     """Return the running system's Libc; NotImplementedError where there is none."""
     if NamedSemaphore._libc is None:
@@ -394,7 +421,7 @@ def _system_libc() -> Libc:
         except ImportError as error:  # WASI's Python is one without it
             reason = f"this Python ({sys.platform}) has no ctypes, and without it no POSIX named semaphores"
             raise NotImplementedError(reason) from error
-        NamedSemaphore._libc = Libc(load())
+        NamedSemaphore._libc = _found.setdefault("libc", Libc(load()))  # one, whichever thread is first: on Cygwin it counts
     return NamedSemaphore._libc
 
 

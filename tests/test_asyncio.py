@@ -10,7 +10,7 @@ import random
 import time
 
 import pytest
-from support import SLOW, run_python, start_python
+from support import SLOW, in_threads, run_python, start_python
 
 from named_semaphores import NamedSemaphore, _async
 
@@ -143,6 +143,50 @@ def test_closed_while_a_task_is_inside_or_waits(name):
     asyncio.run(main())
     assert link.value == 0
     link.close()
+
+
+def test_closed_while_it_waits_it_gives_its_token_back(name):
+    async def enter():
+        async with sem:
+            assert link.value == 0
+
+    async def main():
+        task = asyncio.ensure_future(enter())
+        await asyncio.sleep(0.01)
+        sem.close()
+        link.release()
+        await task
+
+    sem, link = NamedSemaphore(name, 0), NamedSemaphore(name)
+    asyncio.run(main())
+    assert link.value == 1
+    link.close()
+
+
+def test_loops_of_several_threads_use_one_object(name):
+    async def main():
+        for _ in range(200):
+            async with sem:
+                await asyncio.sleep(0)
+
+    sem = NamedSemaphore(name, 2)
+    in_threads(4, lambda: asyncio.run(main()))
+    assert sem.value == 2
+    assert sem._count.held() == 0
+    sem.close()
+
+
+def test_a_loop_that_has_ended_is_forgotten(name):
+    async def main():
+        assert not await sem.acquire_async(0.001)
+        waiter = asyncio.ensure_future(sem.acquire_async())
+        await asyncio.sleep(0)
+        waiter.cancel()
+
+    sem = NamedSemaphore(name, 0)
+    asyncio.run(main())
+    assert not _async._pollers
+    sem.close()
 
 
 def test_a_cancelled_task_has_no_token(name):

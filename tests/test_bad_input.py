@@ -13,7 +13,7 @@ from decimal import Decimal
 
 import pytest
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _errors, _shm
 
 Flags = NamedSemaphore.Flags
 
@@ -186,3 +186,16 @@ def test_nothing_is_left_of_refused_constructors(unmade, name):
         with pytest.raises(ValueError, match=name):
             unmade(*arguments)
     assert not [entry for entry in os.listdir("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp") if name[1:] in entry]
+
+
+def test_an_address_that_nothing_is_mapped_at_is_an_error():
+    for address in (-4096, 4096):  # on 32 bits they may be negative
+        with pytest.raises(OSError, match="nothing is mapped"):
+            _shm.is_file_of("/dev/shm", address)
+
+
+def test_a_warning_that_is_an_error_is_told_and_raised_in_nobody_elses_code(capsys):
+    _errors.warn_of_name(OSError(13, "not for you", "/jobs"))
+    said = capsys.readouterr().err
+    assert "RuntimeWarning" in said
+    assert "/jobs" in said

@@ -555,6 +555,18 @@ def test_handles_are_given_back(Semaphore, sem):
     assert len(lib.opened) == before
 
 
+def test_a_number_of_few_bits_is_a_timeout_too(Semaphore, name):
+    class Narrow(float):
+        def __mul__(self, other):  # numpy's wrap
+            return 0.0
+
+    sem = Semaphore(name, 0)
+    result, took = elapsed(sem.acquire, timeout=Narrow(0.05))
+    assert not result
+    assert took >= 0.05
+    sem.close()
+
+
 def test_finalizers_in_a_cycle_may_still_use_it(name):
     # The garbage collector runs them in no order. In a process of its own, since a handle closed too soon is a segmentation fault, and one
     # that has no other handle of the same semaphore.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import sys
@@ -46,24 +47,24 @@ def test_the_token_comes_back(name, end):
 
 @counted
 @pytest.mark.parametrize("owner", ["s", "NamedSemaphore(s.name)"], ids=["an object", "nothing but the statement"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_token_of_a_daemon_thread_comes_back(name, owner, count):
+@pytest.mark.parametrize(("tokens", "threads"), [(5, 1), (5, 3), (1, 3)], ids=["one", "three", "two more that wait"])
+def test_the_token_of_a_daemon_thread_comes_back(name, owner, tokens, threads):
     code = f"""
 s = NamedSemaphore(sys.argv[1])
 def hold():
     with {owner}:
         time.sleep(1000)
-for _ in range({count}):
+from named_semaphores._ends import waiters
+for _ in range({threads}):
     threading.Thread(target=hold, daemon=True).start()
-while s.value != 5 - {count}:
+while s.value != max(0, {tokens} - {threads}) or waiters.number != max(0, {threads} - {tokens}):
     time.sleep(0.001)
-with s: pass
 """
-    sem = NamedSemaphore(name, 5)
+    sem = NamedSemaphore(name, tokens)
     child = start_python(START + code, name)
     _, errors = child.communicate(timeout=60 * SLOW)
     assert (child.returncode, errors) == (0, "")
-    assert sem.value == 5
+    assert sem.value == tokens
     sem.close()
 
 
@@ -131,7 +132,7 @@ def test_ctrl_c_ends_a_wait(name):
 @pytest.mark.parametrize("forked", [False, True])
 def test_what_with_statements_hold_is_given_back_once_and_not_by_a_child_of_fork(name, forked):
     class Last(_ends._Last):  # the interpreter's own comes when nothing can be measured any more
-        exits = set()
+        counts = set()
 
     sem = NamedSemaphore(name, 5)
     for _ in range(3):
@@ -139,9 +140,34 @@ def test_what_with_statements_hold_is_given_back_once_and_not_by_a_child_of_fork
     sem.__exit__(None, None, None)
     if forked:
         _ends._forget()
-    Last.exits.add(weakref.ref(sem._exits))
+    Last.counts.add(weakref.ref(sem._count))
     for _ in range(2):
         Last()
         gc.collect()
         assert sem.value == (3 if forked else 5)
     sem.close()
+
+
+def test_counting_begins_once(name):
+    sem = NamedSemaphore(name)
+    with sem:
+        _ends.enlist(sem._count)  # as another thread that came at the same time
+        assert sem._count.held() == (1 if sem._count.begun else 0)
+    sem.close()
+
+
+@counted
+@pytest.mark.parametrize("push", [False, True])
+def test_an_exit_stack_and_daemon_threads_are_counted_together(name, push):
+    sem, link = NamedSemaphore(name, 3), NamedSemaphore(name)
+    with contextlib.ExitStack() as stack:
+        if push:
+            sem.acquire()
+            stack.push(sem)
+        else:
+            stack.enter_context(sem)
+            sem.close()
+    assert link.value == 3
+    assert sem._count.held() == 0 if push else sem.closed
+    sem.close()
+    link.close()

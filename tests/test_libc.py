@@ -703,6 +703,25 @@ def test_a_handle_that_is_collected_during_an_open_is_closed_after_it(name):
         libc.unlink(f"{name}{suffix}".encode())
 
 
+def test_what_is_collected_during_an_open_may_itself_open(name):
+    # Clean-up opens the name again, to see whose it is.
+    class Collecting(Cygwin):
+        def do_sem_open(self, *arguments):
+            created.clear()
+            return super().do_sem_open(*arguments)
+
+    created = []
+    lib = Collecting()
+    Bound = bound(lib, "cygwin")
+    created.append(Bound(f"{name}a"))
+    sem = Bound(f"{name}b")
+    with pytest.raises(FileNotFoundError):
+        Bound(f"{name}a", handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+    sem.close()
+    gc.collect()
+    assert not lib.opened
+
+
 def test_threads_open_and_close_the_same_name(name):
     lib = Cygwin()
     Bound = bound(lib, "cygwin")

@@ -106,6 +106,21 @@ def test_nothing_grows(name, full):
     assert after[2] <= before[2] + 20
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc to count mappings in")
+def test_creators_in_cycles_leave_no_mapping(name):
+    def cycle(number):
+        cycle = [NamedSemaphore(f"{name}.{number}")]
+        cycle.append(cycle)
+
+    gc.collect()
+    before = mappings("/sem.")
+    for number in range(20):
+        cycle(number)
+    for _ in range(3):  # PyPy's collector takes its time
+        gc.collect()
+    assert mappings("/sem.") == before
+
+
 def test_many_open_at_once(full):
     sems = [NamedSemaphore(unique_name()) for _ in range(10_000 if full else 200)]
     with sems[-1]:

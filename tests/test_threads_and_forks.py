@@ -15,7 +15,8 @@ import threading
 import pytest
 from support import SLOW, in_threads, wait_for
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _interruptible
+from named_semaphores._ends import waiters
 
 LINK = NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
 METHODS = multiprocessing.get_all_start_methods()
@@ -61,6 +62,45 @@ def test_close_while_threads_wait(name):
     assert all(value is True for value in got)
     with pytest.raises(ValueError, match="closed"):
         sem.acquire()
+    link.close()
+
+
+ENTERED_BY_C = NamedSemaphore.__dict__["__enter__"] is _interruptible.__enter__
+
+
+@pytest.mark.parametrize(
+    "enter",
+    [
+        pytest.param(False, id="acquire"),
+        pytest.param(
+            True, id="with", marks=pytest.mark.skipif(ENTERED_BY_C, reason="this Python has another __enter__, see test_interruptible.py")
+        ),
+    ],
+)
+def test_a_wait_that_was_closed_in_its_first_second_goes_on_after_it(name, enter):
+    class Noting(NamedSemaphore):
+        def _wait(self, *arguments):
+            second.append(1)
+            return super()._wait(*arguments)
+
+    def wait():
+        if enter:
+            with sem:
+                got.append(True)
+        else:
+            got.append(sem.acquire())
+
+    second, got, before = [], [], waiters.number
+    sem, link = Noting(name, 0), NamedSemaphore(name)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for(lambda: waiters.number > before)
+    sem.close()
+    wait_for(lambda: second)
+    link.release()
+    thread.join()
+    assert got == [True]
+    assert link.value == enter
     link.close()
 
 
