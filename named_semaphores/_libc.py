@@ -163,7 +163,7 @@ class sem_t(ctypes.Structure):
     """What is at a handle's address, with nothing to look into; a pointer to it is the argument that costs ctypes least."""
 
     _fields_ = []  # PyPy wants it said
-    release: Callable[..., object] = dict  # for one that did not come to have a handle
+    __slots__ = ("release",)
     __del__ = property(attrgetter("release"))  # C code: a finalizer in Python can be interrupted before its first statement
 
 
@@ -332,8 +332,9 @@ class Libc:
 
         All of them hold the handle.
         """
-        sem = sem_t.from_address(handle)
-        sem.release = MethodType(_handles.discard, handle)
+        release = MethodType(_handles.discard, handle)
+        for sem in map(sem_t.from_address, (handle,)):  # "for" as in core: it is never without what its finalizer needs
+            sem.release = release
         _handles.add(handle)
         pointer = ctypes.byref(sem)
         again = repeat(pointer)
