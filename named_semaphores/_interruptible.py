@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: entering a with statement where nearly every instruction looks at signals (CPython before 3.11, and PyPy).
+"""Policy: waiting, and entering a with statement, where nearly every instruction looks at signals (CPython before 3.11, and PyPy).
 
 There the token and its owner must meet in C code: the with statement calls a C function, which takes a token and gives the semaphore, or, if
 there was none, calls Python code that waits.
@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from ._libc import Handle, Libc
     from .core import NamedSemaphore
 
 
@@ -27,7 +28,7 @@ class _Given(dict):  # type: ignore[type-arg]
     """What __enter__ gives for a status of sem_trywait."""
 
     def __missing__(self, status: int) -> Any:
-        return _wait(self[0])
+        return _wait(self[0], None, None, self[0])
 
 
 @_Enter
@@ -36,18 +37,23 @@ def __enter__(self: NamedSemaphore) -> Callable[[], Any]:
     return map(_Given({0: self}).__getitem__, self._tries).__next__
 
 
-def _wait(sem: NamedSemaphore) -> NamedSemaphore:
-    libc, handle = sem._open_handle()
+def _wait(self: NamedSemaphore, deadline: int | None, opened: tuple[Libc, Handle] | None = None, result: Any = True) -> Any:
+    """Wait as the class does elsewhere, and return the result, or False. What an exception would lose on the way is put back."""
+    libc, handle = opened or self._open_handle()
     taken: list[tuple[int, int]] = []  # the C code that makes a call puts its result here
     try:
-        for call in waits(libc, handle, None):
+        for call in waits(libc, handle, deadline):
             taken.extend(call)
             if not taken[0][0]:
-                break
-            sem._raise_unless_in_vain(libc, *taken.pop())
-        return sem
+                return result
+            self._raise_unless_in_vain(libc, *taken.pop())
+        return False
     except BaseException:
         if taken and not taken[0][0]:
             for _ in libc.post(handle):
                 break
         raise
+
+
+def _wait_endless(self: NamedSemaphore) -> bool:
+    return self._wait(None)

@@ -252,8 +252,6 @@ class NamedSemaphore:
         def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None: ...
 
     else:
-        if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
-            from ._interruptible import __enter__
         __exit__ = _Exit(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
@@ -324,6 +322,9 @@ class NamedSemaphore:
         finally:
             waiters.number -= 1
         return False
+
+    if not TYPE_CHECKING and (sys.version_info < (3, 11) or sys.implementation.name != "cpython"):
+        from ._interruptible import __enter__, _wait, _wait_endless
 
     def _raise_unless_in_vain(self, libc: Libc, status: int, error: int) -> None:
         """Raise if a wait failed for another reason than time, a token that was not there, or a signal."""

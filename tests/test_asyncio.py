@@ -189,6 +189,38 @@ def test_a_loop_that_has_ended_is_forgotten(name):
     sem.close()
 
 
+def test_when_one_semaphores_waiters_go_anothers_stay(name):
+    async def main():
+        waiter = asyncio.ensure_future(other.acquire_async(60))
+        assert not await sem.acquire_async(0.01)
+        other.release()
+        assert await waiter
+
+    sem, other = NamedSemaphore(name, 0), NamedSemaphore(f"{name}-", 0)
+    asyncio.run(main())
+    assert not _async._pollers
+    sem.close()
+    other.close()
+
+
+def test_a_poller_that_has_ended_leaves_the_next_one_alone(name):
+    async def main():
+        loop = asyncio.get_running_loop()
+        first = asyncio.ensure_future(sem.acquire_async())
+        await asyncio.sleep(0)
+        sem.release()
+        _async._pollers[loop].look()  # it hands out the token and ends, and before the task runs there is a new one
+        loop.call_later(0.01, other.release)
+        assert await other.acquire_async(60)
+        assert await first
+
+    sem, other = NamedSemaphore(name, 0), NamedSemaphore(f"{name}-", 0)
+    asyncio.run(main())
+    assert not _async._pollers
+    sem.close()
+    other.close()
+
+
 def test_a_cancelled_task_has_no_token(name):
     async def main():
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))

@@ -8,10 +8,11 @@ import gc
 import signal
 import sys
 import sysconfig
+import types
 import weakref
 
 import pytest
-from support import SLOW, start_python
+from support import SLOW, run_python, start_python
 
 from named_semaphores import NamedSemaphore, _ends
 
@@ -133,6 +134,8 @@ def test_ctrl_c_ends_a_wait(name):
 def test_what_with_statements_hold_is_given_back_once_and_not_by_a_child_of_fork(name, forked):
     class Last(_ends._Last):  # the interpreter's own comes when nothing can be measured any more
         counts = set()
+        waiters = types.SimpleNamespace(number=1)  # it waits for them to end
+        seconds = 0
 
     sem = NamedSemaphore(name, 5)
     for _ in range(3):
@@ -146,6 +149,20 @@ def test_what_with_statements_hold_is_given_back_once_and_not_by_a_child_of_fork
         gc.collect()
         assert sem.value == (3 if forked else 5)
     sem.close()
+
+
+def test_a_second_import_goes_on_counting():
+    code = """
+import importlib, sys
+from named_semaphores import _ends
+before = {key: value for key, value in vars(sys).items() if key.startswith("_named_semaphores._ends")}
+importlib.reload(_ends)
+assert all(vars(sys)[key] is value for key, value in before.items())
+print(len(before))
+"""
+    done = run_python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) >= 2
 
 
 def test_counting_begins_once(name):

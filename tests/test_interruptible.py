@@ -17,6 +17,8 @@ from named_semaphores._waits import waits
 
 class Entering(NamedSemaphore):
     __enter__ = _interruptible.__enter__
+    _wait = _interruptible._wait
+    _wait_endless = _interruptible._wait_endless
 
 
 def test_it_takes_a_token_and_gives_the_semaphore(name):
@@ -88,13 +90,30 @@ def test_what_a_handler_raises_leaves_no_token_with_the_caller(name, monkeypatch
     sem.close()
 
 
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_acquire_waits_so_too(name, timeout):
+    def wait():
+        got.append(sem.acquire(timeout=timeout))
+
+    got = []
+    sem = Entering(name, 0)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    sem.release()
+    thread.join()
+    assert got == [True]
+    assert not sem.acquire(timeout=0.01)
+    sem.close()
+
+
 def test_old_interpreters_get_it():
     code = """
 import sys
 sys.version_info = (3, 10, 0, "final", 0)
 import named_semaphores
 from named_semaphores import _interruptible
-assert named_semaphores.NamedSemaphore.__dict__["__enter__"] is _interruptible.__enter__
+for what in ("__enter__", "_wait", "_wait_endless"):
+    assert named_semaphores.NamedSemaphore.__dict__[what] is getattr(_interruptible, what)
 """
     done = run_python(code)
     assert (done.returncode, done.stderr) == (0, "")
