@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from . import _opening
+from . import __version__, _opening
 from .core import NamedSemaphore, _checked_name, _linked, _system_libc
 
 TYPE_CHECKING = False
@@ -91,6 +91,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 no token in time, 2 error; run: the command's. COMMAND --help tells more.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"named-semaphores {__version__}")
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
 
     def add(
@@ -231,7 +232,7 @@ def _run(options: argparse.Namespace) -> int:
         if error.filename == semaphore.name:
             raise
         number, program = error.errno or 0, options.command[0]
-        if number == errno.EACCES and shutil.which(program, os.F_OK) is None:
+        if number == errno.EACCES and not os.path.dirname(program) and shutil.which(program, os.F_OK) is None:
             number = errno.ENOENT  # a folder of PATH that this user may not read
         _complain(options.prog, OSError(number, os.strerror(number), program))
         return 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126  # as shells do

@@ -182,6 +182,11 @@ def test_run_hands_on_the_exit_code(sem, command, code):
     assert sem.value == 1
 
 
+def test_the_version():
+    result = cli("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"named-semaphores {named_semaphores.__version__}\n", "")
+
+
 def test_run_says_what_cannot_be_run(sem, tmp_path):
     text, nonsense = tmp_path / "text", tmp_path / "nonsense"
     text.write_text("no program")
@@ -191,6 +196,7 @@ def test_run_says_what_cannot_be_run(sem, tmp_path):
         ("no-such-command", 127, errno.ENOENT),
         (str(text / "below"), 127, errno.ENOTDIR),
         (str(text), 126, errno.EACCES),
+        (str(tmp_path), 126, errno.EACCES),
         (str(nonsense), 126, errno.ENOEXEC),
     ):
         result = cli("run", sem.name, "--", command)
