@@ -58,6 +58,7 @@ class _NoCount:
     """Of a closed semaphore, whose _tries refuse before anything is counted."""
 
     begun = 0
+    held = staticmethod(int)  # 0; of two threads that close at once, one asks
 
 
 class NamedSemaphore:

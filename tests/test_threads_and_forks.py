@@ -110,6 +110,16 @@ def test_many_threads_close_at_once(name):
         assert not exists(name)
 
 
+def test_who_closes_second_finds_nothing_to_count(name):
+    # Between the look at the handle and that at the count another thread may have closed it.
+    sem = NamedSemaphore(name)
+    handle = sem._handle
+    sem.close()
+    sem._handle = handle
+    sem.close()
+    assert sem.closed
+
+
 def test_a_hundred_threads_on_one_object(name):
     sem = NamedSemaphore(name, 3)
     inside, most, lock = [], [], threading.Lock()
