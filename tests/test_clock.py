@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 
@@ -33,10 +34,11 @@ def futex_operation(sem, wait):
             with open(f"/proc/self/task/{thread_id[0]}/syscall", encoding="ascii") as file:
                 fields = file.read().split()  # number, arguments in hexadecimal; or "running"
             # The half of the value that has the count: the first, or the second of a big-endian machine.
-            if len(fields) > 2 and int(fields[1], 16) - sem._handle in (0, 4) and int(fields[2], 16) & 127 == WAIT_BITSET:
+            if len(fields) > 2 and int(fields[1], 16) - address in (0, 4) and int(fields[2], 16) & 127 == WAIT_BITSET:
                 operations.append(int(fields[2], 16))
         return operations
 
+    address = sem._handle & (2 * sys.maxsize + 1)  # on 32 bits it may be negative
     thread_id, operations = [], []
     thread = threading.Thread(target=work)
     thread.start()
