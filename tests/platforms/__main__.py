@@ -68,7 +68,7 @@ def suite(runtime):
         if runtime.emulated:
             environment["NAMED_SEMAPHORES_SLOW"] = "20"
         what = STORMS if options.storms else [*fewer, "tests"]
-        return [*place.start, "-c", PYTEST, "-q", "-rfEs", "-p", "no:cacheprovider", *what], environment, facts
+        return [*place.start, "-c", PYTEST, "-q", "-rsfE", "-p", "no:cacheprovider", *what], environment, facts
 
     return Check(runtime.name, runtime.how, plan, lambda output: summary(output) if "passed" in summary(output) else "")
 
