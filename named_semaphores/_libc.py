@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
+_SECOND = 1_000_000_000  # in nanoseconds
+
 # PyPy has no PYFUNCTYPE.
 _PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
 
@@ -283,6 +285,7 @@ class Libc:
         best = next((wait for wait in waits if hasattr(self.lib, wait[0])), None)
         self.has_timed_wait = best is not None
         self.is_steady = False
+        self.slice_end = 0
         self._timespec, self._clock = plain, _steady_clock
         self._slice_end = plain()
         self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address("sem_wait"))
@@ -346,8 +349,14 @@ class Libc:
         return map(self._trywait, again), waits, map(self._post, again), MethodType(count.leave, count), count
 
     def start_slice(self) -> None:
-        """Let the waits of ``hot_calls`` that begin now end within a second (where there is no timed wait, they do not)."""
-        self._slice_end.tv_sec = self._clock(time.monotonic_ns()) // 1_000_000_000 + 1
+        """Let the waits of ``hot_calls`` end within a second; call it when ``time.monotonic_ns()`` has come to ``slice_end``.
+
+        Where there is no timed wait they do not end.
+        """
+        now = time.monotonic_ns()
+        self._slice_end.tv_sec = self._clock(now) // _SECOND + 1
+        if self._clock is _steady_clock:  # else another's step of the clock would move the end: it is set anew for each wait
+            self.slice_end = (now // _SECOND + 1) * _SECOND
 
     def trywait(self, handle: Handle) -> Iterator[tuple[int, int]]:
         """Take a token if there is one; EAGAIN if not."""
@@ -359,7 +368,7 @@ class Libc:
 
     def timedwait(self, handle: Handle, deadline: int) -> Iterator[tuple[int, int]]:
         """Wait for a token until ``time.monotonic_ns()`` is ``deadline``; then ETIMEDOUT."""
-        timespec = self._timespec(*divmod(self._clock(deadline), 1_000_000_000))
+        timespec = self._timespec(*divmod(self._clock(deadline), _SECOND))
         return _call(self._sem_timedwait, handle, *self._before, timespec, *self._after)
 
     def post(self, handle: Handle) -> Iterator[tuple[int, int]]:

@@ -288,9 +288,11 @@ class NamedSemaphore:
         _async.released()
 
     def _wait_endless(self) -> bool:
-        # The first slice is a call that is ready: for the hand-overs between two processes it is all there is.
-        opened = libc, _ = self._open_handle()  # held while this waits, so that another thread may close
-        libc.start_slice()
+        # The first slice is a call that is ready: for the hand-overs between two processes it is all there is. Another thread may close
+        # meanwhile: before, _slices refuses; later, the iterator and these two hold what is waited for.
+        libc, handle = self._libc, self._handle
+        if monotonic_ns() >= libc.slice_end:  # type: ignore[union-attr]
+            libc.start_slice()  # type: ignore[union-attr]
         waiters.number += 1
         try:
             for rc in self._slices:
@@ -299,7 +301,7 @@ class NamedSemaphore:
             waiters.number -= 1
         if not rc:
             return True
-        return self._wait(None, opened)
+        return self._wait(None, (libc, handle))  # type: ignore[arg-type]
 
     def _try(self) -> bool:
         libc, handle = self._open_handle()

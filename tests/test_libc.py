@@ -294,6 +294,22 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(name,
     sem.close()
 
 
+def test_after_a_step_of_the_wall_clock_no_slice_is_longer(name, clock):
+    class Noting(Musl):
+        def do_sem_timedwait(self, address, when):
+            lefts.append(fake.nanoseconds(when.contents) - time.time_ns())
+            return 0
+
+    lefts = []
+    sem = bound(Noting(), "linux")(name, 0)
+    for _ in range(3):
+        assert sem.acquire()
+        clock.step -= 3600 * 1_000_000_000
+    assert len(lefts) == 3
+    assert max(lefts) <= _waits.SLICE
+    sem.close()
+
+
 def test_old_glibcs_timed_wait_is_not_trusted_with_a_timeout(name, clock):
     # It sleeps until a time of the wall clock, however that is set meanwhile: so the library polls.
     class Sleeping(Glibc217):
