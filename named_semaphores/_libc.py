@@ -39,6 +39,7 @@ class _System:
     value_max: int | None = None  # None: sysconf tells
     checks_post = True  # sem_post fails, and says so, past the maximum
     time_t: Any = c_long  # what the plain symbols of timed waits take
+    opens_any_file = False  # of the right name, and maps it as a semaphore
     files: str | None = None  # what comes before a semaphore's name in the path of its file, if it has one
 
 
@@ -46,6 +47,7 @@ class _Linux(_System):
     libraries = (None, "libpthread.so.0")  # glibc before 2.34 has sem_* in libpthread
     longest_name = 252
     value_max = 2**31 - 1
+    opens_any_file = True
     files = "/dev/shm/sem."
 
 
@@ -214,6 +216,7 @@ class Libc:
         self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")  # type: ignore[attr-defined,unused-ignore]
         self.same_address = system.same_address
         self.files = system.files
+        self.opens_any_file = system.opens_any_file
         self._bind(system)
         self._choose_wait(system)
 
@@ -311,8 +314,7 @@ class Libc:
 
     def open(self, name: bytes, oflag: int, mode: int = 0, value: int = 0) -> Iterator[Any]:
         """Return the iterator that opens the semaphore and gives its handle; or, if that fails, the errno."""
-        variadic = ((c_uint(mode),), (c_uint(value),)) if oflag else ()
-        opened = map(self._sem_open, (name,), (oflag,), *variadic)
+        opened = map(self._sem_open, (name,), (oflag,), *(((c_uint(mode),), (c_uint(value),)) if oflag else ()))
         # A failure never becomes a handle: musl's sem_close of one would write to address 0.
         handles = map(self._handle_type, filter(self._is_open, opened))
         return islice(chain(handles, iter(ctypes.get_errno, None)), 1)

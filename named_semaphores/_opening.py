@@ -39,10 +39,14 @@ def unlink(libc: Libc, name: str) -> None:
 
 def try_open(libc: Libc, name: str, opened: list[Any], oflag: int = 0, mode: int = 0, value: int = 0) -> Any:
     """Return the handle, or the errno, and leave it in ``opened``, which has it as soon as it comes to be."""
-    while not opened or (opened[0] == errno.EINTR and not is_handle(opened[0])):
+    encoded = os.fsencode(name)
+    if libc.longest_name is not None and len(encoded) > libc.longest_name:
+        return errno.ENAMETOOLONG
+    while True:
+        opened.extend(libc.open(encoded, oflag, mode, value))
+        if is_handle(opened[0]) or opened[0] != errno.EINTR:
+            return opened[0]
         opened.clear()
-        opened.extend(libc.open(os.fsencode(name), oflag, mode, value))
-    return opened[0]
 
 
 def is_handle(result: Any) -> bool:

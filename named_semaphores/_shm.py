@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # sizeof(sem_t) of glibc and of musl, and who made a file that has the other's.
 _SIZE, _OTHER, _OTHERS = (32, 16, "32-bit") if sys.maxsize > 2**32 else (16, 32, "64-bit")
+# In glibc's struct new_sem the int "private" comes after the value (64 bits, or 32), and is 128 in a named semaphore.
+_FOREIGN_PRIVATE = (128 << 24).to_bytes(4, sys.byteorder)
 # As sem_open does, and without a wait for a fifo's writer. (Windows has none of these, and no semaphores.)
 _READ = (sum(getattr(os, flag, 0) for flag in ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")),)
 
@@ -24,11 +26,11 @@ def path(libc: Libc, name: str) -> str | None:
 def why_no_link(libc: Libc, name: str) -> str | None:
     """Return why the file must not be taken for a semaphore, or None.
 
-    Linux opens any file. In one that is too short the first wait dies of SIGBUS; in a semaphore of a program of the other word size or byte
+    Linux's libcs open any file. In one that is too short the first wait dies of SIGBUS; in a semaphore of a program of the other word size or byte
     order it reads wrong values and is never woken.
     """
     file = path(libc, name)
-    if file is None or not libc.platform.startswith("linux"):
+    if file is None or not libc.opens_any_file:
         return None
     try:
         start = _start(file)
@@ -38,8 +40,7 @@ def why_no_link(libc: Libc, name: str) -> str | None:
         return f"it is the semaphore of a {_OTHERS} program, which works differently"
     if len(start) < _SIZE:
         return f"its file has {len(start)} bytes and is too short to be a semaphore"
-    # glibc's struct new_sem: after the value (64 bits, or 32) comes the int "private", which is 128 in a named semaphore.
-    if libc.is_glibc and int.from_bytes(start[_SIZE // 4 : _SIZE // 4 + 4], sys.byteorder) == 128 << 24:
+    if libc.is_glibc and start[_SIZE // 4 : _SIZE // 4 + 4] == _FOREIGN_PRIVATE:
         return "it is the semaphore of a program of the other byte order"
     return None
 

@@ -121,9 +121,6 @@ class NamedSemaphore:
         libc = self._libc or _system_libc()
         initial_value = _checked_integer(name, "initial_value", initial_value, 0, libc.value_max)
         mode = _checked_integer(name, "mode", mode, 0, 0o777)
-        length = len(os.fsencode(name))
-        if libc.longest_name is not None and length > libc.longest_name:
-            raise oserror(errno.ENAMETOOLONG, libc, name)
 
         self._libc = libc
         self._name = name
@@ -435,9 +432,10 @@ def _checked_name(name: object) -> str:
     bare = name[1:] if name.startswith("/") else name
     if not bare:
         raise ValueError(f"a semaphore's name must not be empty: {name!r}")
-    for character in bare:
-        if not (character.isalnum() or character in "-_."):
-            raise ValueError(f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {character!r}")
+    others = bare.replace("-", "").replace("_", "").replace(".", "")
+    if others and not others.isalnum():
+        wrong = next(character for character in others if not character.isalnum())
+        raise ValueError(f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {wrong!r}")
     return "/" + bare
 
 

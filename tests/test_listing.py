@@ -157,7 +157,7 @@ def test_other_shared_memory_is_no_semaphore_of_musl(file, name):
 def test_how_musl_is_read(sem):
     # In a semaphore of glibc, musl finds another number than in its own: other shared memory.
     prefix = os.path.basename(LIBC.files)
-    libc = types.SimpleNamespace(files="/dev/shm/", platform="linux", is_glibc=False, value=LIBC.value)
+    libc = types.SimpleNamespace(**{**vars(LIBC), "files": "/dev/shm/", "is_glibc": False}, value=LIBC.value)
     libc.open = lambda name, *rest: LIBC.open(b"/" + name[1:].replace(prefix.encode(), b"", 1), *rest)
     names = [info.name for info in listing._list(libc)]
     assert ("/" + prefix + sem.name[1:] in names) is not GLIBC
