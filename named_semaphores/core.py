@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import os
 import sys
 from itertools import islice, repeat
 from operator import attrgetter, index
