@@ -92,18 +92,19 @@ class NamedSemaphore:
         UNLINK_AND_CREATE = 3
         """Create it, after removing the name of another. Who has that one open keeps it."""
 
-    # The defaults are those of an object whose constructor failed: it is closed, and can be deleted.
+    # The defaults are those of an object whose constructor failed: it is closed. The calls of the hot path have none here: CPython 3.11 and
+    # later find an attribute of an object quickly only if its class has none of that name.
     _libc: Libc | None = None  # None: the running system's, found when it is first needed
     _name: str | None = None
     _handle: Handle | None = None
     _owner: Owner | None = None
     _linked = False
     _unlinks = False
-    _tries: Iterator[int] = map(_refuse_closed, repeat(None))
-    _slices: Iterator[int] = _tries
-    _posts: Iterator[int] = _tries
-    _exit: Callable[..., None] = staticmethod(_refuse_closed)
-    _count: WithCount = _NoCount  # type: ignore[assignment]
+    _tries: Iterator[int]
+    _slices: Iterator[int]
+    _posts: Iterator[int]
+    _exit: Callable[..., None]
+    _count: WithCount
 
     def __init__(
         self,
@@ -114,6 +115,8 @@ class NamedSemaphore:
         *,
         mode: int = 0o600,
     ) -> None:
+        self._refuse()
+        self._exit, self._count = _refuse_closed, _NoCount  # type: ignore[assignment]
         name = _checked_name(name)
         if not isinstance(handle_existence, NamedSemaphore.Flags):
             raise ValueError(f"semaphore {name!r}: handle_existence must be a member of NamedSemaphore.Flags, not {handle_existence!r}")
@@ -211,9 +214,9 @@ class NamedSemaphore:
         # "for" calls sem_trywait and stores its result in one instruction, which does not look at signals (CPython 3.11 and later), and
         # nothing from there to "return" does. A call, "rc = trywait(handle)", looks at them before it stores, and then the token is lost.
         for rc in self._tries:
+            if not rc:
+                return True
             break
-        if not rc:
-            return True
         if timeout is not None:
             return self._wait(self._deadline(timeout))
         return self._wait_endless() if blocking else self._try()
@@ -381,7 +384,7 @@ class NamedSemaphore:
         """
         if self._handle is not None:
             # The calls first, so that nobody counts what is refused. An ExitStack asks for the end of what it entered only when it ends it.
-            self._tries = self._slices = self._posts = map(_refuse_closed, repeat(self._name))
+            self._refuse()
             if self._count.held() < 1:
                 self._exit = MethodType(_refuse_closed, self._name)
                 self._count = _NoCount  # type: ignore[assignment]
@@ -390,6 +393,9 @@ class NamedSemaphore:
         if owner is not None:
             owner.settle()
             self._owner = None
+
+    def _refuse(self) -> None:
+        self._tries = self._slices = self._posts = map(_refuse_closed, repeat(self._name))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle as a link: the other side's object has the same semaphore, and never removes its name."""

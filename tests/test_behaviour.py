@@ -891,6 +891,16 @@ def test_a_half_made_object_is_closed_and_can_be_shown_and_deleted(Semaphore):
     sem.close()
 
 
+def test_an_object_whose_constructor_failed_refuses(Semaphore):
+    sem = Semaphore.__new__(Semaphore)
+    with pytest.raises(ValueError, match="letters"):
+        sem.__init__("a/b")
+    for use in (sem.acquire, lambda: sem.acquire(False), lambda: sem.acquire(timeout=1), sem.release, sem.__enter__):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    sem.close()
+
+
 def test_a_subclass_whose_constructor_fails_removes_its_name(Semaphore, name):
     class Failing(Semaphore):
         def __init__(self):
