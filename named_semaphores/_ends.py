@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class _Waiters:
-    number = 0  # of threads of this process that wait in C; too many cost its end a second
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0  # of threads of this process that wait in C; too many cost its end a second
 
 
 # In sys, for a second import of this module too.

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 # A signal that comes after Python has looked for signals and before the kernel sleeps does not end that sleep. So no sleep is longer than this.
 SLICE = 1_000_000_000
 
-# Where a wait must poll: soon at first, for tokens that are held shortly; then seldom enough to cost nothing (100 looks a second).
+# Where a wait must poll: soon at first, for tokens that are held shortly; then seldom enough to cost nothing (67 looks a second).
 FIRST_PAUSE = 100_000
-LONGEST_PAUSE = 10_000_000
+LONGEST_PAUSE = 15_000_000
 
 
 def waits(libc: Libc, handle: Handle, deadline: int | None) -> Iterator[Iterator[tuple[int, int]]]:

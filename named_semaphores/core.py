@@ -115,8 +115,12 @@ class NamedSemaphore:
         *,
         mode: int = 0o600,
     ) -> None:
+        # All that an object ever has, and always: CPython leaves no room for what the first thirty objects of a class did not have, and
+        # then gives each a dict of its own.
         self._refuse()
         self._exit, self._count = _refuse_closed, _NoCount  # type: ignore[assignment]
+        self._handle = self._owner = None
+        self._linked = self._unlinks = False
         name = _checked_name(name)
         if not isinstance(handle_existence, NamedSemaphore.Flags):
             raise ValueError(f"semaphore {name!r}: handle_existence must be a member of NamedSemaphore.Flags, not {handle_existence!r}")
