@@ -314,9 +314,9 @@ class Libc:
 
     def open(self, name: bytes, oflag: int, mode: int = 0, value: int = 0) -> Iterator[Any]:
         """Return the iterator that opens the semaphore and gives its handle; or, if that fails, the errno."""
-        opened = map(self._sem_open, (name,), (oflag,), *(((c_uint(mode),), (c_uint(value),)) if oflag else ()))
+        arguments = (name, oflag, c_uint(mode), c_uint(value)) if oflag else (name, oflag)
         # A failure never becomes a handle: musl's sem_close of one would write to address 0.
-        handles = map(self._handle_type, filter(self._is_open, opened))
+        handles = map(self._handle_type, filter(self._is_open, starmap(self._sem_open, (arguments,))))
         return islice(chain(handles, iter(ctypes.get_errno, None)), 1)
 
     def unlink(self, name: bytes) -> int:
@@ -386,7 +386,7 @@ class Libc:
 
 def _call(function: Any, *arguments: Any) -> Iterator[tuple[int, int]]:
     """Return the iterator that calls the function once, and gives its status and the errno."""
-    return zip(map(function, *((argument,) for argument in arguments)), iter(ctypes.get_errno, None))
+    return zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None))
 
 
 def _steady_clock(deadline: int) -> int:
