@@ -55,17 +55,17 @@ class _Queue:
 class _Poller:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.queues: dict[int, _Queue] = {}  # by the handle's id; handles cannot be hashed, and a queue keeps its own
+        self.queues: dict[Handle, _Queue] = {}
         self.pause = FIRST_PAUSE
         self.next_look: asyncio.Handle | None = None
 
     def look(self) -> None:
         """Look at every semaphore, and arrange for the next look."""
         some = False
-        for key, queue in list(self.queues.items()):
+        for handle, queue in list(self.queues.items()):
             some |= queue.hand_out()
             if not queue.waiters:
-                self.queues.pop(key, None)
+                self.queues.pop(handle, None)
         self.next_look = None
         if self.queues:
             self.pause = FIRST_PAUSE if some else min(2 * self.pause, LONGEST_PAUSE)
@@ -82,7 +82,8 @@ class _Poller:
     def forget(self, queue: _Queue) -> None:
         """Drop a queue in which nobody waits any more; its loop may never run again."""
         if not queue.waiters:
-            self.queues.pop(id(queue.handle), None)
+            if self.queues.get(queue.handle) is queue:  # else it was dropped, and others wait in a new one
+                del self.queues[queue.handle]
             if not self.queues:
                 self.end()
 
@@ -100,7 +101,7 @@ _pollers: dict[asyncio.AbstractEventLoop, _Poller] = {}
 def is_waited_for(handle: Handle) -> bool:
     """Return whether a task of the running loop waits for the semaphore."""
     poller = _pollers.get(asyncio.get_running_loop())
-    return poller is not None and id(handle) in poller.queues
+    return poller is not None and handle in poller.queues
 
 
 def released(loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -116,9 +117,9 @@ async def wait(libc: Libc, handle: Handle, name: str, deadline: int | None) -> b
     poller = _pollers.get(loop)
     if poller is None:
         poller = _pollers[loop] = _Poller(loop)
-    queue = poller.queues.get(id(handle))
+    queue = poller.queues.get(handle)
     if queue is None:
-        queue = poller.queues[id(handle)] = _Queue(libc, handle, name)
+        queue = poller.queues[handle] = _Queue(libc, handle, name)
     waiter: asyncio.Future[bool] = loop.create_future()
     queue.waiters[waiter] = None
     poller.look_soon()

@@ -124,7 +124,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         usage=f"{prog} run NAME [--slots N] [--timeout S | --no-wait] [--conflict-exit-code E] -- COMMAND...",
     )
     run.add_argument("name", metavar="NAME", help="the semaphore")
-    run.add_argument("misplaced", nargs="*", help=argparse.SUPPRESS)
+    run.add_argument("misplaced", nargs="*", default=[], help=argparse.SUPPRESS)  # with a default it is not named as missing
     run.add_argument(
         "--slots",
         type=_count,
@@ -344,7 +344,12 @@ def _unlink_unused(options: argparse.Namespace) -> int:
         return code
     _show("\n".join(map(_shown, names)))
     if not options.yes:
-        if input(f"Remove {len(names)}? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(f"Remove {len(names)}? [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+            _show("")
+        if answer.strip().lower() not in ("y", "yes"):
             return code
         names, _ = _unused(options, names)  # the question may have been open for long
     return max(code, _unlink_names(options, names))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ._libc import WithCount
 
 
+_HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 class _Waiters:
     __slots__ = ("number",)
 
@@ -36,12 +39,15 @@ def enlist(count: WithCount) -> None:
     """Count the handle's with statements from now on."""
     _counts.add(weakref.ref(count, _counts.discard))
     ended = -count.held()
+    if not _HAS_GIL:
+        count.is_exact = False
     if count.begun is None:  # and no other thread was here first
         count.begun = ended
 
 
 def _forget() -> None:
-    """In a child of fork: the tokens that its parent's with statements have are its parent's."""
+    """In a child of fork: the tokens that its parent's with statements have are its parent's, and its threads are gone."""
+    waiters.number = 0
     for count in filter(None, [reference() for reference in list(_counts)]):
         count.begun = (count.begun or 0) - count.held()
 
@@ -55,14 +61,15 @@ class _Last:
     def __del__(self) -> None:
         left = [count for count in [reference() for reference in list(self.counts)] if count is not None and count.held() > 0]
         if left and self.waiters.number:
-            # A frozen thread that waits in C would take what is given back, and keep it. No slice of a wait lasts longer than this.
+            # A frozen thread that waits in C would take what is given back, and keep it. No slice of a wait lasts longer than this; where
+            # there is no timed wait (macOS), it does.
             self.sleep(self.seconds)
         for count in left:
             while count.held() > 0:
                 count.leave(count, None, None, None)
 
 
-if f"_{__name__}._last" not in sys.__dict__ and getattr(sys, "_is_gil_enabled", lambda: True)():
+if f"_{__name__}._last" not in sys.__dict__ and _HAS_GIL:
     sys.__dict__[f"_{__name__}._last"] = _Last()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -21,6 +21,8 @@ class _Enter(property):
     """As ``_Exit`` in core: for an instance a C function, and for the class something to call."""
 
     def __call__(self, sem: NamedSemaphore) -> NamedSemaphore:
+        if sem._handle is not None:
+            sem._count.is_exact = False  # an ExitStack enters it, and here nobody counts that
         return sem.__enter__()
 
 

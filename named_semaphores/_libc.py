@@ -186,10 +186,11 @@ class _Next(c_int):
 class WithCount(repeat):  # type: ignore[type-arg]
     """An iterator of the pointer, advanced by each sem_post that ends a with statement: what is left of MOST tells how many ended."""
 
-    __slots__ = ("__weakref__", "begun", "owner")
+    __slots__ = ("__weakref__", "begun", "is_exact", "owner")
     MOST = sys.maxsize
     leave: Callable[..., None]  # of each Libc; takes one of these, and three arguments it ignores
     begun: int | None  # how many with statements began; None until the first
+    is_exact: bool  # whether each that ended had been counted when it began
     owner: object  # what is to live as long as one of them is on its way
 
     def held(self) -> int:
@@ -254,12 +255,12 @@ class Libc:
         self._sem_trywait = function("sem_trywait", c_int, pointer)
         # int sem_post(sem_t *sem);
         self._sem_post = function("sem_post", c_int, pointer)
-        self._checked_post = self._sem_post if system.checks_post else self._post_unless_full
 
         # The two that never block again, for the hot path: they keep the GIL, and leave out the errno and the declaration of the pointer.
         # Together that saves a third (tests/bench).
         self._trywait = _PYFUNCTYPE(c_int)(self._address("sem_trywait"))
-        self._post = _PYFUNCTYPE(c_int)(self._address("sem_post")) if system.checks_post else self._post_unless_full
+        self._unchecked_post = _PYFUNCTYPE(c_int)(self._address("sem_post"))
+        self._post = self._unchecked_post if system.checks_post else self._post_unless_full
         # And sem_post as the end of a with statement: it drops the exception's three arguments, and its result is never true, which would
         # swallow the exception. It gives back what was taken, so there is no maximum to check.
         leave = _PYFUNCTYPE(None, _Next, _Ignored, _Ignored, _Ignored)(self._address("sem_post"))
@@ -344,6 +345,7 @@ class Libc:
         pointer = ctypes.byref(sem)
         count: WithCount = self._count_type(pointer, WithCount.MOST)
         count.begun = None
+        count.is_exact = True
         if owner is not None:
             count.owner = owner
         # starmap calls with the tuple as it is, where map would make one for each call: a seventh of the time.
@@ -375,8 +377,12 @@ class Libc:
         return _call(self._sem_timedwait, handle, *self._before, timespec, *self._after)
 
     def post(self, handle: Handle) -> Iterator[tuple[int, int]]:
-        """Put a token back; EOVERFLOW past the maximum."""
-        return _call(self._checked_post, handle)
+        """Put back a token that was taken, so that there is room for it."""
+        return _call(self._sem_post, handle)
+
+    def post_all(self, handle: Handle, n: int) -> bool:
+        """Put n tokens back, in C, so that no signal ends it half-way. Return whether that went well; there must be room for all."""
+        return not any(islice(starmap(self._unchecked_post, repeat((ctypes.c_void_p(handle),))), n))
 
     def _post_unless_full(self, handle: Any) -> int:
         # For systems that do not check. A post that comes between is not noticed; where there is no value (macOS), none is.

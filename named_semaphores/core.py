@@ -6,10 +6,10 @@ from __future__ import annotations
 import enum
 import errno
 import sys
-from itertools import islice, repeat
+from functools import partial
+from itertools import repeat
 from operator import attrgetter, index
 from time import monotonic_ns
-from types import MethodType
 
 from . import _ends
 from ._claims import Owner
@@ -46,6 +46,7 @@ class _Exit(property):
                 _ends.enlist(count)
             if count.held() < 1:  # stack.push(sem) after sem.acquire()
                 count.begun += 1  # type: ignore[operator]
+            count.is_exact = False  # that may have been so too if another with statement is on its way
         sem._exit(*exception)
 
 
@@ -57,6 +58,7 @@ class _NoCount:
     """Of a closed semaphore, whose _tries refuse before anything is counted."""
 
     begun = 0
+    is_exact = True
     held = staticmethod(int)  # 0; of two threads that close at once, one asks
 
 
@@ -92,8 +94,8 @@ class NamedSemaphore:
         UNLINK_AND_CREATE = 3
         """Create it, after removing the name of another. Who has that one open keeps it."""
 
-    # The defaults are those of an object whose constructor failed: it is closed. The calls of the hot path have none here: CPython 3.11 and
-    # later find an attribute of an object quickly only if its class has none of that name.
+    # The defaults are those of an object whose constructor did not run: it is closed, and can be shown. The calls of the hot path have none:
+    # CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name.
     _libc: Libc | None = None  # None: the running system's, found when it is first needed
     _name: str | None = None
     _handle: Handle | None = None
@@ -115,10 +117,10 @@ class NamedSemaphore:
         *,
         mode: int = 0o600,
     ) -> None:
-        # All that an object ever has, and always: CPython leaves no room for what the first thirty objects of a class did not have, and
+        # All but what "async with" adds, and always: CPython leaves no room for what the first thirty objects of a class did not have, and
         # then gives each a dict of its own.
-        self._refuse()
-        self._exit, self._count = _refuse_closed, _NoCount  # type: ignore[assignment]
+        self._refuse(name)
+        self._refuse_end(name)
         self._handle = self._owner = None
         self._linked = self._unlinks = False
         name = _checked_name(name)
@@ -126,7 +128,7 @@ class NamedSemaphore:
             raise ValueError(f"semaphore {name!r}: handle_existence must be a member of NamedSemaphore.Flags, not {handle_existence!r}")
         libc = self._libc or _system_libc()
         initial_value = _checked_integer(name, "initial_value", initial_value, 0, libc.value_max)
-        mode = _checked_integer(name, "mode", mode, 0, 0o777)
+        mode = _checked_integer(name, "mode", mode, 0, 0o777, " (0o777)")
 
         self._libc = libc
         self._name = name
@@ -229,7 +231,7 @@ class NamedSemaphore:
         """Put ``n`` tokens back, all or none, in one step that no signal interrupts.
 
         ValueError: n is no int or less than 1, or the semaphore is closed. OSError EOVERFLOW: the value would pass the system's maximum
-        (macOS and OpenBSD do not check); of several tokens some are put back only if another process came between.
+        (macOS does not tell, and does not check); of several tokens some are put back only if another process came between.
         """
         if n is not _ONE:
             self._release_many(_checked_integer(self.name, "n", n, 1))
@@ -247,7 +249,10 @@ class NamedSemaphore:
         for rc in self._tries:  # as in acquire
             break
         if rc:
+            leave = self._exit
             self._wait_endless()
+            if self._count is not count:  # it was closed meanwhile; an ExitStack asks for the end of what it entered only when it ends it
+                self._count, self._exit = count, leave
         count.begun += 1  # type: ignore[operator]
         return self
 
@@ -345,8 +350,7 @@ class NamedSemaphore:
             value = 0
         if value + n > libc.value_max:
             raise oserror(errno.EOVERFLOW, libc, self.name, f"its value is {value}, {n} more would pass the maximum, {libc.value_max}")
-        # One call in C, so that no signal ends it half-way.
-        if any(islice(self._posts, n)):
+        if not libc.post_all(handle, n):
             raise oserror(errno.EOVERFLOW, libc, self.name)
 
     def _deadline(self, timeout: float) -> int | None:
@@ -360,7 +364,8 @@ class NamedSemaphore:
 
     def _refuse_wait(self, blocking: object, timeout: object) -> NoReturn:
         if blocking is not True and blocking is not False:
-            raise ValueError(f"semaphore {self._name!r}: blocking must be True or False, not {blocking!r}")
+            hint = f"; for seconds, say timeout={blocking!r}" if isinstance(blocking, (int, float)) else ""
+            raise ValueError(f"semaphore {self._name!r}: blocking must be True or False, not {blocking!r}{hint}")
         if blocking is False:
             raise ValueError(f"semaphore {self._name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire")
         raise ValueError(f"semaphore {self._name!r}: timeout must be a number of seconds from 0, or None, not {timeout!r}")
@@ -387,19 +392,23 @@ class NamedSemaphore:
         The semaphore is closed nevertheless.
         """
         if self._handle is not None:
-            # The calls first, so that nobody counts what is refused. An ExitStack asks for the end of what it entered only when it ends it.
-            self._refuse()
-            if self._count.held() < 1:
-                self._exit = MethodType(_refuse_closed, self._name)
-                self._count = _NoCount  # type: ignore[assignment]
+            # The calls first, so that nobody counts what is refused. An ExitStack asks for the end of what it entered only when it ends it:
+            # so where there may be one, that stays, and with it the mapping, until the object goes.
+            self._refuse(self._name)
+            if self._count.is_exact and self._count.held() < 1:
+                self._refuse_end(self._name)
             self._handle = None
         owner = self._owner
         if owner is not None:
             owner.settle()
             self._owner = None
 
-    def _refuse(self) -> None:
-        self._tries = self._slices = self._posts = map(_refuse_closed, repeat(self._name))
+    def _refuse(self, name: str | None) -> None:
+        self._tries = self._slices = self._posts = map(_refuse_closed, repeat(name))
+
+    def _refuse_end(self, name: str | None) -> None:
+        self._exit = partial(_refuse_closed, name)
+        self._count = _NoCount  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle as a link: the other side's object has the same semaphore, and never removes its name."""
@@ -448,12 +457,12 @@ def _checked_name(name: object) -> str:
     return "/" + bare
 
 
-def _checked_integer(name: str, what: str, given: object, least: int, most: int | None = None) -> int:
+def _checked_integer(name: str, what: str, given: object, least: int, most: int | None = None, hint: str = "") -> int:
     try:
         value = index(given)  # type: ignore[arg-type]
     except TypeError:
         value = None
     if value is None or value < least or (most is not None and value > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"semaphore {name!r}: {what} must be an int {bounds}, not {given!r}")
+        raise ValueError(f"semaphore {name!r}: {what} must be an int {bounds}{hint}, not {given!r}")
     return value

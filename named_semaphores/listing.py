@@ -159,6 +159,7 @@ def is_in_use(name: str) -> bool:
     keeps its owner from reading it.
     """
     libc = _system_libc()
+    name = name if name.startswith("/") else "/" + name
     path = _shm.path(libc, name)
     if sys.platform != "linux" or path is None or not libc.is_glibc:  # with musl, what looks like a semaphore may be other shared memory
         raise NotImplementedError(f"this system ({libc.platform}) cannot tell whether a semaphore is in use")

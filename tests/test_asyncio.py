@@ -267,6 +267,27 @@ def test_a_storm_of_cancellations_loses_nothing(name, full):
     sem.close()
 
 
+def test_who_queues_before_the_last_was_woken_is_looked_at(name):
+    async def use():
+        async with sem:
+            pass
+
+    async def main():
+        endless = asyncio.ensure_future(other.acquire_async())  # keeps the poller
+        async with sem:
+            first = asyncio.ensure_future(use())
+            await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(use())  # when the first has been given its token, and did not run yet
+        await asyncio.wait_for(asyncio.gather(first, second), 20 * SLOW)
+        endless.cancel()
+
+    sem, other = NamedSemaphore(name), NamedSemaphore(name + ".b", 0)
+    asyncio.run(main())
+    assert sem.value == 1
+    other.close()
+    sem.close()
+
+
 def test_500_waiting_tasks_cost_what_one_does(name, monkeypatch):
     async def main():
         tasks = [asyncio.ensure_future(sem.acquire_async()) for _ in range(500)]

@@ -96,7 +96,7 @@ def test_a_mode_that_is_none(unmade, name):
     for bad in [-1, 0o1000, "0600", 6.0, None]:
         with pytest.raises(ValueError) as raised:
             unmade(name, mode=bad)
-        assert f"{name!r}: mode must be an int from 0 to 511, not {bad!r}" in str(raised.value)
+        assert f"{name!r}: mode must be an int from 0 to 511 (0o777), not {bad!r}" in str(raised.value)
 
 
 def test_a_mode_is_given_by_name(unmade, name):
@@ -125,6 +125,7 @@ def test_blocking_that_is_no_bool(sem):
         with pytest.raises(ValueError) as raised:
             sem.acquire(bad, timeout)
         assert f"{sem.name!r}: blocking must be True or False, not {bad!r}" in str(raised.value)
+        assert (f"say timeout={bad!r}" in str(raised.value)) is isinstance(bad, (int, float))
 
 
 def test_a_release_of_none_or_of_no_int(sem):

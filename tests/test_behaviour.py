@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import functools
 import gc
 import itertools
 import math
@@ -878,6 +879,12 @@ def test_repr_shows_name_and_value(Semaphore, sem):
     assert repr(link) == f"<{Semaphore.__name__} '{sem.name}' closed>"
 
 
+def test_it_is_where_1_0_3_had_it():
+    from named_semaphores import semaphore  # whose __init__.py was empty
+
+    assert semaphore.NamedSemaphore is NamedSemaphore
+
+
 def test_a_half_made_object_is_closed_and_can_be_shown_and_deleted(Semaphore):
     sem = Semaphore.__new__(Semaphore)
     assert sem.closed
@@ -895,8 +902,9 @@ def test_an_object_whose_constructor_failed_refuses(Semaphore):
     sem = Semaphore.__new__(Semaphore)
     with pytest.raises(ValueError, match="letters"):
         sem.__init__("a/b")
-    for use in (sem.acquire, lambda: sem.acquire(False), lambda: sem.acquire(timeout=1), sem.release, sem.__enter__):
-        with pytest.raises(ValueError, match="closed"):
+    exit_ = functools.partial(Semaphore.__exit__, sem, None, None, None)
+    for use in (sem.acquire, lambda: sem.acquire(False), lambda: sem.acquire(timeout=1), sem.release, sem.__enter__, exit_):
+        with pytest.raises(ValueError, match="semaphore 'a/b' is closed"):
             use()
     sem.close()
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import PREFIX, SLOW, wait_for
@@ -777,6 +778,19 @@ def test_unlink_unused_asks_no_pipe(new):
     result = cli("unlink", "--unused", input="y\n")
     assert result.returncode == 2
     assert "add --yes" in result.stderr
+    assert exists(new)
+
+
+@with_glibc
+def test_unlink_unused_takes_the_end_of_input_for_a_no(new, monkeypatch, capsys):
+    def end(question):
+        raise EOFError
+
+    create(new)
+    monkeypatch.setattr(listing, "list_semaphores", lambda: [SimpleNamespace(name=new, uid=os.geteuid())])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", end)
+    assert quick(capsys, "unlink", "--unused") == (f"{new}\n\n", "", 0)
     assert exists(new)
 
 

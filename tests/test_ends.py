@@ -8,6 +8,8 @@ import gc
 import signal
 import sys
 import sysconfig
+import threading
+import time
 import types
 import weakref
 
@@ -171,6 +173,55 @@ def test_counting_begins_once(name):
         _ends.enlist(sem._count)  # as another thread that came at the same time
         assert sem._count.held() == (1 if sem._count.begun else 0)
     sem.close()
+
+
+def test_closing_in_an_exit_stack_costs_no_token(name):
+    sem, link = NamedSemaphore(name, 3), NamedSemaphore(name)
+    for _ in range(2):
+        again = NamedSemaphore(name)
+        with contextlib.ExitStack() as stack:
+            assert stack.enter_context(again) is again
+            assert link.value == 2
+            again.close()
+        assert link.value == 3
+    sem.close()
+    link.close()
+
+
+def test_closing_while_an_exit_stack_waits_costs_no_token(name):
+    def enter():
+        begun.set()
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(sem)
+        except ValueError:  # it was closed before it waited
+            pass
+
+    sem, link = NamedSemaphore(name, 0), NamedSemaphore(name)
+    begun = threading.Event()
+    thread = threading.Thread(target=enter)
+    thread.start()
+    begun.wait()
+    time.sleep(0.05)  # for it to wait; nothing is lost either way
+    sem.close()
+    link.release()
+    thread.join()
+    assert link.value == 1
+    link.close()
+
+
+def test_an_exit_stack_that_was_pushed_another_token_costs_none_later(name):
+    sem, link = NamedSemaphore(name, 3), NamedSemaphore(name)
+    with sem:
+        with contextlib.ExitStack() as stack:
+            sem.acquire()
+            stack.push(sem)  # ends what was never counted
+        assert link.value == 2
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sem)
+        sem.close()
+    assert link.value == 3
+    link.close()
 
 
 @counted

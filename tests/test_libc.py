@@ -8,6 +8,8 @@ import errno
 import gc
 import itertools
 import os
+import signal
+import sys
 import threading
 import time
 
@@ -28,6 +30,7 @@ from profiles.macos import MacOS
 from profiles.uncounted import Cygwin, Illumos
 
 Flags = NamedSemaphore.Flags
+EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
 
 
 def bound(lib, platform):
@@ -291,6 +294,34 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(name,
     assert sem.acquire(timeout=0.2) is False
     assert 0.2 <= time.monotonic() - start < 0.2 + 1 * SLOW
     assert len(calls) >= 4
+    sem.close()
+
+
+@pytest.mark.skipif(not EXACT, reason="this Python can be interrupted anywhere")
+@pytest.mark.parametrize("platform", ["linux", "openbsd", "cygwin"])
+def test_several_tokens_are_put_back_in_one_step(name, platform):
+    # With the real library, whose posts do check, as one where the package must.
+    class Interrupt(Exception):
+        pass
+
+    def handler(*_):
+        raise Interrupt
+
+    sem = type("Bound", (NamedSemaphore,), {"_libc": Libc(load(), platform)})(name, 0)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for number in range(60):
+            value = sem.value
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 100e-6 + number * 20e-6)
+                sem.release(3000)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                pass
+            assert sem.value - value in (0, 3000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     sem.close()
 
 

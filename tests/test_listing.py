@@ -198,6 +198,15 @@ def test_a_file_that_is_removed_meanwhile(sem, monkeypatch):
     assert list_semaphores() == []
 
 
+@with_glibc
+def test_in_use_by_either_form_of_the_name(sem):
+    try:
+        assert is_in_use(sem.name)
+    except NotImplementedError as error:
+        pytest.skip(f"this kernel does not tell: {error}")
+    assert is_in_use(sem.name[1:])
+
+
 def test_a_user_without_a_name(monkeypatch):
     info = listing.SemaphoreInfo("/x", 1, None, (), True, 0o600, 4_000_000_000, time.time() + 60)
     assert info.owner == "4000000000"

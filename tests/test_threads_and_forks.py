@@ -110,6 +110,21 @@ def test_many_threads_close_at_once(name):
         assert not exists(name)
 
 
+def test_a_child_of_fork_has_no_waiters(name):
+    sem = NamedSemaphore(name, 0)
+    thread = threading.Thread(target=sem.acquire)
+    thread.start()
+    if not ENTERED_BY_C:  # there nobody counts them
+        wait_for(lambda: waiters.number)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(waiters.number)
+    assert os.waitpid(pid, 0)[1] == 0
+    sem.release()
+    thread.join()
+    sem.close()
+
+
 def test_who_closes_second_finds_nothing_to_count(name):
     # Between the look at the handle and that at the count another thread may have closed it.
     sem = NamedSemaphore(name)
