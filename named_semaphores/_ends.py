@@ -39,8 +39,7 @@ def enlist(count: WithCount) -> None:
     """Count the handle's with statements from now on."""
     _counts.add(weakref.ref(count, _counts.discard))
     ended = -count.held()
-    if not _HAS_GIL:
-        count.is_exact = False
+    count.is_exact = count.is_exact and _HAS_GIL
     if count.begun is None:  # and no other thread was here first
         count.begun = ended
 

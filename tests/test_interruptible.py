@@ -39,6 +39,24 @@ def test_the_class_has_it_too(name):
     sem.close()
 
 
+def test_a_closed_one_is_refused_by_either_way(name):
+    sem = Entering(name)
+    sem.close()
+    with pytest.raises(ValueError, match="closed"), sem:
+        pass
+    with contextlib.ExitStack() as stack, pytest.raises(ValueError, match="closed"):
+        stack.enter_context(sem)
+
+
+def test_closing_in_an_exit_stack_costs_no_token(name):
+    sem, link = Entering(name), NamedSemaphore(name)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sem)
+        sem.close()
+    assert link.value == 1
+    link.close()
+
+
 def test_it_waits(name, monkeypatch):
     def enter():
         with sem:

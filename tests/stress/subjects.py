@@ -132,6 +132,7 @@ class Predecessor(ThisLibrary):
         sys.path.append(POSIX_IPC)
         sys.path.insert(0, PREDECESSOR)
         import posix_ipc
+
         from named_semaphores.semaphore import NamedSemaphore  # type: ignore[import-not-found]
 
         self.type = NamedSemaphore
