@@ -6,10 +6,10 @@ from __future__ import annotations
 import enum
 import errno
 import sys
-from functools import partial
 from itertools import repeat
 from operator import attrgetter, index
 from time import monotonic_ns
+from types import MethodType
 
 from . import _ends
 from ._claims import Owner
@@ -407,7 +407,7 @@ class NamedSemaphore:
         self._tries = self._slices = self._posts = map(_refuse_closed, repeat(name))
 
     def _refuse_end(self, name: str | None) -> None:
-        self._exit = partial(_refuse_closed, name)
+        self._exit = MethodType(_refuse_closed, name or "")  # None cannot be bound
         self._count = _NoCount  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
