@@ -91,8 +91,9 @@ def test_a_timer_that_comes_early_is_set_again(name, monkeypatch):
 
 def test_a_token_that_is_there_at_the_deadline_is_taken(name, monkeypatch):
     async def main():
-        waiter = asyncio.ensure_future(sem.acquire_async(0.05))
-        await asyncio.sleep(0.01)
+        waiter = asyncio.ensure_future(sem.acquire_async(0.5))
+        for _ in range(3):  # it has begun to wait, and there was one look
+            await asyncio.sleep(0)
         sem.release()
         return await waiter
 
