@@ -389,7 +389,8 @@ class NamedSemaphore:
 
         A thread that waits goes on waiting, and gets its token; a with statement puts its token back. A second call does nothing.
         PermissionError: the name may not be removed. Another OSError: it cannot be found out now whose it is; a second call tries again.
-        The semaphore is closed nevertheless.
+        The semaphore is closed nevertheless. What an ExitStack has entered (on a free-threaded build, any with statement) stays mapped until
+        this object goes.
         """
         if self._handle is not None:
             # The calls first, so that nobody counts what is refused. An ExitStack asks for the end of what it entered only when it ends it:
