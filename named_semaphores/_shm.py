@@ -26,8 +26,8 @@ def path(libc: Libc, name: str) -> str | None:
 def why_no_link(libc: Libc, name: str) -> str | None:
     """Return why the file must not be taken for a semaphore, or None.
 
-    Linux's libcs open any file. In one that is too short the first wait dies of SIGBUS; in a semaphore of a program of the other word size or byte
-    order it reads wrong values and is never woken.
+    Linux's libcs open any file. In one that is too short the first wait dies of SIGBUS; in a semaphore of a program of the other word size
+    or byte order it reads wrong values and is never woken.
     """
     file = path(libc, name)
     if file is None or not libc.opens_any_file:

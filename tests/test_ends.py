@@ -14,12 +14,12 @@ import types
 import weakref
 
 import pytest
-from support import SLOW, run_python, start_python
+from support import EXACT, SLOW, run_python, start_python
 
 from named_semaphores import NamedSemaphore, _ends
 
 START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore; "
-_COUNTED = sys.version_info >= (3, 11) and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+_COUNTED = EXACT and not sysconfig.get_config_var("Py_GIL_DISABLED")
 counted = pytest.mark.skipif(not _COUNTED, reason="this Python cannot count the tokens of frozen threads, as README says")
 ENDS = {
     "normal": "pass",

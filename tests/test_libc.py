@@ -9,13 +9,12 @@ import gc
 import itertools
 import os
 import signal
-import sys
 import threading
 import time
 
 import profiles
 import pytest
-from support import SLOW, in_threads, run_python
+from support import EXACT, SLOW, in_threads, run_python
 
 from named_semaphores import NamedSemaphore, _waits
 from named_semaphores._libc import Libc, load
@@ -30,7 +29,6 @@ from profiles.macos import MacOS
 from profiles.uncounted import Cygwin, Illumos
 
 Flags = NamedSemaphore.Flags
-EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
 
 
 def bound(lib, platform):
