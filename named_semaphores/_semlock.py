@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mechanism: the calls that run hot, made by the interpreter's own C object for a semaphore.
+
+``_multiprocessing.SemLock`` is what ``multiprocessing.Semaphore`` is made of (CPython 3.8 to 3.15, PyPy). ``SemLock._rebuild(address, 1, maximum,
+None)`` takes over an open semaphore; with a name instead of None it opens that name itself. Its methods are C: half the time of a ctypes call.
+Its deallocator closes the semaphore, and it is not a finalizer: the collector never runs it before the last call. It opens and closes with the
+GIL kept, as ``_libc._prototype`` explains. ``multiprocessing`` itself is never imported: its resource tracker removes other processes' names.
+"""
+
+from __future__ import annotations
+
+import errno
+from ctypes import c_ssize_t
+from itertools import repeat, starmap
+from operator import not_
+
+from ._base import FIRST_SLICE
+from ._libc import Handle, Libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator
+
+_SEMAPHORE = 1  # its kind: not a recursive mutex
+
+
+def semlock(platform: str) -> Any:
+    """Return the type, or None where it does not serve."""
+    if platform.startswith(("cygwin", "msys", "sunos")):  # a process's opens of one name are not counted there: its close would end them all
+        return None
+    try:
+        from _multiprocessing import SemLock
+    except ImportError:  # an interpreter built without it
+        return None
+    return SemLock if hasattr(SemLock, "_rebuild") else None
+
+
+class _Handle(Handle):
+    pointer: int  # while it is in use, its user holds the handle, and so the lock
+
+    def __init__(self, libc: Libc, lock: Any) -> None:
+        self.lock = lock
+        super().__init__(libc, lock.handle)
+
+    @property
+    def address(self) -> int:
+        return self.libc.address_of(self.lock)
+
+    def _bind(self) -> None:
+        acquire = self.lock.acquire
+        self.tries = starmap(acquire, repeat((False,)))
+        self.first_waits = starmap(acquire, repeat((True, FIRST_SLICE / 1e9) if self.libc.has_timed_wait else (True,)))
+        self.posts = starmap(self.lock.release, repeat(()))
+        self.leave = self.lock.__exit__
+
+    def wait(self, nanoseconds: int) -> Iterator[tuple[int, int]]:
+        # On the wall clock: if that is set back, the wait takes longer, and ends with a token, or a signal, nevertheless. Without a timed wait
+        # SemLock polls when given a time, so there it waits without an end.
+        arguments = (True, nanoseconds / 1e9) if self.libc.has_timed_wait else (True,)
+        return zip(map(not_, starmap(self.lock.acquire, (arguments,))), (errno.ETIMEDOUT,))
+
+
+class InterpretersLibc(Libc):
+    """The running system's library, with SemLock's calls where they are as good."""
+
+    def __init__(self, lib: Any) -> None:
+        super().__init__(lib)
+        self._rebuild = semlock(self.platform)._rebuild
+
+    def link(self, name: bytes) -> Handle:
+        if not name.isascii():  # SemLock encodes a name as UTF-8, whatever the file system's encoding
+            return super().link(name)
+        return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name.decode()))
+
+    def _open(self, *arguments: Any) -> Iterator[Any]:
+        return map(self._rebuild, super()._open(*arguments), repeat(_SEMAPHORE), repeat(self.value_max), repeat(None))
+
+    def _handle(self, lock: Any) -> Handle:
+        return _Handle(self, lock)
+
+    @staticmethod
+    def address_of(created: Any) -> int:
+        return c_ssize_t(created.handle).value  # sem_open's result is signed, SemLock's handle is not
