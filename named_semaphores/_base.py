@@ -185,7 +185,14 @@ class Semaphore:
         """
         from . import _async  # so that the package does not import asyncio
 
-        return await _async.acquire(self, deadline_of(self._name, timeout))
+        deadline = None if timeout is None else deadline_of(self._name, timeout)
+        handle = self._open_handle()
+        if not _async.is_waited_for(handle):
+            for taken in handle.tries:
+                if taken:
+                    return True
+                break
+        return await _async.wait(self, handle, deadline)
 
     async def __aenter__(self: Self) -> Self:
         """Take a token as ``acquire_async()`` does, and return this semaphore."""

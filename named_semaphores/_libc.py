@@ -219,6 +219,8 @@ class Handle:
     leave: a C function that puts a token back and ignores the three arguments of ``__exit__``.
     """
 
+    is_robust = False  # the kernel does not give back what a thread holds that is frozen at the interpreter's end
+
     def __init__(self, libc: Libc, pointer: Any) -> None:
         self.libc = libc
         self.pointer = pointer

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 from ctypes import c_ssize_t
 from itertools import repeat, starmap
-from operator import not_
 
 from ._base import FIRST_SLICE
 from ._libc import Handle, Libc
@@ -57,7 +56,8 @@ class _Handle(Handle):
         # On the wall clock: if that is set back, the wait takes longer, and ends with a token, or a signal, nevertheless. Without a timed wait
         # SemLock polls when given a time, so there it waits without an end.
         arguments = (True, nanoseconds / 1e9) if self.libc.has_timed_wait else (True,)
-        return zip(map(not_, starmap(self.lock.acquire, (arguments,))), (errno.ETIMEDOUT,))
+        # True and False become 0 and -1.
+        return zip(map((-1).__add__, starmap(self.lock.acquire, (arguments,))), (errno.ETIMEDOUT,))
 
 
 class InterpretersLibc(Libc):

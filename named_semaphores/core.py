@@ -12,6 +12,8 @@ from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._libc import Handle, Libc
     from ._names import Owner
 
@@ -77,39 +79,41 @@ class NamedSemaphore(Semaphore):
 
     def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> None:
         while True:  # until no other process has come between two steps
+            ours, owner = _Ours(libc, name), None
             try:
                 if existence is Flags.LINK_OR_CREATE or existence is Flags.RAISE_IF_NOT_EXISTS:
                     try:
                         handle = _link(libc, name)
+                        self._linked = True
+                        break
                     except FileNotFoundError:
                         if existence is Flags.RAISE_IF_NOT_EXISTS:
                             raise
-                    else:
-                        self._linked = True
-                        owner = _owner(libc, name) if unlink_on_delete else None
-                        break
-                owner = _owner(libc, name) if unlink_on_delete is None or unlink_on_delete else None
+                if unlink_on_delete is None or unlink_on_delete:
+                    owner = _owner(ours)  # before it is created, so that no signal leaves a name without an owner
                 try:
-                    handle = _create(libc, name, mode, value, owner.name.created if owner else [])
+                    handle = _create(libc, name, mode, value, ours.created)
                     break
                 except FileExistsError:
                     if existence is Flags.RAISE_IF_EXISTS:
                         raise
                 if existence is Flags.UNLINK_AND_CREATE:
-                    _unlink(libc, name)
+                    try:
+                        _unlink(libc, name)
+                    except FileNotFoundError:  # another process was faster
+                        pass
             except InterruptedError:  # POSIX allows sem_open to fail so; the signal's handler has run
                 pass
-            except FileNotFoundError:  # from _unlink: another process was faster
-                if existence is not Flags.UNLINK_AND_CREATE:
-                    raise
         self._use(handle)
+        ours.handle = handle
+        if self._linked and unlink_on_delete:
+            owner = _owner(ours)
         if owner is not None:
             self._own(owner, handle)
 
     def _own(self, owner: Owner, handle: Handle) -> None:
         from functools import partial
 
-        owner.name.handle = handle
         # In "with NamedSemaphore(name):" nothing but what ends the with statement lives to its end, so that has the owner too.
         leave = partial(handle.leave)
         leave.owner = owner  # type: ignore[attr-defined]
@@ -182,7 +186,7 @@ class NamedSemaphore(Semaphore):
         super().close()
         owner = self._owner
         if owner is not None:
-            owner.name.unlink()
+            owner.unlink()
             self._owner = None
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
@@ -208,10 +212,52 @@ def _system() -> Libc:
     return system()
 
 
-def _owner(libc: Libc, name: str) -> Owner:
+def _owner(ours: _Ours) -> Owner:
     from ._names import Owner
 
-    return Owner(libc, name)
+    return Owner(ours.unlink)
+
+
+class _Ours:
+    """A name, and the semaphore it stood for when it was opened."""
+
+    __slots__ = ("created", "handle", "libc", "name")
+
+    def __init__(self, libc: Libc, name: str) -> None:
+        self.libc = libc
+        self.name = name
+        self.created: list[Any] = []  # gets what Libc.create opens, in the step that opens it
+        self.handle: Handle | None = None  # the same, opened; keeps the address in use while it is compared
+
+    def unlink(self) -> None:
+        """Unlink the name if it still stands for the same semaphore."""
+        if self._is_ours():
+            _unlink(self.libc, self.name)
+
+    def _is_ours(self) -> bool:
+        # POSIX: a process that opens a name again gets the same address if it is the same semaphore. macOS, NetBSD and OpenBSD cannot tell.
+        libc = self.libc
+        if self.handle is not None:
+            address = self.handle.address
+        elif self.created:
+            address = libc.address_of(self.created[0])
+        else:  # a signal came before it was opened
+            return False
+        if not libc.same_address:
+            return True
+        try:
+            return libc.link(os.fsencode(self.name)).address == address
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            # Its mode keeps us from opening it, or descriptors or musl's 256 places are used up.
+            file = _files.path(libc, self.name)
+            if file is not None and libc.platform.startswith("linux"):
+                try:
+                    return _files.is_mapped_at(file, address)
+                except OSError:  # not even /proc can be read
+                    pass
+            raise explained(error, libc, self.name) from None
 
 
 def _encoded(libc: Libc, name: str) -> bytes:
