@@ -173,6 +173,14 @@ def arguments(id: int, operations: list[Operation]) -> tuple[Any, ...]:
     return id, ctypes.byref(array), c_size_t(len(operations))
 
 
+class _Pop(c_void_p):
+    from_param = list.pop  # called with a list, in C: takes the last item off, to be passed on. IndexError, and no call, if there is none
+
+
+class _Ignored(c_int):
+    from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
+
+
 class Gone(OSError):
     """The set was removed."""
 
@@ -204,6 +212,9 @@ class SysV:
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop", c_int, c_void_p, c_size_t)
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
+        # semop once more, as the end of a with statement: it takes a list of operations instead of one, drops the exception's three arguments,
+        # and returns None, so that no exception is swallowed.
+        self.semop_leaving = _PYFUNCTYPE(None, c_int, _Pop, c_size_t, _Ignored, _Ignored, _Ignored)(self._address("semop"))
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl keep the 32-bit time of old binaries. The others' long is padded there, and on
         # big-endian machines the padding comes first: an int64 is both.
@@ -489,8 +500,6 @@ class Set:
 
     def rejoin(self) -> None:
         """In a child of fork: count for this process too. FileNotFoundError if the set was removed meanwhile."""
-        if self._joined == [os.getpid()]:
-            return
         try:
             if not self.library.operate(self.id, JOIN):
                 raise Gone(errno.ENOENT, "it was removed")
