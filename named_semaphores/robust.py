@@ -169,7 +169,7 @@ class _Handle:
         self._take = set.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
         self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(set.try_to_take(n)))))
-        self.posts = starmap(library.semop_now, zip(repeat(set.id), iter(held.pop, None), repeat(_SIZE)))
+        self.posts = starmap(library.semop_popping, repeat((set.id, held, _SIZE)))
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
         self.leave_only = partial(library.semop_leaving, set.id, held, _SIZE)
         self.leave = partial(self.leave_only)
@@ -378,7 +378,7 @@ class RobustSemaphore(_Robust):
                 return
             # What came off the list is the parent's, and semop refused it. Back to the bottom, for the with statement it belongs to.
             self.tokens(n)._handle.held.insert(0, _INHERITED)
-        except IndexError:  # this process took no tokens in this number
+        except (ctypes.ArgumentError, IndexError):  # the list is empty (PyPy says IndexError): this process took no tokens in this number
             pass
         tokens = self.tokens(n)
         if not tokens._handle.opening.holding.regroup(tokens._handle.held):
