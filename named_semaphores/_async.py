@@ -60,7 +60,9 @@ class _Queue:
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.lock = threading.Lock()  # for has_thread: the thread ends, or sees a new waiter
         self.has_thread = False
-        self.arrived: list[bool] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
+        self.arrived: list[
+            bool
+        ] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
         self.delivered = threading.Event()
         self.polls = False
 

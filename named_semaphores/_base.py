@@ -33,6 +33,17 @@ FIRST_PAUSE = 100_000
 LONGEST_PAUSE = 15_000_000
 
 _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
+
+
+class _Octal(int):
+    """An int that help() shows as permission bits are written."""
+
+    def __repr__(self) -> str:
+        return f"0o{self:o}"
+
+
+DEFAULT_MODE = _Octal(0o600)
+
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # a call got no token for want of one, or of time, or for a signal
 
 
@@ -142,10 +153,10 @@ class Semaphore:
                 return True
             break
         if timeout is not None:
-            return self._wait(deadline_of(self._name, timeout))
+            return self._wait(deadline_of(self._name, timeout))  # type: ignore[no-any-return]
         if blocking:
             return self._wait_endless()
-        return self._wait(0)  # a try that tells errno
+        return self._wait(0)  # type: ignore[no-any-return]  # one more try, which tells errno
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
@@ -210,7 +221,7 @@ class Semaphore:
             if taken:
                 return True
             break
-        return self._wait(None, handle)
+        return self._wait(None, handle)  # type: ignore[no-any-return]
 
     def _wait(self, deadline: int | None, handle: Any = None, result: Any = True) -> Any:
         """Return ``result`` with a token; False once ``time.monotonic_ns()`` is ``deadline`` (None: never)."""

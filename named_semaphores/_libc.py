@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
 _SECOND = 1_000_000_000  # in nanoseconds
+_PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # a call keeps the GIL; PyPy's ctypes has no flag for it
 
 
 class _System:
@@ -140,7 +141,6 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
     raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
 
 
-
 def system() -> Libc:
     """Return the running system's ``Libc``, found once. NotImplementedError where there is none."""
     if not _found:
@@ -157,9 +157,9 @@ _found: dict[str, Libc] = {}  # setdefault is atomic: all threads share one, whi
 def _prototype(restype: Any, *argtypes: Any) -> Any:
     """Return a function type as PYFUNCTYPE does, whose calls keep the GIL, and save errno."""
     # glibc's sem_open and sem_close take a lock that fork does not reset: without the GIL, a fork in another thread would copy it locked, and
-    # the child's next sem_open would hang. PyPy's ctypes has no flag to keep the GIL.
-    flags = ctypes._FUNCFLAG_CDECL | ctypes._FUNCFLAG_USE_ERRNO | getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # type: ignore[attr-defined]
-    return type("prototype", (ctypes._CFuncPtr,), {"_restype_": restype, "_argtypes_": argtypes, "_flags_": flags})
+    # the child's next sem_open would hang. (PYFUNCTYPE itself cannot save errno.)
+    base: Any = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
+    return type("prototype", base.__bases__, {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI})
 
 
 def _timespec(time_t: Any, long: Any) -> Any:
@@ -175,8 +175,9 @@ class _Mapping:
 
     __slots__ = ("address", "close")
 
-    def __init__(self, close: Callable[[int], int]) -> None:
+    def __init__(self, address: int, close: Callable[[int], int]) -> None:
         self.close = close
+        self.address = address
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the interpreter's end the kernel closes it. Until then a generator may still be finalized, and leave its with statement.
@@ -234,9 +235,9 @@ class Handle:
 
     def _bind(self) -> None:
         libc, arguments = self.libc, (self.pointer,)
-        self.tries = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
-        self.first_waits = self.tries
-        self.posts = map(bool, starmap(libc.checked_post, repeat(arguments)))
+        self.tries: Iterator[bool] = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
+        self.first_waits: Iterator[bool] = self.tries
+        self.posts: Iterator[bool | None] = map(bool, starmap(libc.checked_post, repeat(arguments)))
         self.leave: Callable[..., None] = MethodType(libc.leave, self.pointer)
 
     # The rest makes one call, and gives its status, 0 for success, and errno.
@@ -374,9 +375,7 @@ class Libc:
         return self._handle(opened[0])
 
     def _handle(self, address: int) -> Handle:
-        mapping = _Mapping(self.sem_close)
-        mapping.address = address
-        return Handle(self, _Pointer(mapping))
+        return Handle(self, _Pointer(_Mapping(address, self.sem_close)))
 
     @staticmethod
     def address_of(created: Any) -> int:

@@ -25,10 +25,12 @@ _SEMAPHORE = 1  # its kind: not a recursive mutex
 
 def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
-    if platform.startswith(("cygwin", "msys", "sunos")):  # a process's opens of one name are not counted there: its close would end them all
+    if platform.startswith(
+        ("cygwin", "msys", "sunos")
+    ):  # a process's opens of one name are not counted there: its close would end them all
         return None
     try:
-        from _multiprocessing import SemLock
+        from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
     except ImportError:  # an interpreter built without it
         return None
     return SemLock if hasattr(SemLock, "_rebuild") else None

@@ -7,7 +7,7 @@ import errno
 import os
 
 from . import _files
-from ._base import RETRY, Flags, Semaphore, check_existence, check_integer, check_name
+from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name
 from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ class NamedSemaphore(Semaphore):
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = 0o600,
+        mode: int = DEFAULT_MODE,
     ) -> None:
         self._prepare()
         name = check_name(name)
@@ -128,7 +128,9 @@ class NamedSemaphore(Semaphore):
             return handle.libc.value(handle)
         except OSError as error:
             if error.errno == errno.ENOSYS:
-                raise NotImplementedError(f"semaphore {self._name!r}: this system ({handle.libc.platform}) does not tell the value") from None
+                raise NotImplementedError(
+                    f"semaphore {self._name!r}: this system ({handle.libc.platform}) does not tell the value"
+                ) from None
             raise explained(error, handle.libc, self.name) from None
 
     @property

@@ -20,7 +20,7 @@ from time import monotonic_ns
 from weakref import WeakSet, WeakValueDictionary
 
 from . import _sysv
-from ._base import FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
+from ._base import DEFAULT_MODE, FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
 from ._names import Owner, at_exit
 
 TYPE_CHECKING = False
@@ -38,12 +38,11 @@ _SIZE = c_size_t(1)  # operations of an entry
 class _Held(list):  # type: ignore[type-arg]
     """One entry for each acquisition of ``n`` tokens at once that this process has not given back."""
 
-    __slots__ = ("entry", "n", "set")
+    __slots__ = ("entry", "n")
 
-    def __init__(self, set: _sysv.Set, n: int) -> None:
-        self.set = set
+    def __init__(self, semset: _sysv.Set, n: int) -> None:
         self.n = n
-        self.entry = set.give(n)[1]
+        self.entry = semset.give(n)[1]
 
     def own(self) -> int:
         """Return how many entries are this process's own, and not its parent's."""
@@ -58,19 +57,21 @@ _INHERITED = c_void_p()
 class _Holding:
     """What this process holds of one set: all its objects on that set share this."""
 
-    def __init__(self, set: _sysv.Set) -> None:
-        self.lists = {1: _Held(set, 1)}
+    def __init__(self, semset: _sysv.Set) -> None:
+        self.lists = {1: _Held(semset, 1)}
         self.kept: list[_sysv.Set] = []  # of an object that is gone although tokens are held: keeps the set in use
 
-    def held(self, n: int, set: _sysv.Set) -> _Held:
-        return self.lists.get(n) or self.lists.setdefault(n, _Held(set, n))
+    def held(self, n: int, semset: _sysv.Set) -> _Held:
+        if n not in self.lists:
+            self.lists.setdefault(n, _Held(semset, n))
+        return self.lists[n]
 
     def tokens(self) -> int:
         return sum(held.n * held.own() for held in list(self.lists.values()))
 
     def regroup(self, wanted: _Held) -> bool:
         """Make one entry of ``wanted`` from others of as many tokens, or more. Return False if not so many are held."""
-        with _regrouping:
+        with _lock:
             if self.tokens() < wanted.n:
                 return False
             ones = self.lists[1]
@@ -89,33 +90,34 @@ class _Holding:
             wanted.append(wanted.entry)
             return True
 
-    def end(self, set: _sysv.Set) -> None:
+    def end(self, semset: _sysv.Set) -> None:
         """An opening of the set ends. It stays as long as tokens are held, so that no other process begins anew."""
-        if any(self.lists.values()):
-            if self.kept:
-                set.leave()
-            else:
-                self.kept.append(set)
-                _kept[set.id] = self
-            return
-        _kept.pop(set.id, None)
-        for one in (set, *self.kept):
+        with _lock:
+            if any(self.lists.values()) and not self.kept:
+                self.kept.append(semset)
+                _kept[semset.id] = self
+                return
+            leaving = [semset]
+            if not any(self.lists.values()):
+                _kept.pop(semset.id, None)
+                leaving += self.kept
+                self.kept.clear()
+        for one in leaving:
             one.leave()
-        self.kept.clear()
 
 
 _holdings: WeakValueDictionary[int, _Holding] = WeakValueDictionary()  # by the sets' ids, which the kernel does not use again soon
 _kept: dict[int, _Holding] = {}
-_regrouping = RLock()
+_lock = RLock()  # the collector or a signal handler may open or close while its own thread has it
 
 
 class _Opening:
     """One of the set's users, until it is garbage-collected. Its object has it, its calls in flight, and what ends a with statement."""
 
-    def __init__(self, set: _sysv.Set) -> None:
-        self.set = set
-        holding = _holdings.get(set.id)
-        self.holding = holding or _holdings.setdefault(set.id, _Holding(set))
+    def __init__(self, semset: _sysv.Set) -> None:
+        self.set = semset
+        with _lock:
+            self.holding = _holdings.get(semset.id) or _holdings.setdefault(semset.id, _Holding(semset))
         _openings.add(self)
         at_exit(_leave_all)
 
@@ -160,22 +162,22 @@ class _Handle:
     is_robust = True
 
     def __init__(self, opening: _Opening, n: int) -> None:
-        set, library = opening.set, opening.set.library
+        semset, library = opening.set, opening.set.library
         self.opening = opening
         self.n = n
-        self.held = held = opening.holding.held(n, set)
+        self.held = held = opening.holding.held(n, semset)
         # What semop returns is looked up, and what is found is called: 0 records an entry, and becomes None; -1 stays -1.
         self._outcomes = {0: partial(held.append, held.entry), -1: partial(int, -1)}
-        self._take = set.take(n)
+        self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
-        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(set.try_to_take(n)))))
-        self.posts = starmap(library.semop_popping, repeat((set.id, held, _SIZE)))
+        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
+        self.posts = starmap(library.semop_popping, repeat((semset.id, held, _SIZE)))
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        self.leave_only = partial(library.semop_leaving, set.id, held, _SIZE)
+        self.leave_only = partial(library.semop_leaving, semset.id, held, _SIZE)
         self.leave = partial(self.leave_only)
         self.leave.opening = opening  # type: ignore[attr-defined]
 
-    def _recorded(self, statuses: Iterator[int]) -> Iterator[None | int]:
+    def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
         return map(_call, map(self._outcomes.__getitem__, statuses))
 
     def _waiting(self, nanoseconds: int) -> tuple[Any, Iterator[tuple[Any, ...]]]:
@@ -184,17 +186,17 @@ class _Handle:
             return library.semop, repeat(self._take)
         return library.semtimedop, repeat((*self._take, library.timeout(nanoseconds / 1e9)))
 
-    def _once(self, function: Any, arguments: tuple[Any, ...]) -> Iterator[tuple[None | int, int]]:
+    def _once(self, function: Any, arguments: tuple[Any, ...]) -> Iterator[tuple[int | None, int]]:
         return zip(self._recorded(starmap(function, (arguments,))), iter(ctypes.get_errno, None))
 
-    def try_once(self) -> Iterator[tuple[None | int, int]]:
+    def try_once(self) -> Iterator[tuple[int | None, int]]:
         return self._once(self.opening.set.library.semop, self.opening.set.try_to_take(self.n))
 
-    def wait(self, nanoseconds: int) -> Iterator[tuple[None | int, int]]:
+    def wait(self, nanoseconds: int) -> Iterator[tuple[int | None, int]]:
         function, arguments = self._waiting(nanoseconds)
         return self._once(function, next(arguments))
 
-    def wait_until(self, deadline: int) -> Iterator[tuple[None | int, int]]:
+    def wait_until(self, deadline: int) -> Iterator[tuple[int | None, int]]:
         return self.wait(max(0, deadline - monotonic_ns()))
 
     def post_once(self) -> Iterator[int]:
@@ -232,7 +234,9 @@ class Tokens(_Robust):
     def _check_total(self) -> None:
         n, total = self._handle.n, self._set.total()
         if n > total:
-            raise ValueError(f"semaphore {self._name!r}: n must be at most {total}, the number of tokens there are, not {n}: it would wait for ever")
+            raise ValueError(
+                f"semaphore {self._name!r}: n must be at most {total}, the number of tokens there are, not {n}: it would wait for ever"
+            )
 
 
 class RobustSemaphore(_Robust):
@@ -276,7 +280,7 @@ class RobustSemaphore(_Robust):
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = 0o600,
+        mode: int = DEFAULT_MODE,
     ) -> None:
         # All attributes, and always: see NamedSemaphore._prepare.
         self._name = self._handle = self._owner = None
@@ -432,10 +436,10 @@ class RobustSemaphore(_Robust):
             self._owner = None
 
     def _close_exit(self) -> None:
-        exit: Any = self._exit
-        if not any(exit.opening.holding.lists.values()):
+        leave: Any = self._exit
+        if not any(leave.opening.holding.lists.values()):
             # Nothing is held: this process is a user no more. An ExitStack may still look for the end of a with statement whose beginning waits.
-            self._exit = partial(exit.func, *exit.args)
+            self._exit = partial(leave.func, *leave.args)
 
     @classmethod
     def _attributes(cls) -> frozenset[str]:
@@ -443,5 +447,3 @@ class RobustSemaphore(_Robust):
 
     def _link(self, name: str) -> None:
         RobustSemaphore.__init__(self, name, None, Flags.RAISE_IF_NOT_EXISTS)
-
-
