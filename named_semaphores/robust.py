@@ -141,6 +141,8 @@ def _leave_all() -> None:
 
 def _after_fork() -> None:
     """In a child of fork: it holds nothing, and is a user of its own."""
+    global _lock
+    _lock = RLock()  # another thread of the parent may have had it
     for opening in list(_openings):
         for held in opening.holding.lists.values():
             held[:] = [_INHERITED] * len(held)
