@@ -358,43 +358,41 @@ class Libc:
     def link(self, name: bytes) -> Handle:
         """Open an existing semaphore."""
         # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
-        return self._opened(list(self._open(name, 0)))
+        return self._opened(*next(self._open(name, 0)))
 
-    def create(self, name: bytes, mode: int, value: int, created: list[Any]) -> Handle:
-        """Create a semaphore. The list gets what ``address_of`` takes in the step that creates it: no signal comes between."""
+    def create(self, name: bytes, mode: int, value: int, created: list[tuple[Any, int]]) -> Handle:
+        """Create a semaphore. The list gets what was opened, and errno, in the step that opens it: no signal comes between."""
         created.extend(self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value)))
-        return self._opened(created)
+        return self._opened(*created[0])
 
-    def _open(self, *arguments: Any) -> Iterator[Any]:
-        """Return the iterator that opens the semaphore and gives its address; nothing, if that fails."""
-        return filter(self.sem_failed.__ne__, starmap(self.sem_open, (arguments,)))
+    def _open(self, *arguments: Any) -> Iterator[tuple[Any, int]]:
+        return _call(self.sem_open, *arguments)
 
-    def _opened(self, opened: list[Any]) -> Handle:
-        if not opened:
-            raise _oserror(ctypes.get_errno())
-        return self._handle(opened[0])
-
-    def _handle(self, address: int) -> Handle:
+    def _opened(self, address: int, error: int) -> Handle:
+        if address == self.sem_failed:
+            raise _oserror(error)
         return Handle(self, _Pointer(_Mapping(address, self.sem_close)))
 
     @staticmethod
-    def address_of(created: Any) -> int:
-        """Return the address of what ``create`` gave."""
-        return created  # type: ignore[no-any-return]
+    def address_of(opened: Any) -> int:
+        """Return the address of what was opened; it may be ``sem_failed``."""
+        return opened  # type: ignore[no-any-return]
 
     def unlink(self, name: bytes) -> None:
         """Remove the name."""
-        status = self.sem_unlink(name)
-        if status:
-            raise _oserror(self.failure(status, ctypes.get_errno()))
+        self._checked(self.sem_unlink, name)
 
     def value(self, handle: Handle) -> int:
         """Return the number of tokens."""
         value = c_int()
-        status = self.sem_getvalue(handle.pointer, value)
-        if status:
-            raise _oserror(self.failure(status, ctypes.get_errno()))
+        self._checked(self.sem_getvalue, handle.pointer, ctypes.byref(value))
         return max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
+
+    def _checked(self, function: Any, *arguments: Any) -> None:
+        for status, error in _call(function, *arguments):
+            break
+        if status:
+            raise _oserror(self.failure(status, error))
 
     def post_all(self, handle: Handle, n: int) -> bool:
         """Put n tokens back, in C, so that no signal ends it half-way. Return whether that went well; there must be room for all."""
@@ -413,8 +411,8 @@ def _oserror(error: int) -> OSError:
     return OSError(error, os.strerror(error))
 
 
-def _call(function: Any, *arguments: Any) -> Iterator[tuple[int, int]]:
-    """Return the iterator that calls the function once, and gives its status and errno."""
+def _call(function: Any, *arguments: Any) -> Iterator[tuple[Any, int]]:
+    """Return the iterator that calls the function once, and gives what it returns and errno, before a signal handler can make other calls."""
     return zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None))
 
 

@@ -9,7 +9,9 @@ GIL kept, as ``_libc._prototype`` explains. ``multiprocessing`` itself is never 
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
 from ctypes import c_ssize_t
 from itertools import repeat, starmap
 
@@ -74,12 +76,15 @@ class InterpretersLibc(Libc):
             return super().link(name)
         return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name.decode()))
 
-    def _open(self, *arguments: Any) -> Iterator[Any]:
-        return map(self._rebuild, super()._open(*arguments), repeat(_SEMAPHORE), repeat(self.value_max), repeat(None))
+    def _open(self, *arguments: Any) -> Iterator[tuple[Any, int]]:
+        addresses = starmap(self.sem_open, (arguments,))
+        return zip(map(self._rebuild, addresses, (_SEMAPHORE,), (self.value_max,), (None,)), iter(ctypes.get_errno, None))
 
-    def _handle(self, lock: Any) -> Handle:
+    def _opened(self, lock: Any, error: int) -> Handle:
+        if self.address_of(lock) == self.sem_failed:  # SemLock's deallocator leaves that alone
+            raise OSError(error, os.strerror(error))
         return _Handle(self, lock)
 
     @staticmethod
-    def address_of(created: Any) -> int:
-        return c_ssize_t(created.handle).value  # sem_open's result is signed, SemLock's handle is not
+    def address_of(opened: Any) -> int:
+        return c_ssize_t(opened.handle).value  # sem_open's result is signed, SemLock's handle is not

@@ -228,7 +228,7 @@ class _Ours:
     def __init__(self, libc: Libc, name: str) -> None:
         self.libc = libc
         self.name = name
-        self.created: list[Any] = []  # gets what Libc.create opens, in the step that opens it
+        self.created: list[tuple[Any, int]] = []  # gets what Libc.create opens, in the step that opens it
         self.handle: Handle | None = None  # the same, opened; keeps the address in use while it is compared
 
     def unlink(self) -> None:
@@ -242,8 +242,10 @@ class _Ours:
         if self.handle is not None:
             address = self.handle.address
         elif self.created:
-            address = libc.address_of(self.created[0])
+            address = libc.address_of(self.created[0][0])
         else:  # a signal came before it was opened
+            return False
+        if address == libc.sem_failed:
             return False
         if not libc.same_address:
             return True
@@ -278,7 +280,7 @@ def _link(libc: Libc, name: str) -> Handle:
         raise open_error(error, libc, name) from None
 
 
-def _create(libc: Libc, name: str, mode: int, value: int, created: list[object]) -> Handle:
+def _create(libc: Libc, name: str, mode: int, value: int, created: list[tuple[Any, int]]) -> Handle:
     encoded = _encoded(libc, name)
     try:
         return libc.create(encoded, mode, value, created)
