@@ -8,7 +8,7 @@ TOKENS   free tokens                                               take, give (u
 USERS    opens by living processes                                 make_ready, JOIN, LEAVE (undo)
 LIVE     0 until the set is ready, then the number it began with   make_ready
 TOTAL    how many tokens there are, free and taken                 make_ready, resize
-DEAD     not 0: the set is being removed, nobody may join          REMOVE_IDLE
+DEAD     how many processes remove the set; nobody may join        REMOVE_IDLE (undo)
 PERSIST  1: the set stays without users                            STAY
 NAME...  the name, 15 bits in each semaphore                       write_name
 =======  ========================================================  =====================================
@@ -72,8 +72,9 @@ def make_ready(total: int) -> list[Operation]:
 JOIN: list[Operation] = [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 LEAVE: list[Operation] = [(USERS, -1, NOWAIT | UNDO)]
 STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
-# Only for a process that may then remove the set: IPC_RMID follows, by this process or by whoever meets the mark.
-REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (DEAD, 1, NOWAIT)]
+# Then IPC_RMID, which needs the right to it. Whoever meets the mark adds his own and removes the set too; if they all die before, it is idle
+# again. LIVE set back to 0 would not do as the mark: a newcomer could make the set ready again just before IPC_RMID.
+REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT | UNDO)]
 # By a process that may not remove it.
 TAKE_OVER: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 # 0 means "is it 0?": of TOKENS it would fail, or wait. DEAD is 0 as long as somebody has the set open.
@@ -339,7 +340,6 @@ class SysV:
         ``total``: how many tokens it has if it is created (None: 1). An existing one must have begun with as many (None: with any), else
         ValueError. ``persist``: it stays without users from now on. ``mode``: its permissions, which the umask does not cut.
         """
-        give_up = 0.0
         while True:
             try:
                 opened = self._try_to_open(name, total, link, create, anew, mode)
@@ -350,12 +350,6 @@ class SysV:
                 return opened
             except Gone:
                 continue
-            except _BeingRemoved as error:
-                # Another user's, who removes it now, or died in the middle of it.
-                give_up = give_up or self.clock() + 1
-                if self.clock() > give_up:
-                    raise self.failure(error, name) from None
-                self.sleep(0.001)
             except OSError as error:
                 raise self.failure(error, name) from None
 
@@ -387,15 +381,13 @@ class SysV:
             return self._make_ready(semid, name, total or 1, stored)
         if values[NAME:] != stored:
             raise _foreign(name, semid, values[NAME:])
-        if values[DEAD]:
-            if not self.may_remove(semid):
-                raise _BeingRemoved(errno.EPERM, f"set {semid}, another user's, was removed only half: ipcrm -s {semid}")
-            self.remove(semid)
-            return None
         if not values[USERS] and not values[PERSIST]:
             if self.may_remove(semid):
                 if self.operate(semid, REMOVE_IDLE):
                     self.remove(semid)
+                return None
+            if values[DEAD]:
+                self.sleep(0.001)
                 return None
             return self._take_over(semid, name, total, create, values)
         if not link:
@@ -453,10 +445,6 @@ class SysV:
             errno.ERANGE: f"at most {MAX_TOKENS} tokens, and as many opens at once",
             errno.EINVAL: f"this process has as many System V semaphores in use as {limits} allows",
         }.get(number)
-
-
-class _BeingRemoved(OSError):
-    pass
 
 
 def _checked(function: Any, *arguments: Any) -> int:
