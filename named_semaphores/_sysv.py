@@ -130,7 +130,7 @@ class _Linux:
 
 class _BSD(_Linux):
     GETPID, GETVAL, GETALL, GETNCNT = 4, 5, 6, 3
-    time_t = c_int64
+    time_t: Any = c_int64
     limits = "kern.ipc"
 
 
@@ -167,10 +167,11 @@ def _timespec(time_t: Any, long: Any) -> Any:
     return type("timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]})
 
 
-def arguments(id: int, operations: list[Operation]) -> tuple[Any, ...]:
+def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
     """Return the arguments of ``semop``: the set, the operations in C, and their number."""
-    array: Any = (sembuf * len(operations))(*operations)
-    return id, ctypes.byref(array), c_size_t(len(operations))
+    array_type: Any = sembuf * len(operations)
+    array = array_type(*operations)
+    return semid, ctypes.byref(array), c_size_t(len(operations))
 
 
 class Gone(OSError):
@@ -229,25 +230,25 @@ class SysV:
         """Return the id of the key's set. EINVAL if it has fewer semaphores."""
         return _checked(self._semget, key, size, flags)
 
-    def operate(self, id: int, operations: list[Operation]) -> bool:
+    def operate(self, semid: int, operations: list[Operation]) -> bool:
         """Carry out the operations. Return whether they were: not if one of them would have to wait, and must not."""
         try:
-            self._on_set(self.semop, *arguments(id, operations))
+            self._on_set(self.semop, *arguments(semid, operations))
         except BlockingIOError:
             return False
         return True
 
-    def wait(self, id: int, operations: list[Operation], seconds: float) -> bool:
+    def wait(self, semid: int, operations: list[Operation], seconds: float) -> bool:
         """The same, but wait until they can be, or the time is over. A signal ends it with InterruptedError."""
         if self.semtimedop:
             try:
-                self._on_set(self.semtimedop, *arguments(id, operations), self.timeout(seconds))
+                self._on_set(self.semtimedop, *arguments(semid, operations), self.timeout(seconds))
             except BlockingIOError:
                 return False
             return True
         operations = [(number, change, flags | NOWAIT) for number, change, flags in operations]
         deadline, pause = self.clock() + seconds, 0.0005
-        while not self.operate(id, operations):
+        while not self.operate(semid, operations):
             left = deadline - self.clock()
             if left <= 0:
                 return False
@@ -255,54 +256,54 @@ class SysV:
             pause = min(pause * 2, 0.02)
         return True
 
-    def value(self, id: int, number: int) -> int:
-        return self._on_set(self._semctl, id, number, self.system.GETVAL)
+    def value(self, semid: int, number: int) -> int:
+        return self._on_set(self._semctl, semid, number, self.system.GETVAL)
 
-    def waiters(self, id: int, number: int) -> int:
-        return self._on_set(self._semctl, id, number, self.system.GETNCNT)
+    def waiters(self, semid: int, number: int) -> int:
+        return self._on_set(self._semctl, semid, number, self.system.GETNCNT)
 
-    def last(self, id: int, number: int) -> int:
+    def last(self, semid: int, number: int) -> int:
         """Return the process that last changed the semaphore."""
-        return self._on_set(self._semctl, id, number, self.system.GETPID)
+        return self._on_set(self._semctl, semid, number, self.system.GETPID)
 
-    def values(self, id: int, size: int) -> list[int] | None:
+    def values(self, semid: int, size: int) -> list[int] | None:
         """Return all values of a set. None if it has more semaphores than that: GETALL would write past the end of the array."""
         try:
-            _checked(self._semctl, id, size, self.system.GETVAL)
+            _checked(self._semctl, semid, size, self.system.GETVAL)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EIDRM):
                 raise
         else:
             return None
         array = (c_ushort * size)()
-        self._on_set(self._semctl, id, 0, self.system.GETALL, ctypes.byref(array))
+        self._on_set(self._semctl, semid, 0, self.system.GETALL, ctypes.byref(array))
         return list(array)
 
-    def may_remove(self, id: int) -> bool:
+    def may_remove(self, semid: int) -> bool:
         """Whether this process may remove the set. IPC_SET wants the same right, and changes nothing if it sets what is there."""
         status = ctypes.create_string_buffer(1024)  # a semid_ds, of some hundred bytes; nothing here looks into it
         try:
-            self._on_set(self._semctl, id, 0, self.system.IPC_STAT, ctypes.byref(status))
-            self._on_set(self._semctl, id, 0, self.system.IPC_SET, ctypes.byref(status))
+            self._on_set(self._semctl, semid, 0, self.system.IPC_STAT, ctypes.byref(status))
+            self._on_set(self._semctl, semid, 0, self.system.IPC_SET, ctypes.byref(status))
         except PermissionError:
             return False
         return True
 
-    def remove(self, id: int) -> None:
-        self._on_set(self._semctl, id, 0, self.system.IPC_RMID)
+    def remove(self, semid: int) -> None:
+        self._on_set(self._semctl, semid, 0, self.system.IPC_RMID)
 
-    def _on_set(self, function: Any, id: int, *arguments: Any) -> int:
+    def _on_set(self, function: Any, semid: int, *arguments: Any) -> int:
         try:
-            return _checked(function, id, *arguments)
+            return _checked(function, semid, *arguments)
         except OSError as error:
             # The BSDs' EINVAL may also mean that this process has too many sums for the kernel to remember.
-            if error.errno == errno.EIDRM or (error.errno == errno.EINVAL and self._is_gone(id)):
+            if error.errno == errno.EIDRM or (error.errno == errno.EINVAL and self._is_gone(semid)):
                 raise Gone(errno.ENOENT, "it was removed") from None
             raise
 
-    def _is_gone(self, id: int) -> bool:
+    def _is_gone(self, semid: int) -> bool:
         try:
-            _checked(self._semctl, id, TOKENS, self.system.GETVAL)
+            _checked(self._semctl, semid, TOKENS, self.system.GETVAL)
         except OSError as error:
             return error.errno in (errno.EINVAL, errno.EIDRM)
         return False
@@ -352,46 +353,47 @@ class SysV:
         size = NAME + len(stored)
         is_new = False
         try:
-            id = self.get(key(name), size, 0)
+            semid = self.get(key(name), size, 0)
         except FileNotFoundError:
             if not (create or anew):
                 raise
-            id, is_new = self._create(key(name), size, mode), True
-            if id is None:
+            made = self._make(key(name), size, mode)
+            if made is None:
                 return None
+            semid, is_new = made, True
         except OSError as error:
             raise _foreign(name) if error.errno == errno.EINVAL else error from None
         if anew and not is_new:
-            self.remove(id)
+            self.remove(semid)
             return None
-        values = [0] * size if is_new else self.values(id, size)
+        values = [0] * size if is_new else self.values(semid, size)
         if values is None:
-            raise _foreign(name, id)
+            raise _foreign(name, semid)
         if not values[LIVE]:
             if not (create or anew):
                 raise FileNotFoundError(errno.ENOENT, "")
-            return self._make_ready(id, name, total or 1, stored)
+            return self._make_ready(semid, name, total or 1, stored)
         if values[NAME:] != stored:
-            raise _foreign(name, id, values[NAME:])
+            raise _foreign(name, semid, values[NAME:])
         if values[DEAD]:
-            if not self.may_remove(id):
-                raise _BeingRemoved(errno.EPERM, f"set {id}, another user's, was removed only half: ipcrm -s {id}")
-            self.remove(id)
+            if not self.may_remove(semid):
+                raise _BeingRemoved(errno.EPERM, f"set {semid}, another user's, was removed only half: ipcrm -s {semid}")
+            self.remove(semid)
             return None
         if not values[USERS] and not values[PERSIST]:
-            if self.may_remove(id):
-                if self.operate(id, REMOVE_IDLE):
-                    self.remove(id)
+            if self.may_remove(semid):
+                if self.operate(semid, REMOVE_IDLE):
+                    self.remove(semid)
                 return None
-            return self._take_over(id, name, total, create, values)
+            return self._take_over(semid, name, total, create, values)
         if not link:
             raise FileExistsError(errno.EEXIST, "")
         if total is not None and total != values[LIVE]:
             hint = "" if values[USERS] else ": it stays without users, so unlink it first"
             raise ValueError(f"{name!r} was created with {values[LIVE]} tokens, not with {total}{hint}")
-        return Set(self, name, id, values[LIVE], False) if self.operate(id, JOIN) else None
+        return Set(self, name, semid, values[LIVE], False) if self.operate(semid, JOIN) else None
 
-    def _create(self, key: int, size: int, mode: int) -> int | None:
+    def _make(self, key: int, size: int, mode: int) -> int | None:
         try:
             return self.get(key, size, IPC_CREAT | IPC_EXCL | mode)
         except FileExistsError:
@@ -399,23 +401,24 @@ class SysV:
         except OSError as error:
             raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
 
-    def _make_ready(self, id: int, name: str, total: int, stored: list[int]) -> Set | None:
-        places = range(0, len(stored), 4)
-        wrote = [self.operate(id, write_name(place, stored[place : place + 4])) for place in places]
-        if not all(wrote):  # another process wrote: the same name, or another of this key
-            values = self.values(id, NAME + len(stored))
+    def _make_ready(self, semid: int, name: str, total: int, stored: list[int]) -> Set | None:
+        wrote = True
+        for place in range(0, len(stored), 4):
+            wrote &= self.operate(semid, write_name(place, stored[place : place + 4]))
+        if not wrote:  # another process wrote: the same name, or another of this key
+            values = self.values(semid, NAME + len(stored))
             if values is None or values[NAME:] != stored:
-                raise _foreign(name, id)
-        return Set(self, name, id, total, True) if self.operate(id, make_ready(total)) else None
+                raise _foreign(name, semid)
+        return Set(self, name, semid, total, True) if self.operate(semid, make_ready(total)) else None
 
-    def _take_over(self, id: int, name: str, total: int | None, create: bool, values: list[int]) -> Set | None:
+    def _take_over(self, semid: int, name: str, total: int | None, create: bool, values: list[int]) -> Set | None:
         """Use another user's idle set, which this one may not remove. It must be as a new one would be."""
         if not create:
             raise FileNotFoundError(errno.ENOENT, "")
         if values[TOTAL] != values[LIVE] or total not in (None, values[LIVE]):
-            hint = f"nobody has it open, but set {id} with {values[LIVE]} tokens is another user's, who can remove it: ipcrm -s {id}"
+            hint = f"nobody has it open, but set {semid} with {values[LIVE]} tokens is another user's, who can remove it: ipcrm -s {semid}"
             raise PermissionError(errno.EPERM, hint)
-        return Set(self, name, id, values[LIVE], True) if self.operate(id, TAKE_OVER) else None
+        return Set(self, name, semid, values[LIVE], True) if self.operate(semid, TAKE_OVER) else None
 
     def failure(self, error: OSError, name: str) -> Exception:
         """Return the exception for the user: with the name, and what helps."""
@@ -453,20 +456,20 @@ def _checked(function: Any, *arguments: Any) -> int:
     return status  # type: ignore[no-any-return]
 
 
-def _foreign(name: str, id: int | None = None, stored: Iterable[int] = ()) -> OSError:
+def _foreign(name: str, semid: int | None = None, stored: Iterable[int] = ()) -> OSError:
     other = name_of(stored)
     which = "another program's semaphores" if other is None else f"the semaphore {other!r}"
-    where = "" if id is None else f", set {id}"
+    where = "" if semid is None else f", set {semid}"
     return OSError(errno.EEXIST, f"{which}{where}, has the key {key(name):#x}, which this name stands for: use another name")
 
 
 class Set:
     """One opening of a name's set: it counts in USERS until ``leave()``, or until this process ends."""
 
-    def __init__(self, library: SysV, name: str, id: int, created_with: int, created: bool) -> None:
+    def __init__(self, library: SysV, name: str, semid: int, created_with: int, created: bool) -> None:
         self.library = library
         self.name = name
-        self.id = id
+        self.id = semid
         self.created = created
         self._created_with = created_with
         self._joined = [os.getpid()]  # the process that counts in USERS; taken off the list before USERS is lowered, so never lowered twice
@@ -478,12 +481,12 @@ class Set:
                 return
         except IndexError:
             return
-        library, id = self.library, self.id
+        library, semid = self.library, self.id
         try:
-            library.operate(id, LEAVE)
-            if library.value(id, USERS) == 0 and library.value(id, PERSIST) == 0 and library.may_remove(id):
-                if library.operate(id, REMOVE_IDLE):
-                    library.remove(id)
+            library.operate(semid, LEAVE)
+            if library.value(semid, USERS) == 0 and library.value(semid, PERSIST) == 0 and library.may_remove(semid):
+                if library.operate(semid, REMOVE_IDLE):
+                    library.remove(semid)
         except OSError:
             pass  # removed; or the kernel lowers USERS when this process ends
 
@@ -629,8 +632,8 @@ class Listed:
     stays: bool | None = None
     last: int | None = None  # the process that last took or gave a token
 
-    def __init__(self, id: int, mode: int, uid: int, gid: int, ctime: int) -> None:
-        self.id = id
+    def __init__(self, semid: int, mode: int, uid: int, gid: int, ctime: int) -> None:
+        self.id = semid
         self.mode = mode
         self.uid = uid
         self.gid = gid
@@ -644,8 +647,8 @@ def list_sets() -> list[Listed]:
     with open("/proc/sysvipc/sem", encoding="ascii") as lines:
         next(lines)
         for line in lines:
-            its_key, id, mode, size, uid, gid, _cuid, _cgid, _otime, ctime = line.split()
-            listed = Listed(int(id), int(mode, 8), int(uid), int(gid), int(ctime))
+            its_key, semid, mode, size, uid, gid, _cuid, _cgid, _otime, ctime = line.split()
+            listed = Listed(int(semid), int(mode, 8), int(uid), int(gid), int(ctime))
             if int(its_key) <= 0 or int(size) <= NAME:
                 continue
             try:
