@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .listing import SemaphoreInfo
 
+_signal: Any = signal  # for mypy: Windows lacks some of it
 _DONE = 0
 _SLICE = 0.1  # seconds that acquire keeps signals waiting
 
@@ -307,9 +308,9 @@ def _acquire(options: argparse.Namespace) -> int:
     deadline = float("inf") if options.timeout is None else begin + options.timeout
     # Taken or not, as the exit code says: a signal must not end this process in between. So they are blocked while it tries, and what came
     # meanwhile ends it when it has not got a token. After it got one they stay blocked to the end.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
     while not semaphore.acquire(timeout=max(0.0, min(_SLICE, deadline - time.monotonic()))):
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         now = time.monotonic()
         if now >= deadline:
             complain(f"{options.name}: no token was free" + (f" within {options.timeout:g} s" if options.timeout else ""))
@@ -317,7 +318,7 @@ def _acquire(options: argparse.Namespace) -> int:
         if not told and now > begin + 1:
             told = True
             complain(f"waiting for a token of {options.name}")
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
     return _DONE
 
 
@@ -537,7 +538,7 @@ def _every(interval: float) -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
-    signal.signal(signal.SIGWINCH, lambda signum, frame: None)
+    signal.signal(_signal.SIGWINCH, lambda signum, frame: None)
     while True:
         yield
         if select.select([reading], [], [], interval)[0]:
