@@ -16,6 +16,8 @@ from operator import attrgetter, index
 from time import monotonic_ns, sleep
 from types import MethodType
 
+from ._check import check_name as check_name
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -325,20 +327,6 @@ def _linked(cls: type[Self], name: str) -> Self:
     sem = cls.__new__(cls)
     sem._link(name)
     return sem
-
-
-def check_name(name: object) -> str:
-    """Return the name with its leading slash. TypeError: it is no str. ValueError: it is empty, or has another character than allowed."""
-    if not isinstance(name, str):
-        raise TypeError(f"a semaphore's name must be a str, not {name!r}")
-    bare = name[1:] if name.startswith("/") else name
-    if not bare:
-        raise ValueError(f"a semaphore's name must not be empty: {name!r}")
-    others = bare.replace("-", "").replace("_", "").replace(".", "")
-    if others and not others.isalnum():
-        wrong = next(character for character in others if not character.isalnum())
-        raise ValueError(f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {wrong!r}")
-    return "/" + bare
 
 
 def check_integer(name: str | None, what: str, given: object, least: int, most: int | None = None, hint: str = "") -> int:

@@ -36,7 +36,7 @@ from itertools import starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Any, Container, Iterable
 
     Operation = tuple[int, int, int]  # semaphore, change, flags
 
@@ -75,6 +75,8 @@ STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 # Then IPC_RMID, which needs the right to it. Whoever meets the mark adds his own and removes the set too; if they all die before, it is idle
 # again. LIVE set back to 0 would not do as the mark: a newcomer could make the set ready again just before IPC_RMID.
 REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT | UNDO)]
+# Also of one that stays without users.
+REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
 # By a process that may not remove it.
 TAKE_OVER: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 # 0 means "is it 0?": of TOKENS it would fail, or wait. DEAD is 0 as long as somebody has the set open.
@@ -403,6 +405,8 @@ class SysV:
         except FileExistsError:
             return None
         except OSError as error:
+            if error.errno == errno.ENOSPC and remove_idle_sets():  # a process that is executed or killed leaves its set
+                return None
             raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
 
     def _make_ready(self, semid: int, name: str, total: int, stored: list[int]) -> Set | None:
@@ -665,3 +669,29 @@ def list_sets() -> list[Listed]:
                 pass
             sets.append(listed)
     return sets
+
+
+def _idle(names: Container[str] | None) -> list[Listed]:
+    try:
+        sets = list_sets()
+    except OSError:  # the system does not list them
+        return []
+    return [listed for listed in sets if not listed.users and (not listed.stays if names is None else listed.name in names) and listed.name]
+
+
+def idle_sets(names: Container[str] | None = None) -> list[str]:
+    """Return the names of the sets that nobody has open, on Linux; with ``names`` only of these, also of those that stay without users."""
+    return sorted(listed.name or "" for listed in _idle(names))
+
+
+def remove_idle_sets(names: Container[str] | None = None) -> list[str]:
+    """Remove those, and return the names."""
+    library, removed = system(), []
+    for listed in _idle(names):
+        try:
+            if library.may_remove(listed.id) and library.operate(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
+                library.remove(listed.id)
+                removed.append(listed.name or "")
+        except OSError:  # removed meanwhile
+            pass
+    return removed
