@@ -149,7 +149,7 @@ class _Queue:
             while any(not waiter.done() for waiter in self.waiters) and self._try():
                 pause = _FIRST_PAUSE
                 self._hand_over()
-        except OSError as error:
+        except Exception as error:
             self._fail(error)
         if self.waiters:
             self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
@@ -171,7 +171,7 @@ class _Queue:
             else:
                 try:
                     self.sem._raise_unless_retry(status, error)
-                except OSError as failure:
+                except Exception as failure:
                     self._call(self._fail, failure)
                     sleep(_CHECK)
                 if len(slices) > 1:

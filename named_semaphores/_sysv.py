@@ -177,8 +177,8 @@ def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
     return semid, ctypes.byref(array), c_size_t(len(operations))
 
 
-class _Pop(c_void_p):
-    from_param = list.pop  # called with the list, in C
+class _Next(c_void_p):
+    from_param = next  # called with an iterator, in C
 
 
 class _Ignored(c_int):
@@ -216,10 +216,9 @@ class SysV:
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop", c_int, c_void_p, c_size_t)
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
-        # The same, but with a list instead of the operations: their pointer is taken off its end. ArgumentError, and no call, if it is empty.
-        self.semop_popping = _PYFUNCTYPE(c_int, c_int, _Pop, c_size_t)(self._address("semop"))
-        # And as the end of a with statement: it drops the exception's three arguments, and returns None, so that no exception is swallowed.
-        self.semop_leaving = _PYFUNCTYPE(None, c_int, _Pop, c_size_t, _Ignored, _Ignored, _Ignored)(self._address("semop"))
+        # The same, but with an iterator instead of the operations: it gives their pointer.
+        self.semop_next = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t)(self._address("semop"))
+        self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, _Ignored, _Ignored, _Ignored)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl keep the 32-bit time of old binaries. The others' long is padded there, and on
         # big-endian machines the padding comes first: an int64 is both.
@@ -228,6 +227,12 @@ class SysV:
         symbol, self._timespec = next(((symbol, timespec) for symbol, timespec in timed if hasattr(lib, symbol)), (None, plain))
         self.has_timed_wait = symbol is not None
         self.semtimedop = self._function(symbol, c_int, c_void_p, c_size_t, c_void_p) if symbol else None
+
+    def semop_leaving(self, result: Any) -> Any:
+        """Return ``semop_next`` as the end of a with statement: it drops the exception's three arguments, and calls ``result`` with the status."""
+        function = self._leaving(self._address("semop"))
+        function.restype = result
+        return function
 
     def _address(self, symbol: str) -> int:
         return ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
@@ -519,6 +524,10 @@ class Set:
     def nothing(self) -> tuple[Any, ...]:
         """To change nothing, without a wait."""
         return arguments(self.id, NOTHING)
+
+    def is_gone(self) -> bool:
+        """Whether it was removed."""
+        return self.library._is_gone(self.id)
 
     def value(self) -> int:
         return self._ask(self.library.value, TOKENS)

@@ -16,8 +16,9 @@ from _thread import RLock
 from ctypes import c_size_t, c_void_p
 from functools import partial
 from itertools import repeat, starmap
+from operator import attrgetter
 from time import monotonic_ns
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from . import _sysv
 from ._base import DEFAULT_MODE, FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
@@ -38,20 +39,12 @@ _SIZE = c_size_t(1)  # operations of an entry
 class _Held(list):  # type: ignore[type-arg]
     """One entry for each acquisition of ``n`` tokens at once that this process has not given back."""
 
-    __slots__ = ("entry", "n")
+    __slots__ = ("entry", "inherited", "n")
 
     def __init__(self, semset: _sysv.Set, n: int) -> None:
         self.n = n
         self.entry = semset.give(n)[1]
-
-    def own(self) -> int:
-        """Return how many entries are this process's own, and not its parent's."""
-        return sum(entry is not _INHERITED for entry in self)
-
-
-# In a child of fork, instead of each entry of its parent's: NULL, which semop refuses with EFAULT. Leaving the with statement in which a child was
-# forked takes the entry off, and gives nothing.
-_INHERITED = c_void_p()
+        self.inherited = 0  # in a child of fork: how many entries its parent had. With statements of then give nothing back
 
 
 class _Holding:
@@ -62,43 +55,46 @@ class _Holding:
         self.kept: list[_sysv.Set] = []  # of an object that is gone although tokens are held: keeps the set in use
 
     def held(self, n: int, semset: _sysv.Set) -> _Held:
-        if n not in self.lists:
-            self.lists.setdefault(n, _Held(semset, n))
-        return self.lists[n]
+        with _lock:
+            if n not in self.lists:
+                self.lists[n] = _Held(semset, n)
+            return self.lists[n]
 
     def tokens(self) -> int:
-        return sum(held.n * held.own() for held in list(self.lists.values()))
+        with _lock:  # regroup() has some of them in its hands
+            return sum(held.n * len(held) for held in self.lists.values())
 
     def regroup(self, wanted: _Held) -> bool:
         """Make one entry of ``wanted`` from others of as many tokens, or more. Return False if not so many are held."""
         with _lock:
-            if self.tokens() < wanted.n:
-                return False
-            ones = self.lists[1]
-            got = 0
+            ones, got = self.lists[1], 0
             try:
-                for held in sorted(self.lists.values(), key=lambda held: held.n):
-                    while got < wanted.n and held.own():
-                        held.remove(held.entry)  # ValueError: another thread was faster
-                        got += held.n
-            except BaseException as error:  # or a signal's
+                for held in sorted(self.lists.values(), key=attrgetter("n")):
+                    while got < wanted.n and held:
+                        for _ in map(list.pop, (held,)):  # from here to the next line no signal is looked at
+                            got += held.n
+            except BaseException as error:  # a signal's; or IndexError, if another thread took the last entry
                 ones += [ones.entry] * got
-                if isinstance(error, ValueError):
-                    return False
+                if isinstance(error, IndexError):
+                    return self.regroup(wanted)
                 raise
+            if got < wanted.n:
+                ones += [ones.entry] * got
+                return False
             ones += [ones.entry] * (got - wanted.n)
-            wanted.append(wanted.entry)
+            wanted += [wanted.entry]
             return True
 
     def end(self, semset: _sysv.Set) -> None:
-        """An opening of the set ends. It stays as long as tokens are held, so that no other process begins anew."""
+        """A use of the set ends. It stays as long as tokens are held, so that no other process begins anew."""
         with _lock:
-            if any(self.lists.values()) and not self.kept:
+            holds = self.tokens()
+            if holds and not self.kept and not semset.is_gone():
                 self.kept.append(semset)
                 _kept[semset.id] = self
                 return
             leaving = [semset]
-            if not any(self.lists.values()):
+            if not holds:
                 _kept.pop(semset.id, None)
                 leaving += self.kept
                 self.kept.clear()
@@ -111,15 +107,13 @@ _kept: dict[int, _Holding] = {}
 _lock = RLock()  # the collector or a signal handler may open or close while its own thread has it
 
 
-class _Opening:
-    """One of the set's users, until it is garbage-collected. Its object has it, its calls in flight, and what ends a with statement."""
+class _User:
+    """This process as a user of the set, until the last reference goes."""
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.set = semset
         with _lock:
             self.holding = _holdings.get(semset.id) or _holdings.setdefault(semset.id, _Holding(semset))
-        _openings.add(self)
-        at_exit(_leave_all)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A signal's exception here leaves this process a user until it ends.
@@ -127,35 +121,94 @@ class _Opening:
             self.holding.end(self.set)
 
 
-_openings: WeakSet[_Opening] = WeakSet()
+_users: set[_User] = set()
+
+
+class _Opening:
+    """An open set. Its object has it, its calls in flight, and what ends a with statement.
+
+    ``_users`` hides the user from the collector until this object's finalizer has run: see ``_libc._Pointer``.
+    """
+
+    __slots__ = ("_forget", "owner", "user")
+
+    def __init__(self, semset: _sysv.Set) -> None:
+        self.user = _User(semset)
+        self._forget = _users.discard
+        self.owner: Owner | None = None
+        _users.add(self.user)
+        at_exit(_leave_all)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_forget"):
+            self._forget(self.user)
 
 
 def _leave_all() -> None:
     """At the process's end: the last user removes the set. If a token is held, the kernel gives it back first, and the set stays until somebody
     comes.
     """
-    for opening in list(_openings):
-        if not any(opening.holding.lists.values()):
-            opening.set.leave()
+    for user in list(_users):
+        if not user.holding.tokens():
+            user.set.leave()
 
 
 def _after_fork() -> None:
     """In a child of fork: it holds nothing, and is a user of its own."""
-    global _lock
-    _lock = RLock()  # another thread of the parent may have had it
-    for opening in list(_openings):
-        for held in opening.holding.lists.values():
-            held[:] = [_INHERITED] * len(held)
-        opening.holding.kept.clear()
+    for holding in list(_holdings.values()):
+        for held in holding.lists.values():
+            held.inherited += len(held)
+            held.clear()
+        holding.kept.clear()
+    _kept.clear()
+    for user in list(_users):
         try:
-            opening.set.rejoin()
+            user.set.rejoin()
         except OSError:  # removed; every use will say so
             pass
-    _kept.clear()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
+
+
+class _Giver:
+    """Gives back what was taken ``n`` tokens at a time."""
+
+    def __init__(self, semset: _sysv.Set, holding: _Holding, n: int) -> None:
+        self.set = semset
+        self.holding = holding
+        self.held = held = holding.held(n, semset)
+        # The last entry, taken off the list; NULL if it is empty, which semop refuses with EFAULT.
+        entries = map(_call, map({True: held.pop, False: c_void_p}.__getitem__, map(bool, repeat(held))))
+        self.arguments = (semset.id, entries, _SIZE)
+
+    def give_otherwise(self) -> None:
+        """After semop failed: give back what was taken in other numbers. Do nothing if the set was removed. ValueError: not so many are held."""
+        if self.set.is_gone():
+            return
+        if not self.holding.regroup(self.held):
+            self.refuse(self.held.n)
+        self.set.library.semop_next(*self.arguments)
+
+    def refuse(self, n: int) -> NoReturn:
+        raise ValueError(f"semaphore {self.set.name!r}: cannot release {n}: this process holds {self.holding.tokens()}")
+
+
+class _Ended(dict):  # type: ignore[type-arg]
+    """What the end of a with statement returns, by semop's status: {0: None}, in C. For -1 it calls Python code."""
+
+    def __init__(self, giver: _Giver) -> None:
+        super().__init__({0: None})
+        self.giver = giver
+
+    def __missing__(self, status: int) -> None:
+        held = self.giver.held
+        if held.inherited:
+            held.inherited -= 1
+        else:
+            self.giver.give_otherwise()
 
 
 class _Handle:
@@ -164,26 +217,28 @@ class _Handle:
     is_robust = True
 
     def __init__(self, opening: _Opening, n: int) -> None:
-        semset, library = opening.set, opening.set.library
+        semset, library = opening.user.set, opening.user.set.library
         self.opening = opening
+        self.set = semset
         self.n = n
-        self.held = held = opening.holding.held(n, semset)
+        self.giver = giver = _Giver(semset, opening.user.holding, n)
         # What semop returns is looked up, and what is found is called: 0 records an entry, and becomes None; -1 stays -1.
-        self._outcomes = {0: partial(held.append, held.entry), -1: partial(int, -1)}
+        record = partial(giver.held.append, giver.held.entry)
+        record.opening = opening  # type: ignore[attr-defined]
+        self._outcomes = {0: record, -1: partial(int, -1)}
         self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
         self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
-        self.posts = starmap(library.semop_popping, repeat((semset.id, held, _SIZE)))
+        self.posts = starmap(library.semop_next, repeat(giver.arguments))
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        self.leave_only = partial(library.semop_leaving, semset.id, held, _SIZE)
-        self.leave = partial(self.leave_only)
+        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), *giver.arguments)
         self.leave.opening = opening  # type: ignore[attr-defined]
 
     def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
         return map(_call, map(self._outcomes.__getitem__, statuses))
 
     def _waiting(self, nanoseconds: int) -> tuple[Any, Iterator[tuple[Any, ...]]]:
-        library = self.opening.set.library
+        library = self.set.library
         if library.semtimedop is None:
             return library.semop, repeat(self._take)
         return library.semtimedop, repeat((*self._take, library.timeout(nanoseconds / 1e9)))
@@ -192,7 +247,7 @@ class _Handle:
         return zip(self._recorded(starmap(function, (arguments,))), iter(ctypes.get_errno, None))
 
     def try_once(self) -> Iterator[tuple[int | None, int]]:
-        return self._once(self.opening.set.library.semop, self.opening.set.try_to_take(self.n))
+        return self._once(self.set.library.semop, self.set.try_to_take(self.n))
 
     def wait(self, nanoseconds: int) -> Iterator[tuple[int | None, int]]:
         function, arguments = self._waiting(nanoseconds)
@@ -201,18 +256,35 @@ class _Handle:
     def wait_until(self, deadline: int) -> Iterator[tuple[int | None, int]]:
         return self.wait(max(0, deadline - monotonic_ns()))
 
+    def give(self) -> None:
+        for status in self.posts:
+            break
+        if status:
+            self.giver.give_otherwise()
+
     def post_once(self) -> Iterator[int]:
-        return self.posts
+        """Give back what was just taken."""
+        try:
+            self.give()
+        except ValueError:  # another thread released it
+            pass
+        return iter(())
 
 
 class _Robust(Semaphore):
     """What RobustSemaphore and several of its tokens have in common."""
 
+    _set: _sysv.Set
+
     def _raise_unless_retry(self, status: int, error: int) -> None:
         if error not in RETRY:
             raise self._set.failure(error)
 
-    _set: _sysv.Set
+    def _close_exit(self) -> None:
+        leave: Any = self._exit
+        if not leave.opening.user.holding.tokens():
+            # Nothing is held: this process is a user no more. An ExitStack may still look for the end of a with statement whose beginning waits.
+            self._exit = partial(leave.func, *leave.args)
 
 
 class Tokens(_Robust):
@@ -220,21 +292,26 @@ class Tokens(_Robust):
 
     def __init__(self, handle: _Handle, name: str) -> None:
         self._name = name
-        self._set = handle.opening.set
+        self._n = handle.n
+        self._set = handle.set
         self._use(handle)
 
     def __repr__(self) -> str:
-        return f"<{self._handle.n} tokens of semaphore {self._name!r}>"
+        return f"<{self._n} tokens of semaphore {self._name!r}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot pickle tokens of semaphore {self._name!r}: pickle the semaphore")
+
+    def release(self) -> None:
+        """Give the tokens back, as ``RobustSemaphore.release`` does."""
+        self._open_handle().give()
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         super()._raise_unless_retry(status, error)
         self._check_total()
 
     def _check_total(self) -> None:
-        n, total = self._handle.n, self._set.total()
+        n, total = self._n, self._set.total()
         if n > total:
             raise ValueError(
                 f"semaphore {self._name!r}: n must be at most {total}, the number of tokens there are, not {n}: it would wait for ever"
@@ -274,6 +351,7 @@ class RobustSemaphore(_Robust):
 
     _library: _sysv.SysV | None = None  # None: the running system's
     _owner: Owner | None = None
+    _several: dict[int, Tokens] = {}
 
     def __init__(
         self,
@@ -287,7 +365,7 @@ class RobustSemaphore(_Robust):
         # All attributes, and always: see NamedSemaphore._prepare.
         self._name = self._handle = self._owner = None
         self._linked = False
-        self._several: dict[int, Tokens] = {}
+        self._several = {}
         self._refuse_calls()
         self._refuse_exit()
         name = check_name(name)
@@ -309,7 +387,7 @@ class RobustSemaphore(_Robust):
         self._linked = not self._set.created
         opening = _Opening(self._set)
         if unlink_on_delete:
-            self._owner = opening.owner = Owner(self._set.remove)  # type: ignore[attr-defined]
+            self._owner = opening.owner = Owner(self._set.remove)
         self._use(_Handle(opening, 1))
 
     @property
@@ -371,37 +449,15 @@ class RobustSemaphore(_Robust):
         ValueError: n is no int of at least 1, or more than this process holds (a child of fork holds nothing); the semaphore is closed. If it was
         unlinked meanwhile, there is nothing to give back, and this does nothing.
         """
-        posts = self._posts
         if n is not _ONE:
             n = check_integer(self._name, "n", n, 1)
             if n > _sysv.MAX_TOKENS:
-                self._refuse_release(n)
-            posts = self.tokens(n)._posts
-        try:
-            for status in posts:
-                break
-            if not status or self._is_gone():
-                return
-            # What came off the list is the parent's, and semop refused it. Back to the bottom, for the with statement it belongs to.
-            self.tokens(n)._handle.held.insert(0, _INHERITED)
-        except (ctypes.ArgumentError, IndexError):  # the list is empty (PyPy says IndexError): this process took no tokens in this number
-            pass
-        tokens = self.tokens(n)
-        if not tokens._handle.opening.holding.regroup(tokens._handle.held):
-            self._refuse_release(n)
-        for _ in tokens._posts:
+                self._open_handle().giver.refuse(n)
+            return self.tokens(n).release()
+        for status in self._posts:
             break
-
-    def _is_gone(self) -> bool:
-        try:
-            self._set.value()
-        except FileNotFoundError:
-            return True
-        return False
-
-    def _refuse_release(self, n: int) -> NoReturn:
-        handle: _Handle = self._open_handle()
-        raise ValueError(f"semaphore {self._name!r}: cannot release {n}: this process holds {handle.opening.holding.tokens()}")
+        if status:
+            self._open_handle().giver.give_otherwise()
 
     def resize(self, total: int, timeout: float | None = None) -> bool:
         """Let there be ``total`` tokens, for everybody and in one step. If that is fewer, wait until as many are free as go.
@@ -412,8 +468,8 @@ class RobustSemaphore(_Robust):
         """
         self._open_handle()
         total = check_integer(self._name, "total", total, 1, _sysv.MAX_TOKENS)
-        deadline_of(self._name, timeout)
-        return self._set.resize(total, timeout)
+        deadline = deadline_of(self._name, timeout)
+        return self._set.resize(total, None if timeout is None or deadline is None else float(timeout))
 
     def unlink(self) -> None:
         """Remove the semaphore. Whoever waits for it, or acquires, gets FileNotFoundError; the end of a with statement does nothing then.
@@ -436,12 +492,6 @@ class RobustSemaphore(_Robust):
         if owner is not None:
             owner.unlink()
             self._owner = None
-
-    def _close_exit(self) -> None:
-        leave: Any = self._exit
-        if not any(leave.opening.holding.lists.values()):
-            # Nothing is held: this process is a user no more. An ExitStack may still look for the end of a with statement whose beginning waits.
-            self._exit = partial(leave.func, *leave.args)
 
     @classmethod
     def _attributes(cls) -> frozenset[str]:
