@@ -284,12 +284,9 @@ class RobustSemaphore(_Robust):
         *,
         mode: int = DEFAULT_MODE,
     ) -> None:
-        # All attributes, and always: see NamedSemaphore._prepare.
-        self._name = self._handle = self._owner = None
-        self._linked = False
+        self._owner = None
         self._several: dict[int, Tokens] = {}
-        self._refuse_calls()
-        self._refuse_exit()
+        self._start_closed()
         name = check_name(name)
         check_existence(name, handle_existence)
         if initial_value is not None:
