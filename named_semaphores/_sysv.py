@@ -178,7 +178,7 @@ def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
 
 
 class _Pop(c_void_p):
-    from_param = list.pop  # called with the list, in C
+    from_param = list.pop  # called with the list, in C: ArgumentError, and no call, if it is empty
 
 
 class _Ignored(c_int):
@@ -216,9 +216,8 @@ class SysV:
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop", c_int, c_void_p, c_size_t)
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
-        # The same, but with a list instead of the operations: their pointer is taken off its end. ArgumentError, and no call, if it is empty.
-        self.semop_popping = _PYFUNCTYPE(c_int, c_int, _Pop, c_size_t)(self._address("semop"))
-        # And as the end of a with statement: it drops the exception's three arguments, and returns None, so that no exception is swallowed.
+        # semop once more, as the end of a with statement: it takes a list instead of the operations, whose pointer is taken off its end, drops
+        # the exception's three arguments, and returns None, so that no exception is swallowed.
         self.semop_leaving = _PYFUNCTYPE(None, c_int, _Pop, c_size_t, _Ignored, _Ignored, _Ignored)(self._address("semop"))
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl keep the 32-bit time of old binaries. The others' long is padded there, and on

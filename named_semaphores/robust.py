@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
 _call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
-_SIZE = c_size_t(1)  # operations of an entry
+_OPERATIONS = c_size_t(1)  # of an entry
+_FAST_OPERATIONS: Any = c_size_t.from_param(1)  # the same, as ctypes passes it on fastest to a function without argtypes
 
 
 # --- What a process holds -----------------------------------------------------------------------------------------------------------------
@@ -172,10 +173,11 @@ class _Handle:
         self._outcomes = {0: partial(held.append, held.entry), -1: partial(int, -1)}
         self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
-        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
-        self.posts = starmap(library.semop_popping, repeat((semset.id, held, _SIZE)))
+        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat((*semset.try_to_take(n)[:2], _FAST_OPERATIONS)))))
+        # (PyPy ends iter(held.pop, None) with the first IndexError.)
+        self.posts = map(library.semop_now, repeat(semset.id), starmap(held.pop, repeat(())), repeat(_FAST_OPERATIONS))
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        self.leave_only = partial(library.semop_leaving, semset.id, held, _SIZE)
+        self.leave_only = partial(library.semop_leaving, semset.id, held, _OPERATIONS)
         self.leave = partial(self.leave_only)
         self.leave.opening = opening  # type: ignore[attr-defined]
 
@@ -341,6 +343,11 @@ class RobustSemaphore(_Robust):
         ValueError: a bad argument, or more tokens than there are; the semaphore is closed. FileNotFoundError: it was unlinked.
         """
         if n is _ONE:
+            if timeout is None and blocking is True:  # what follows, without another call
+                for taken in self._tries:
+                    if taken:
+                        return True
+                    break
             return super().acquire(blocking, timeout)
         check_wait(self._name, blocking, timeout)
         tokens = self.tokens(n)
@@ -381,7 +388,7 @@ class RobustSemaphore(_Robust):
                 return
             # What came off the list is the parent's, and semop refused it. Back to the bottom, for the with statement it belongs to.
             self.tokens(n)._handle.held.insert(0, _INHERITED)
-        except (ctypes.ArgumentError, IndexError):  # the list is empty (PyPy says IndexError): this process took no tokens in this number
+        except IndexError:  # the list is empty: this process took no tokens in this number
             pass
         tokens = self.tokens(n)
         if not tokens._handle.opening.holding.regroup(tokens._handle.held):
