@@ -33,11 +33,10 @@ def check_linkable(libc: Libc, name: str) -> None:
     semaphore differently: its values are misread, and its waiters never woken. And sem_open waits, with the GIL, while another process has a
     lease on the file.
     """
-    file = path(libc, name)
-    if file is None or not libc.opens_any_file:
+    if not libc.opens_any_file:
         return
     try:
-        start = read_start(file, os.O_RDWR)  # as sem_open does: a lease may allow readers
+        start = read_start(f"{libc.files}{name[1:]}", _LOOK | os.O_RDWR)  # as sem_open does: a lease may allow readers
     except BlockingIOError:
         raise OSError(errno.EAGAIN, "another process has a lease on its file") from None
     except OSError:  # sem_open will say why
@@ -58,10 +57,10 @@ def why_no_semaphore(libc: Libc, start: bytes) -> str | None:
     return None
 
 
-def read_start(file: str, mode: int = os.O_RDONLY) -> bytes:
+def read_start(file: str, flags: int = _LOOK) -> bytes:
     """Return the first bytes of a semaphore's file, one more than a semaphore has. BlockingIOError: another process has a lease on it."""
     # Read, not mapped: whoever may write the file may truncate it, and a mapping then dies of SIGBUS.
-    for fd in map(os.open, (file,), (mode | _LOOK,)):  # "for" as in _base: no descriptor is lost
+    for fd in map(os.open, (file,), (flags,)):  # "for" as in _base: no descriptor is lost
         break
     try:
         return os.pread(fd, 33, 0)  # type: ignore[attr-defined,no-any-return,unused-ignore]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from ctypes import c_ssize_t
 from itertools import repeat, starmap
 
@@ -69,9 +70,9 @@ class InterpretersLibc(Libc):
         self._rebuild = semlock(self.platform)._rebuild
 
     def link(self, name: str) -> Handle:
-        if not name.isascii():  # SemLock encodes a name as UTF-8, whatever the file system's encoding
+        # SemLock encodes a name as UTF-8, whatever the file system's encoding; and some systems have wrong errors for one that is too long.
+        if not name.isascii() or len(name) > (self.longest_name or sys.maxsize):
             return super().link(name)
-        self.encoded(name)
         return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name))
 
     def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:

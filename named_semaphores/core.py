@@ -65,7 +65,7 @@ class NamedSemaphore(Semaphore):
         self._start_closed()
         name = check_name(name)
         check_existence(name, handle_existence)
-        libc = self._libc or _system()
+        libc = self._libc or _running or _system()
         initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
         mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
         self._name = name
@@ -189,8 +189,7 @@ class NamedSemaphore(Semaphore):
         # A status above 0 is the errno itself: see Libc.failure.
         number = error if status < 0 else status
         if number not in RETRY:
-            libc = self._libc or _system()
-            raise oserror(number, libc, self.name)
+            raise oserror(number, self._libc or _system(), self.name)
 
     @classmethod
     def _attributes(cls) -> frozenset[str]:
@@ -200,12 +199,17 @@ class NamedSemaphore(Semaphore):
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
 
 
+_running: Libc | None = None  # the running system's, once it is needed
+
+
 def _system() -> Libc:
+    global _running
     try:
         from ._libc import system  # not with the package: importing ctypes takes as long as all else
     except ImportError as error:  # WASI's Python has no ctypes, an isolated subinterpreter cannot import it
         raise NotImplementedError(f"named semaphores need ctypes, and this Python cannot import it: {error}") from error
-    return system()
+    _running = system()
+    return _running
 
 
 def _owner(ours: _Ours) -> Owner:
