@@ -99,11 +99,11 @@ class Semaphore:
     _posts: Iterator[Any]
     _exit: Callable[..., None]
 
-    def _refuse_calls(self) -> None:
-        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
-
-    def _refuse_exit(self) -> None:
-        self._exit = MethodType(_refuse_closed, self._name or "")  # None cannot be bound
+    def _start_closed(self) -> None:
+        self._name = self._handle = None
+        self._linked = False
+        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(None))
+        self._exit = MethodType(_refuse_closed, "")
 
     def _use(self, handle: Any) -> None:
         self._tries, self._first_waits, self._posts, self._exit = handle.tries, handle.first_waits, handle.posts, handle.leave
@@ -260,7 +260,7 @@ class Semaphore:
         before still puts its token back.
         """
         if self._handle is not None:
-            self._refuse_calls()
+            self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
             self._handle = None
             self._close_exit()
 

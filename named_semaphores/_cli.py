@@ -384,7 +384,7 @@ def _unlink_posix(name: str) -> None:
     # Without opening it, which its mode may not allow.
     libc = system()
     try:
-        libc.unlink(os.fsencode(name))
+        libc.unlink(name)
     except OSError as error:
         raise explained(error, libc, name) from None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from ctypes import c_ssize_t
 from itertools import repeat, starmap
 
@@ -39,22 +40,19 @@ def semlock(platform: str) -> Any:
 
 
 class _Handle(Handle):
-    pointer: int  # while it is in use, its user holds the handle, and so the lock
-
     def __init__(self, libc: Libc, lock: Any) -> None:
+        self.libc = libc
         self.lock = lock
-        super().__init__(libc, lock.handle)
+        self.pointer = lock.handle  # for calls by ctypes: while one is made, its caller has this object, and so the lock
+        self.is_steady = libc.is_steady
+        self.tries = starmap(lock.acquire, repeat((False,)))
+        self.first_waits = starmap(lock.acquire, repeat((True, FIRST_SLICE / 1e9) if libc.has_timed_wait else (True,)))
+        self.posts = starmap(lock.release, repeat(()))
+        self.leave = lock.__exit__
 
     @property
-    def address(self) -> int:
+    def address(self) -> int:  # type: ignore[override]
         return self.libc.address_of(self.lock)
-
-    def _bind(self) -> None:
-        acquire = self.lock.acquire
-        self.tries = starmap(acquire, repeat((False,)))
-        self.first_waits = starmap(acquire, repeat((True, FIRST_SLICE / 1e9) if self.libc.has_timed_wait else (True,)))
-        self.posts = starmap(self.lock.release, repeat(()))
-        self.leave = self.lock.__exit__
 
     def wait(self, nanoseconds: int) -> Iterator[tuple[int, int]]:
         # On the wall clock: if that is set back, the wait takes longer, and ends with a token, or a signal, nevertheless. Without a timed wait
@@ -71,13 +69,14 @@ class InterpretersLibc(Libc):
         super().__init__(lib)
         self._rebuild = semlock(self.platform)._rebuild
 
-    def link(self, name: bytes) -> Handle:
-        if not name.isascii():  # SemLock encodes a name as UTF-8, whatever the file system's encoding
+    def link(self, name: str) -> Handle:
+        # SemLock encodes a name as UTF-8, whatever the file system's encoding; and some systems have wrong errors for one that is too long.
+        if not name.isascii() or len(name) > (self.longest_name or sys.maxsize):
             return super().link(name)
-        return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name.decode()))
+        return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name))
 
-    def _open(self, *arguments: Any) -> Iterator[tuple[Any, int]]:
-        addresses = starmap(self.sem_open, (arguments,))
+    def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:
+        addresses = starmap(self.sem_open, ((self.encoded(name), *arguments),))
         return zip(map(self._rebuild, addresses, (_SEMAPHORE,), (self.value_max,), (None,)), iter(ctypes.get_errno, None))
 
     def _opened(self, lock: Any, error: int) -> Handle:

@@ -216,8 +216,6 @@ class SysV:
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop", c_int, c_void_p, c_size_t)
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
-        # The same, but with an iterator instead of the operations: it gives their pointer.
-        self.semop_next = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t)(self._address("semop"))
         self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, _Ignored, _Ignored, _Ignored)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl keep the 32-bit time of old binaries. The others' long is padded there, and on
@@ -229,7 +227,11 @@ class SysV:
         self.semtimedop = self._function(symbol, c_int, c_void_p, c_size_t, c_void_p) if symbol else None
 
     def semop_leaving(self, result: Any) -> Any:
-        """Return ``semop_next`` as the end of a with statement: it drops the exception's three arguments, and calls ``result`` with the status."""
+        """Return semop once more, as the end of a with statement.
+
+        It takes an iterator instead of the operations, which gives their pointer; drops the exception's three arguments; and returns what
+        ``result`` returns for the status.
+        """
         function = self._leaving(self._address("semop"))
         function.restype = result
         return function

@@ -184,13 +184,13 @@ def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
     if len(start) not in (_files.SIZE, _files.OTHER_SIZE):  # it was truncated, or written to, since
         raise ValueError("no semaphore")
     reason = _files.why_no_semaphore(libc, start)
-    return (None, reason) if reason else (_files.value_of(libc, start), None)
+    return (None, reason) if reason else (_value_of(libc, start), None)
 
 
 def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
     """The same where only the library knows the file's contents."""
     try:
-        return libc.value(libc.link(os.fsencode(name))), None
+        return libc.value(libc.link(name)), None
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -208,7 +208,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                shared = {_files.mapped_file(line) for line in maps if b" rw-s " in line}
+                shared = {_mapped_file(line) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -217,6 +217,29 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
             for file in shared & files:
                 openers.setdefault(file, []).append(pid)
     return openers, all_pids
+
+
+def _value_of(libc: Libc, start: bytes) -> int:
+    """Return the value that the first bytes of a semaphore's file tell. ValueError: it is other shared memory."""
+    value = int.from_bytes(start[:4], sys.byteorder)
+    # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts waiters. Its 32-bit one: value << 1, and a bit
+    # that says that there are waiters. musl's sem_t is an int[]: the value (its top bit says that there are waiters), waiters, "private" (0).
+    if libc.is_glibc:
+        if start[_files.SIZE // 4 : _files.SIZE // 4 + 4] != _files.PRIVATE:
+            raise ValueError("no semaphore")
+        if _files.SIZE == 16:
+            return value >> 1
+        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
+    if start[8:12] != bytes(4):
+        raise ValueError("no semaphore")
+    return value & 0x7FFFFFFF
+
+
+def _mapped_file(line: bytes) -> tuple[int, int]:
+    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
+    device, inode = line.split(None, 5)[3:5]
+    major, minor = (int(number, 16) for number in device.split(b":"))
+    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
 
 
 def is_in_use(name: str) -> bool:

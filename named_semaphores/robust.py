@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
 _call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
-_SIZE = c_size_t(1)  # operations of an entry
+_OPERATIONS = c_size_t(1)  # of an entry
+_FAST_OPERATIONS: Any = c_size_t.from_param(1)  # the same, as ctypes passes it on fastest to a function without argtypes
 
 
 # --- What a process holds -----------------------------------------------------------------------------------------------------------------
@@ -180,20 +181,24 @@ class _Giver:
         self.set = semset
         self.holding = holding
         self.held = held = holding.held(n, semset)
-        # The last entry, taken off the list; NULL if it is empty, which semop refuses with EFAULT.
-        entries = map(_call, map({True: held.pop, False: c_void_p}.__getitem__, map(bool, repeat(held))))
-        self.arguments = (semset.id, entries, _SIZE)
+        # Each step gives an entry back; it does nothing if the set was removed. IndexError: the list is empty. (PyPy ends iter(held.pop, None)
+        # with the first IndexError.)
+        self.posts = map(semset.library.semop_now, repeat(semset.id), starmap(held.pop, repeat(())), repeat(_FAST_OPERATIONS))
 
-    def give_otherwise(self) -> None:
-        """After semop failed: give back what was taken in other numbers. Do nothing if the set was removed. ValueError: not so many are held."""
-        if self.set.is_gone():
-            return
-        if not self.holding.regroup(self.held):
-            self.refuse(self.held.n)
-        self.set.library.semop_next(*self.arguments)
+    def give(self) -> None:
+        """Give back n tokens, also if they were taken in other numbers. ValueError: not so many are held. Nothing if the set was removed."""
+        while True:
+            try:
+                next(self.posts)
+                return
+            except IndexError:
+                if self.set.is_gone():
+                    return
+                if not self.holding.regroup(self.held):
+                    self.refuse(self.held.n)
 
     def refuse(self, n: int) -> NoReturn:
-        raise ValueError(f"semaphore {self.set.name!r}: cannot release {n}: this process holds {self.holding.tokens()}")
+        raise ValueError(f"semaphore {self.set.name!r}: cannot release {n}: this process holds {self.holding.tokens()}") from None
 
 
 class _Ended(dict):  # type: ignore[type-arg]
@@ -207,8 +212,8 @@ class _Ended(dict):  # type: ignore[type-arg]
         held = self.giver.held
         if held.inherited:
             held.inherited -= 1
-        else:
-            self.giver.give_otherwise()
+        elif not self.giver.set.is_gone():
+            self.giver.give()
 
 
 class _Handle:
@@ -228,10 +233,12 @@ class _Handle:
         self._outcomes = {0: record, -1: partial(int, -1)}
         self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
-        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
-        self.posts = starmap(library.semop_next, repeat(giver.arguments))
+        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat((*semset.try_to_take(n)[:2], _FAST_OPERATIONS)))))
+        self.posts = giver.posts
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), *giver.arguments)
+        # The last entry, taken off the list; NULL if the list is empty, which semop refuses with EFAULT.
+        entries = map(_call, map({True: giver.held.pop, False: c_void_p}.__getitem__, map(bool, repeat(giver.held))))
+        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), semset.id, entries, _OPERATIONS)
         self.leave.opening = opening  # type: ignore[attr-defined]
 
     def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
@@ -256,16 +263,10 @@ class _Handle:
     def wait_until(self, deadline: int) -> Iterator[tuple[int | None, int]]:
         return self.wait(max(0, deadline - monotonic_ns()))
 
-    def give(self) -> None:
-        for status in self.posts:
-            break
-        if status:
-            self.giver.give_otherwise()
-
     def post_once(self) -> Iterator[int]:
         """Give back what was just taken."""
         try:
-            self.give()
+            self.giver.give()
         except ValueError:  # another thread released it
             pass
         return iter(())
@@ -304,7 +305,7 @@ class Tokens(_Robust):
 
     def release(self) -> None:
         """Give the tokens back, as ``RobustSemaphore.release`` does."""
-        self._open_handle().give()
+        self._open_handle().giver.give()
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         super()._raise_unless_retry(status, error)
@@ -362,12 +363,9 @@ class RobustSemaphore(_Robust):
         *,
         mode: int = DEFAULT_MODE,
     ) -> None:
-        # All attributes, and always: see NamedSemaphore._prepare.
-        self._name = self._handle = self._owner = None
-        self._linked = False
+        self._owner = None
         self._several = {}
-        self._refuse_calls()
-        self._refuse_exit()
+        self._start_closed()
         name = check_name(name)
         check_existence(name, handle_existence)
         if initial_value is not None:
@@ -422,6 +420,11 @@ class RobustSemaphore(_Robust):
         ValueError: a bad argument, or more tokens than there are; the semaphore is closed. FileNotFoundError: it was unlinked.
         """
         if n is _ONE:
+            if timeout is None and blocking is True:  # what follows, without another call
+                for taken in self._tries:
+                    if taken:
+                        return True
+                    break
             return super().acquire(blocking, timeout)
         check_wait(self._name, blocking, timeout)
         tokens = self.tokens(n)
@@ -454,10 +457,11 @@ class RobustSemaphore(_Robust):
             if n > _sysv.MAX_TOKENS:
                 self._open_handle().giver.refuse(n)
             return self.tokens(n).release()
-        for status in self._posts:
-            break
-        if status:
-            self._open_handle().giver.give_otherwise()
+        try:
+            for _ in self._posts:
+                return
+        except IndexError:  # nothing that was taken singly is left
+            self._open_handle().giver.give()
 
     def resize(self, total: int, timeout: float | None = None) -> bool:
         """Let there be ``total`` tokens, for everybody and in one step. If that is fewer, wait until as many are free as go.
