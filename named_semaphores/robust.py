@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
+import select
 import sys
 from _thread import RLock
 from ctypes import c_size_t, c_void_p
@@ -154,8 +155,30 @@ def _leave_all() -> None:
             user.set.leave()
 
 
-def _after_fork() -> None:
-    """In a child of fork: it holds nothing, and is a user of its own."""
+def _before_fork() -> None:
+    _lock.acquire()
+    if _users:
+        try:
+            _pipe[:] = os.pipe()
+        except OSError:  # no descriptors are left: the parent will not wait
+            pass
+
+
+def _after_fork_in_parent() -> None:
+    """Wait until the child is a user: if this process left before, as the last one, it would remove the set."""
+    ends = _pipe[:]
+    _pipe.clear()
+    _lock.release()
+    if ends:
+        os.close(ends[1])
+        poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
+        poll.register(ends[0])
+        poll.poll(1000)  # until the child closes its end, or dies; a child that is stopped must not stop this process
+        os.close(ends[0])
+
+
+def _after_fork_in_child() -> None:
+    """A child of fork holds nothing, and is a user of its own."""
     for holding in list(_holdings.values()):
         for held in holding.lists.values():
             held.inherited += len(held)
@@ -167,11 +190,18 @@ def _after_fork() -> None:
             user.set.rejoin()
         except OSError:  # removed; every use will say so
             pass
+    for end in _pipe:
+        os.close(end)
+    _pipe.clear()
+    if _users:
+        at_exit(_leave_all)
     _lock.release()
 
 
+_pipe: list[int] = []  # its two ends, while this process forks
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class _Giver:
@@ -371,6 +401,8 @@ class RobustSemaphore(_Robust):
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, _sysv.MAX_TOKENS)
         mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
+        if mode & DEFAULT_MODE != DEFAULT_MODE:  # its owner could not even use it
+            raise ValueError(f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), not 0o{mode:o}")
         library = self._library or _sysv.system()
         self._name = name
         self._set = library.open(
