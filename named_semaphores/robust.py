@@ -185,6 +185,8 @@ def _after_fork_in_child() -> None:
             held.clear()
         holding.kept.clear()
     _kept.clear()
+    for sem in list(_open.values()):
+        sem._forget_with()
     for user in list(_users):
         try:
             user.set.rejoin()
@@ -236,14 +238,24 @@ class _Ended(dict):  # type: ignore[type-arg]
 
     def __init__(self, giver: _Giver) -> None:
         super().__init__({0: None})
-        self.giver = giver
+        self.giver: _Giver | None = giver
+        # Each step takes the last entry off the list; NULL if the list is empty, which semop refuses with EFAULT.
+        self._entry = {True: giver.held.pop, False: c_void_p}
+        self.entries = map(_call, map(self._entry.__getitem__, map(bool, repeat(giver.held))))
 
     def __missing__(self, status: int) -> None:
-        held = self.giver.held
-        if held.inherited:
-            held.inherited -= 1
-        elif not self.giver.set.is_gone():
-            self.giver.give()
+        giver = self.giver
+        if giver is None:
+            return
+        if giver.held.inherited:  # of ends that were not bound when the child was forked: an ExitStack's, async with
+            giver.held.inherited -= 1
+        elif not giver.set.is_gone():
+            giver.give()
+
+    def disable(self) -> None:
+        """Give nothing from now on."""
+        self.giver = None
+        self._entry[True] = c_void_p
 
 
 class _Handle:
@@ -266,10 +278,12 @@ class _Handle:
         self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat((*semset.try_to_take(n)[:2], _FAST_OPERATIONS)))))
         self.posts = giver.posts
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        # The last entry, taken off the list; NULL if the list is empty, which semop refuses with EFAULT.
-        entries = map(_call, map({True: giver.held.pop, False: c_void_p}.__getitem__, map(bool, repeat(giver.held))))
-        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), semset.id, entries, _OPERATIONS)
-        self.leave.opening = opening  # type: ignore[attr-defined]
+        self.bind_leave()
+
+    def bind_leave(self) -> None:
+        self.ended = ended = _Ended(self.giver)
+        self.leave = partial(self.set.library.semop_leaving(ended.__getitem__), self.set.id, ended.entries, _OPERATIONS)
+        self.leave.opening = self.opening  # type: ignore[attr-defined]
 
     def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
         return map(_call, map(self._outcomes.__getitem__, statuses))
@@ -307,6 +321,18 @@ class _Robust(Semaphore):
 
     _set: _sysv.Set
 
+    def _use(self, handle: _Handle) -> None:
+        super()._use(handle)
+        _open[id(self)] = self
+
+    def _forget_with(self) -> None:
+        """In a child of fork: with statements that began before it give nothing back."""
+        handle: _Handle | None = self._handle
+        if handle is not None:
+            handle.ended.disable()
+            handle.bind_leave()
+            self._exit = handle.leave
+
     def _raise_unless_retry(self, status: int, error: int) -> None:
         if error not in RETRY:
             raise self._set.failure(error)
@@ -316,6 +342,9 @@ class _Robust(Semaphore):
         if not leave.opening.user.holding.tokens():
             # Nothing is held: this process is a user no more. An ExitStack may still look for the end of a with statement whose beginning waits.
             self._exit = partial(leave.func, *leave.args)
+
+
+_open: WeakValueDictionary[int, _Robust] = WeakValueDictionary()  # by id: a subclass may have no hash
 
 
 class Tokens(_Robust):
