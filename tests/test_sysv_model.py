@@ -26,7 +26,7 @@ from named_semaphores._sysv import (
     TOTAL,
     UNDO,
     USERS,
-    Gone,
+    Removed,
     Set,
     SysV,
 )
@@ -66,7 +66,7 @@ class Calls(SysV):
     def call(self, *call: Any) -> Any:
         for result in self.results:
             if result == GONE:
-                raise Gone(2, "")
+                raise Removed(2, "")
             return result
         raise Pause(*call)
 
@@ -184,7 +184,7 @@ def do(action: tuple[Any, ...], name: str, library: Calls, opened: tuple[Opened,
             if not current.resize(*arguments):
                 raise Violation("resize without a timeout gave up")
             return opened, held
-    except (Gone, FileNotFoundError):
+    except (Removed, FileNotFoundError):
         raise EndOfScript(GONE) from None
     if what == "leave":
         current.leave()
