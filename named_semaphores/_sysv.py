@@ -548,12 +548,13 @@ class Set:
         """Change the number of tokens, in one step. A smaller number waits until enough are free; return False if that takes too long."""
         library = self.library
         deadline = None if timeout is None else library.clock() + timeout
+        most = SLICE if library.has_timed_wait else 0.02  # a poll does not notice that another process has resized
         try:
             while True:
                 before = library.value(self.id, TOTAL)
                 if before == total:
                     return True
-                left = SLICE if deadline is None else max(0.0, min(SLICE, deadline - library.clock()))
+                left = most if deadline is None else max(0.0, min(most, deadline - library.clock()))
                 try:
                     if library.wait(self.id, resize(before, total), left):
                         return True
