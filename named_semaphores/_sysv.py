@@ -691,7 +691,9 @@ def _idle(names: Container[str] | None) -> list[Listed]:
         sets = list_sets()
     except OSError:  # the system does not list them
         return []
-    return [listed for listed in sets if not listed.users and (not listed.stays if names is None else listed.name in names) and listed.name]
+    return [
+        listed for listed in sets if not listed.users and (not listed.persistent if names is None else listed.name in names) and listed.name
+    ]
 
 
 def idle_sets(names: Container[str] | None = None) -> list[str]:
