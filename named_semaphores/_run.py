@@ -236,11 +236,9 @@ def _execvp(command: list[str]) -> None:
         except OSError as error:
             if error.errno == errno.ENOEXEC and _is_text(path):
                 os.execv("/bin/sh", ["/bin/sh", path, *command[1:]])
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                continue
-            if error.errno != errno.EACCES:
+            if path == program or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 raise
-            if not folder or os.path.exists(path):  # else a folder of PATH that this user may not search
+            if error.errno == errno.EACCES and os.path.exists(path):  # else it is a folder of PATH that this user may not search
                 failure = error
     raise failure
 

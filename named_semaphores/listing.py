@@ -98,7 +98,7 @@ def list_robust() -> list[SemaphoreInfo]:
     except FileNotFoundError:
         raise NotImplementedError(f"this system ({sys.platform}) cannot list its robust semaphores") from None
     # Without a name it may be another program's. Without users it counts as not there, unless it stays.
-    found = [info for info in sets if info.name is not None and (info.users or info.stays)]
+    found = [info for info in sets if info.name is not None and (info.users or info.persistent)]
     return sorted((_robust(info) for info in found), key=lambda info: info.name)
 
 
@@ -116,7 +116,7 @@ def _robust(found: _sysv.Listed) -> SemaphoreInfo:
         total=found.total,
         waiting=found.waiting,
         users=found.users,
-        stays=found.stays,
+        stays=found.persistent,
     )
 
 

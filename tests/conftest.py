@@ -16,7 +16,7 @@ import profiles
 import pytest
 from support import PREFIX, unique_name
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _sysv
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,19 +76,30 @@ def _left_names() -> list[str]:
     return [path for path in (*glob.glob("/dev/shm/*"), *glob.glob("/tmp/SEMD*")) if PREFIX in path]
 
 
+def _left_sets() -> list[_sysv.Listed]:
+    try:
+        return [listed for listed in _sysv.list_sets() if listed.name is not None and PREFIX in listed.name]
+    except NotImplementedError:
+        return []
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fail a test that leaves a semaphore's name, a thread or a child process behind."""
+    """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process behind."""
     before = set(threading.enumerate())
     yield
     gc.collect()
     names = _left_names()
     for path in names:
         os.unlink(path)
+    sets = _left_sets()
+    for listed in sets:
+        _sysv.system().remove(listed.id)
     threads = [thread for thread in threading.enumerate() if thread not in before]
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
     assert not names, f"left behind: {names}"
+    assert not sets, f"left behind: {[listed.name for listed in sets]}"
     assert not threads, f"left running: {threads}"
     assert not children, f"left running: {children}"

@@ -26,7 +26,7 @@ from named_semaphores._sysv import (
     TOTAL,
     UNDO,
     USERS,
-    Gone,
+    Removed,
     Set,
     SysV,
 )
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from named_semaphores._sysv import Operation
 
 MODEL = "/m"
-SIZE = NAME + len(_sysv.words(MODEL))
 GONE = "gone"  # the result of a call on a set that was removed
 MISSING = "missing"
 EXISTS = "exists"
@@ -57,6 +56,7 @@ class Calls(SysV):
     """The results so far, then a pause."""
 
     system = _sysv._Linux  # for texts
+    has_timed_wait = True
     clock = staticmethod(lambda: 0.0)
     sleep = staticmethod(lambda seconds: None)
 
@@ -67,7 +67,7 @@ class Calls(SysV):
     def call(self, *call: Any) -> Any:
         for result in self.results:
             if result == GONE:
-                raise Gone(2, "")
+                raise Removed(2, "")
             return result
         raise Pause(*call)
 
@@ -117,16 +117,20 @@ class Process(NamedTuple):
     variables: Any  # of _sysv's functions
 
 
+START = Process(0, (), 0, (), None, None)
+
+
 class Script(NamedTuple):
     actions: tuple[tuple[Any, ...], ...]
     privileged: bool = True  # may remove the sets of all the others
+    name: str = MODEL  # the kernel of the model has one key, so that another name has the same
 
     def go_on(self, process: Process) -> Process:
         """Return the process, stopped at its next call."""
         action, opened, held, results = process[:4]
         while action < len(self.actions):
             try:
-                opened, held = do(self.actions[action], Calls(results, self.privileged), opened, held)
+                opened, held = do(self.actions[action], self.name, Calls(results, self.privileged), opened, held)
             except Pause as pause:
                 return Process(action, opened, held, results, pause.args, variables(pause.__traceback__))
             except EndOfScript as end:
@@ -139,22 +143,22 @@ class EndOfScript(Exception):
     """The process does not get what it wants, as it should be, and ends."""
 
 
-def do(action: tuple[Any, ...], library: Calls, opened: tuple[Opened, ...], held: int) -> tuple[tuple[Opened, ...], int]:
+def do(action: tuple[Any, ...], name: str, library: Calls, opened: tuple[Opened, ...], held: int) -> tuple[tuple[Opened, ...], int]:
     """Do one action. Return what the process has open, and holds, then."""
     what, *arguments = action
-    sets = [Set(library, MODEL, *entry) for entry in opened]
+    sets = [Set(library, name, *entry) for entry in opened]
     if what == "open":
         total, options = arguments
         try:
-            new = library.open(MODEL, total, **options)
+            new = library.open(name, total, **options)
         except ValueError:
             if total is None:
                 raise Violation("ValueError without a number") from None
             raise EndOfScript from None
-        except FileExistsError:
-            if options.get("link", True):
+        except FileExistsError as error:
+            if options.get("link", True) and "stands for" not in str(error):
                 raise Violation("FileExistsError though it may link") from None
-            raise EndOfScript from None
+            raise EndOfScript(error.errno) from None
         except FileNotFoundError:
             if options.get("create", True):
                 raise Violation("FileNotFoundError though it may create") from None
@@ -181,7 +185,7 @@ def do(action: tuple[Any, ...], library: Calls, opened: tuple[Opened, ...], held
             if not current.resize(*arguments):
                 raise Violation("resize without a timeout gave up")
             return opened, held
-    except (Gone, FileNotFoundError):
+    except (Removed, FileNotFoundError):
         raise EndOfScript(GONE) from None
     if what == "leave":
         current.leave()
@@ -259,15 +263,28 @@ def ids(value: Any) -> Iterator[int]:
 class Search:
     def __init__(self, *scripts: Script, unlinked: bool = False, undo_at_once: bool = True, deaths: int = 99) -> None:
         self.scripts = scripts
+        self.size = NAME + len(_sysv.words(scripts[0].name))
+        self.names = {script.name for script in scripts}
         self.unlinked = unlinked  # by a process: then sets go while others use them
         self.undo_at_once = undo_at_once  # what a dead process did is taken back in one step, as Linux does
         self.deaths = deaths
+        self.forget()
+        self.first_with_script = [scripts.index(script) for script in scripts]
+
+    def forget(self) -> None:
         self.advanced: dict[Any, Process] = {}
         self.numbers: dict[Any, int] = {}
+        self.numbers_of_processes: dict[int, int] = {}
 
     def run(self) -> int:
         """Look at all states. Return how many there are; Violation, with the way there, if one must not be."""
-        processes = tuple(script.go_on(Process(0, (), 0, (), None, None)) for script in self.scripts)
+        try:
+            return self.search()
+        finally:
+            self.forget()
+
+    def search(self) -> int:
+        processes = tuple(script.go_on(START) for script in self.scripts)
         states = [State(Kernel(), processes, ((),) * len(self.scripts))]
         places = {self.number(states[0]): 0}
         self.came_from: list[tuple[int, str]] = [(0, "start")]
@@ -314,23 +331,25 @@ class Search:
             labels.append(label)
         return "\n".join(labels[::-1])
 
-    def number(self, state: State) -> Any:
+    def number(self, state: State) -> tuple[int, ...]:
         """Return what is the same for states with the same future."""
         kernel = state.kernel
-        waiting = {process: place for place, process in enumerate(kernel.waiting)}
-        seen = []
+        processes = []
         for i, process in enumerate(state.processes):
-            mine = None
+            mine = 0
             if process is not None:
-                mine = (process.action, process.opened, process.held, process.call, process.variables)
-            kept = (kernel.undo[i], kernel.joined[i], kernel.taken[i], waiting.get(i)) if kernel.id >= 0 else None
+                mine = self.numbers_of_processes.get(id(process), 0)  # each is kept, so its id is its own
+                if not mine:
+                    mine = self.small(process._replace(results=()))
+                    self.numbers_of_processes[id(process)] = mine
+            waits = kernel.waiting.index(i) if i in kernel.waiting else -1
+            kept = self.small((kernel.undo[i], kernel.joined[i], kernel.taken[i], waits, state.dying[i])) if kernel.undo else 0
             # Processes with the same script may change places.
-            which = self.scripts.index(self.scripts[i])
-            seen.append((which, self.small(mine), self.small(kept), self.small(state.dying[i])))
-        return (self.small((kernel.id, kernel.values, kernel.total)), *sorted(seen))
+            processes.append((self.first_with_script[i] << 60) + (mine << 30) + kept)
+        return (self.small((kernel.id, kernel.values, kernel.total)), *sorted(processes))
 
     def small(self, value: Any) -> int:
-        return self.numbers.setdefault(value, len(self.numbers))
+        return self.numbers.setdefault(value, len(self.numbers) + 1)
 
     def go_on(self, i: int, process: Process, result: Any) -> Process:
         process = process._replace(results=(*process.results, result))
@@ -396,8 +415,8 @@ class Search:
         used = set(ids([(process.opened, process.call, process.variables) for process in state.processes if process]))
         new = next(number for number in itertools.count(FIRST_ID) if number not in used)
         nothing = (0,) * len(self.scripts)
-        sums = ((0,) * SIZE,) * len(self.scripts)
-        return state._replace(kernel=Kernel(new, (0,) * SIZE, sums, (), 0, nothing, nothing)), i, new
+        sums = ((0,) * self.size,) * len(self.scripts)
+        return state._replace(kernel=Kernel(new, (0,) * self.size, sums, (), 0, nothing, nothing)), i, new
 
     def attempt(self, state: State, i: int, operations: tuple[Operation, ...]) -> Any:
         """Return the kernel after the operations; None if they must wait, False if they cannot be and must not wait."""
@@ -411,16 +430,26 @@ class Search:
                 sums[number] -= change
         undo, joined, taken, total = list(kernel.undo), list(kernel.joined), list(kernel.taken), kernel.total
         undo[i] = tuple(sums)
-        changed = {number: 0 for number in range(SIZE)}
+        changed = dict.fromkeys(range(self.size), 0)
         for number, change, flags in operations:
             changed[number] += change
-        joined[i] += changed[USERS]
         assert process is not None
         what, *arguments = self.scripts[i].actions[process.action]
+        if changed[USERS] > 0:
+            others = [j for j, count in enumerate(joined) if count]
+            if arguments[1].get("link") is False and others:
+                raise Violation("a process created what another has open")
+            if any(self.scripts[j].name != self.scripts[i].name for j in others):
+                raise Violation("two names share a set")
+        joined[i] += changed[USERS]
         if changed[LIVE] > 0:
             if total:
                 raise Violation("a set was made ready twice")
+            if arguments[1].get("create") is False:
+                raise Violation("a process created what it may only link to")
             total = arguments[0] or 1
+        elif changed[LIVE] < 0:
+            total = 0
         elif what == "resize" and changed[TOTAL]:
             total = arguments[0]
         elif not changed[LIVE]:
@@ -467,7 +496,7 @@ class Search:
         if kernel.id < 0:
             return state._replace(processes=tuple(processes))
         sums, joined = list(kernel.undo), list(kernel.joined)
-        dying[i], sums[i], joined[i] = sums[i], (0,) * SIZE, 0
+        dying[i], sums[i], joined[i] = sums[i], (0,) * self.size, 0
         state = State(kernel._replace(undo=tuple(sums), joined=tuple(joined)), tuple(processes), tuple(dying))
         if self.undo_at_once:
             for number, change in enumerate(state.dying[i]):
@@ -511,6 +540,8 @@ class Search:
         kernel = state.kernel
         if kernel.id < 0:
             return
+        if len(self.names) > 1:
+            return
         nobody_died = all(state.processes) and all(script.privileged for script in self.scripts)
         if nobody_died and not kernel.values[PERSIST]:
             raise Violation("a set was left, though nobody died")
@@ -521,9 +552,9 @@ class Search:
         if kernel.values[PERSIST]:
             return
         # A newcomer with another number.
-        newcomer = Search(Script((("open", 7, {"link": False}), ("take", 7), ("give", 7), ("leave",))), deaths=0)
-        kernel = Kernel(kernel.id, kernel.values, ((0,) * SIZE,), (), kernel.total, (0,), (0,))
-        state = State(kernel, (newcomer.scripts[0].go_on(Process(0, (), 0, (), None, None)),), ((),))
+        newcomer = Search(Script((("open", 7, CREATE), ("take", 7), ("give", 7), ("leave",))), deaths=0)
+        kernel = Kernel(kernel.id, kernel.values, ((0,) * self.size,), (), kernel.total, (0,), (0,))
+        state = State(kernel, (newcomer.scripts[0].go_on(START),), ((),))
         for _ in range(100):
             process = state.processes[0]
             assert process is not None
@@ -531,15 +562,12 @@ class Search:
                 break
             ((_, state),) = newcomer.steps(state)
             newcomer.check(state)
-        else:
-            raise Violation("a newcomer cannot begin anew")
         if state.kernel.id >= 0:
             raise Violation("a newcomer cannot begin anew")
 
 
 # --- The tests ----------------------------------------------------------------------------------------------------------------------
 
-LINK_OR_CREATE: dict[str, bool] = {}
 CREATE = {"link": False}
 LINK = {"create": False}
 ANEW = {"anew": True}
@@ -553,5 +581,158 @@ def visitor(total: int | None, **options: bool) -> Script:
     return Script((("open", total, options), ("leave",)))
 
 
-def twice(total: int | None) -> Script:
+def returner(total: int | None) -> Script:
     return Script((("open", total, {}), ("leave",), ("open", total, {}), ("take", 1), ("give", 1), ("leave",)))
+
+
+def twofold(total: int | None) -> Script:
+    return Script((("open", total, {}), ("open", total, {}), ("leave",), ("take", 1), ("give", 1), ("leave",)))
+
+
+def resizer(total: int, *sizes: int) -> Script:
+    return Script((("open", total, {}), *(("resize", size) for size in sizes), ("leave",)))
+
+
+def resizing_user(total: int, size: int) -> Script:
+    return Script((("open", total, {}), ("take", 1), ("resize", size), ("give", 1), ("leave",)))
+
+
+def unlinker(total: int) -> Script:
+    return Script((("open", total, {}), ("unlink",), ("leave",)))
+
+
+def unprivileged(script: Script) -> Script:
+    return script._replace(privileged=False)
+
+
+def named(script: Script, name: str) -> Script:
+    return script._replace(name=name)
+
+
+# Two names whose words are as many, more than are written at once.
+ONE, OTHER = "/model.a", "/other.b"
+
+QUICK = {
+    "users": Search(user(1), user(1)),
+    "another number": Search(user(1), user(2, 2)),
+    "come and go again": Search(returner(1), returner(2)),
+    "opened twice": Search(twofold(1), user(1)),
+    "resize at once": Search(resizer(2, 3), resizer(2, 1)),
+    "resize under use": Search(resizer(2, 3, 1), user(2)),
+    "resize while holding": Search(resizing_user(2, 1), user(2)),
+    "create or link only": Search(visitor(1, **CREATE), visitor(1, **LINK)),
+    "any number": Search(user(None), user(2)),
+    "persistent": Search(visitor(1, persist=True), visitor(2)),
+    "anew": Search(user(1), user(1, **ANEW), unlinked=True),
+    "unlinked": Search(user(1), unlinker(1), unlinked=True),
+    "undone in steps": Search(user(1), user(2), undo_at_once=False),
+    "of other users": Search(unprivileged(user(1)), user(1)),
+    "one key, two names": Search(named(visitor(1), ONE), named(visitor(1), OTHER)),
+    "three visitors": Search(visitor(1), visitor(1), visitor(1)),
+    "three users": Search(user(1), user(1), user(1)),
+}
+FULL = {
+    "users of two tokens": Search(user(2), user(2, 2), user(2)),
+    "another number": Search(user(1), user(1), user(2, 2)),
+    "visitors with another number": Search(visitor(1), visitor(1), visitor(2)),
+    "come and go again": Search(returner(1), visitor(1), visitor(2)),
+    "opened twice": Search(twofold(1), user(1), visitor(2)),
+    "resize at once": Search(resizer(2, 3), resizer(2, 1), user(2)),
+    "resize while holding": Search(resizing_user(2, 1), resizer(2, 3), user(2)),
+    "create or link only": Search(visitor(1, **CREATE), visitor(1, **LINK), visitor(1)),
+    "persistent": Search(visitor(1, persist=True), visitor(1), visitor(2)),
+    "anew": Search(user(1), visitor(1, **ANEW), visitor(1, **ANEW), unlinked=True),
+    "unlinked": Search(user(1), unlinker(1), visitor(1), unlinked=True),
+    "undone in steps": Search(user(1), user(1), user(2, 2), undo_at_once=False),
+    "of other users": Search(unprivileged(visitor(1)), visitor(1), visitor(2)),
+    "of other users, to create": Search(unprivileged(visitor(1, **CREATE)), visitor(1), unprivileged(visitor(1))),
+    "one key, two names": Search(named(visitor(1), ONE), named(visitor(1), OTHER), named(visitor(1), ONE)),
+}
+
+
+@pytest.mark.parametrize("search", QUICK.values(), ids=QUICK)
+def test_every_order_of_steps_and_deaths(search: Search) -> None:
+    assert search.run() > 100
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("search", FULL.values(), ids=FULL)
+def test_every_order_of_steps_and_deaths_of_three(search: Search, full: bool) -> None:
+    if not full:
+        pytest.skip("minutes: with --full")
+    assert search.run() > 1000
+
+
+# The model must find what is wrong: transitions with one operation changed.
+
+NU = NOWAIT | UNDO
+FAULTS: dict[str, tuple[str, Any, str, str]] = {
+    # A newcomer makes the set ready again just before IPC_RMID.
+    "LIVE - 1 as dead": (
+        "REMOVE_IDLE",
+        [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (LIVE, -1, NOWAIT), (TOKENS, -1, NOWAIT), (TOTAL, -1, NOWAIT)],
+        "three visitors",
+        "a set was removed that a living process has open",
+    ),
+    "removal without a mark": (
+        "REMOVE_IDLE",
+        [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT)],
+        "users",
+        "a set was removed that a living process has open",
+    ),
+    "removal of what is used": (
+        "REMOVE_IDLE",
+        [(PERSIST, 0, NOWAIT), (DEAD, 1, NU)],
+        "users",
+        "a set was removed that a living process has open",
+    ),
+    "a mark that outlives its process": (
+        "REMOVE_IDLE",
+        [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT)],
+        "of other users",
+        "it goes on for ever",
+    ),
+    "joining what is being removed": ("JOIN", [(USERS, 1, NU)], "users", "a set was removed that a living process has open"),
+    "an opening that outlives its process": ("JOIN", [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT)], "users", "USERS is wrong"),
+    "leaving counted twice": ("LEAVE", [(USERS, -1, NOWAIT)], "opened twice", "a set was removed that a living process has open"),
+    "made ready twice": (
+        "make_ready",
+        lambda total: [(LIVE, total, NOWAIT), (TOKENS, total, NOWAIT), (TOTAL, total, NOWAIT), (USERS, 1, NU)],
+        "users",
+        "a set was made ready twice",
+    ),
+    "tokens that die": ("take", lambda n, flags=0: [(TOKENS, -n, flags)], "users", "tokens were lost|somebody waits for ever"),
+    "tokens out of nothing": ("give", lambda n: [(TOKENS, n, NOWAIT)], "users", "tokens were lost|more tokens are held"),
+    "resize without a comparison": (
+        "resize",
+        lambda total, new: [(TOTAL, new - total, NOWAIT), (TOKENS, new - total, 0)],
+        "resize at once",
+        "the total is wrong",
+    ),
+    "taking over what is used": (
+        "TAKE_OVER",
+        [(PERSIST, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NU)],
+        "of other users, to create",
+        "a process created what another has open",
+    ),
+    "a name written twice": (
+        "write_name",
+        lambda place, words: [(NAME + place + i, word, NOWAIT) for i, word in enumerate(words)],
+        "users",
+        "FileExistsError though it may link|a newcomer cannot begin anew",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_search_finds_a_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transition, wrong, search, message = FAULTS[fault]
+    monkeypatch.setattr(_sysv, transition, wrong)
+    with pytest.raises(Violation, match=f"^({message})"):
+        {**FULL, **QUICK}[search].run()
+
+
+def test_the_search_finds_a_missed_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "wake", lambda search, state: state)
+    with pytest.raises(Violation, match="^somebody waits for ever"):
+        QUICK["users"].run()
