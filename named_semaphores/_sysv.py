@@ -82,7 +82,7 @@ STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 # of them die before the call, the kernel takes the marks back. Setting LIVE back to 0 is no mark: a newcomer could make the set ready again
 # just before IPC_RMID.
 REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT | UNDO)]
-# The same for a set that stays without users.
+# As REMOVE_IDLE, also for a persistent set.
 REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
 
 # Join an idle set that this process may not remove.
@@ -413,7 +413,7 @@ class SysV:
         except FileExistsError:
             return None
         except OSError as error:
-            if error.errno == errno.ENOSPC and remove_idle_sets():  # a process that is executed or killed leaves its set
+            if error.errno == errno.ENOSPC and remove_idle_sets():  # exec and kill leave idle sets
                 return None
             raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
         return self._make_ready(semid, name, total, stored)
@@ -709,12 +709,12 @@ def _idle(names: Container[str] | None) -> list[Listed]:
 
 
 def idle_sets(names: Container[str] | None = None) -> list[str]:
-    """Return the names of the sets that nobody has open, on Linux; with ``names`` only of these, also of those that stay without users."""
+    """Return the names of the idle sets, on Linux; with ``names``, of these sets without users, persistent ones included."""
     return sorted(listed.name or "" for listed in _idle(names))
 
 
 def remove_idle_sets(names: Container[str] | None = None) -> list[str]:
-    """Remove those, and return the names."""
+    """Remove these sets, each if it is still without users, and return the names."""
     library, removed = system(), []
     for listed in _idle(names):
         try:
