@@ -245,19 +245,23 @@ class _Ours:
             return False
         if not libc.same_address:
             return True
-        try:
-            return libc.link(os.fsencode(self.name)).address == address
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            # Its mode keeps us from opening it, or descriptors or musl's 256 places are used up.
-            file = _files.path(libc, self.name)
-            if file is not None and libc.platform.startswith("linux"):
-                try:
-                    return _files.is_mapped_at(file, address)
-                except OSError:  # not even /proc can be read
-                    pass
-            raise explained(error, libc, self.name) from None
+        while True:
+            try:
+                _files.check_linkable(libc, self.name)
+                return libc.link(os.fsencode(self.name)).address == address
+            except InterruptedError:
+                pass
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                # Its mode keeps us from opening it, another process has a lease on it, or descriptors or musl's 256 places are used up.
+                file = _files.path(libc, self.name)
+                if file is not None and libc.platform.startswith("linux"):
+                    try:
+                        return _files.is_mapped_at(file, address)
+                    except OSError:  # not even /proc can be read
+                        pass
+                raise explained(error, libc, self.name) from None
 
 
 def _encoded(libc: Libc, name: str) -> bytes:
