@@ -546,7 +546,7 @@ class Set:
 
     def is_gone(self) -> bool:
         """Whether it was removed."""
-        return self.library._is_gone(self.id)
+        return self.library._is_removed(self.id)
 
     def value(self) -> int:
         return self._ask(self.library.value, TOKENS)
