@@ -521,6 +521,7 @@ class Set:
 
     def rejoin(self) -> None:
         """In a child of fork: count for this process too. FileNotFoundError if the set was removed."""
+        self._joined = []  # in another PID namespace the child may have its parent's process number
         try:
             if not self.library.operate(self.id, JOIN):
                 raise Removed(errno.ENOENT, "it was removed")
@@ -546,7 +547,11 @@ class Set:
 
     def is_gone(self) -> bool:
         """Whether it was removed."""
-        return self.library._is_removed(self.id)
+        try:
+            self.library.value(self.id, TOKENS)
+        except Removed:
+            return True
+        return False
 
     def value(self) -> int:
         return self._ask(self.library.value, TOKENS)
