@@ -341,14 +341,6 @@ def check_integer(name: str | None, what: str, given: object, least: int, most: 
     return value
 
 
-def check_mode(name: str, given: object) -> int:
-    """Return the permission bits. ValueError: they are none, or their owner could not use what has them."""
-    mode = check_integer(name, "mode", given, 0, 0o777, " (0o777)")
-    if mode & 0o600 != 0o600:
-        raise ValueError(f"semaphore {name!r}: mode must let its owner read and write (0o600), not 0o{mode:o}")
-    return mode
-
-
 def check_existence(name: str, given: object) -> None:
     """ValueError: it is no member of Flags."""
     if not isinstance(given, Flags):

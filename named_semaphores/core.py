@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 from . import _files
-from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_mode, check_name
+from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name
 from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING = False
@@ -67,7 +67,7 @@ class NamedSemaphore(Semaphore):
         check_existence(name, handle_existence)
         libc = self._libc or _running or _system()
         initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
-        mode = check_mode(name, mode)
+        mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
         self._name = name
         self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
@@ -249,11 +249,21 @@ class _Ours:
             return True
         while True:
             try:
-                return _link(libc, self.name).address == address
-            except FileNotFoundError:
-                return False
+                _files.check_linkable(libc, self.name)
+                return libc.link(self.name).address == address
             except InterruptedError:  # see _open
                 pass
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                # musl's 256 places are used up, its mode keeps us from opening it, or another process has a lease on it.
+                file = _files.path(libc, self.name)
+                if file is not None and libc.platform.startswith("linux"):
+                    try:
+                        return _files.is_mapped_at(file, address)
+                    except OSError:  # no descriptor is left, or /proc cannot be read
+                        pass
+                raise explained(error, libc, self.name) from None
 
 
 def _link(libc: Libc, name: str) -> Handle:
