@@ -89,9 +89,9 @@ def list_semaphores() -> list[SemaphoreInfo]:
 
 
 def list_robust() -> list[SemaphoreInfo]:
-    """Return the robust semaphores that this user may read, sorted by name; on Linux. An idle set is no semaphore, and is not listed.
+    """Return the robust semaphores that this user may read, sorted by name; none but on Linux. An idle set is no semaphore, and is not listed.
 
-    NotImplementedError: this system does not tell, or has none.
+    NotImplementedError: this system has none.
     """
     sets = _sysv.list_sets()
     # A set without a name may be another program's.

@@ -110,7 +110,7 @@ class Raced(Musl):
     def __init__(self, name, symbol, call, do):
         super().__init__()
         self.moment = (symbol, call)
-        self.do = lambda: do(MuslSemaphore._libc, name.encode())
+        self.do = lambda: do(MuslSemaphore._libc, name)
         self.calls = {"link": 0, "create": 0, "unlink": 0}
 
     def count(self, symbol):
@@ -152,7 +152,7 @@ def test_made_and_removed_again_by_others_it_is_created_in_the_end(name):
         def count(self, symbol):
             super().count(symbol)
             if (symbol, self.calls["link"]) == ("link", 2):
-                theirs_is_removed(MuslSemaphore._libc, name.encode())
+                theirs_is_removed(MuslSemaphore._libc, name)
 
     lib = Twice(name, "create", 1, theirs_is_made)
     sem = bound(lib, "linux")(name, 1)
