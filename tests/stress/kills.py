@@ -154,9 +154,9 @@ def run(kills: int) -> str:
             holders += notes.doom(process)
             os.kill(pids[process], signal.SIGKILL)
             os.waitpid(pids[process], 0)
-            assert not notes.words[notes.failed], "a process failed"
             notes.renew(process)
             pids[process] = start(process, notes, names)
+            assert not notes.words[notes.failed], "a process failed"
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
