@@ -41,7 +41,7 @@ from itertools import starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Iterator, NoReturn
+    from typing import Any, Container, Iterable, Iterator, NoReturn
 
     Operation = tuple[int, int, int]  # semaphore, change, flags
 
@@ -82,6 +82,8 @@ STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 # of them die before the call, the kernel takes the marks back. Setting LIVE back to 0 is no mark: a newcomer could make the set ready again
 # just before IPC_RMID.
 REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT | UNDO)]
+# The same for a set that stays without users.
+REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
 
 # Join an idle set that this process may not remove.
 TAKE_OVER: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
@@ -184,6 +186,14 @@ def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
     return semid, ctypes.byref(array), c_size_t(len(operations))
 
 
+class _Next(c_void_p):
+    from_param = next  # called with an iterator, in C
+
+
+class _Ignored(c_int):
+    from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
+
+
 class Removed(OSError):
     """The set was removed."""
 
@@ -218,6 +228,7 @@ class SysV:
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop", c_int, c_void_p, c_size_t)
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
+        self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, _Ignored, _Ignored, _Ignored)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries. The other symbols take a padded long, whose
         # padding is first on big-endian machines: an int64 fits both.
@@ -226,6 +237,16 @@ class SysV:
         symbol, self._timespec = next(((symbol, timespec) for symbol, timespec in timed if hasattr(lib, symbol)), (None, plain))
         self.has_timed_wait = symbol is not None
         self.semtimedop = self._function(symbol, c_int, c_void_p, c_size_t, c_void_p) if symbol else None
+
+    def semop_leaving(self, result: Any) -> Any:
+        """Return semop once more, as the end of a with statement.
+
+        It takes an iterator instead of the operations, which gives their pointer; drops the exception's three arguments; and returns what
+        ``result`` returns for the status.
+        """
+        function = self._leaving(self._address("semop"))
+        function.restype = result
+        return function
 
     def _address(self, symbol: str) -> int:
         return ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
@@ -392,6 +413,8 @@ class SysV:
         except FileExistsError:
             return None
         except OSError as error:
+            if error.errno == errno.ENOSPC and remove_idle_sets():  # a process that is executed or killed leaves its set
+                return None
             raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
         return self._make_ready(semid, name, total, stored)
 
@@ -498,8 +521,7 @@ class Set:
 
     def rejoin(self) -> None:
         """In a child of fork: count for this process too. FileNotFoundError if the set was removed."""
-        if self._joined == [os.getpid()]:
-            return
+        self._joined = []  # in another PID namespace the child may have its parent's process number
         try:
             if not self.library.operate(self.id, JOIN):
                 raise Removed(errno.ENOENT, "it was removed")
@@ -522,6 +544,14 @@ class Set:
     def nothing(self) -> tuple[Any, ...]:
         """Change nothing, and do not wait."""
         return arguments(self.id, NOTHING)
+
+    def is_gone(self) -> bool:
+        """Whether it was removed."""
+        try:
+            self.library.value(self.id, TOKENS)
+        except Removed:
+            return True
+        return False
 
     def value(self) -> int:
         return self._ask(self.library.value, TOKENS)
@@ -671,6 +701,34 @@ def list_sets() -> list[Listed]:
             listed.users, listed.persistent = values[USERS], bool(values[PERSIST])
         sets.append(listed)
     return sets
+
+
+def _idle(names: Container[str] | None) -> list[Listed]:
+    try:
+        sets = list_sets()
+    except OSError:  # the system does not list them
+        return []
+    return [
+        listed for listed in sets if not listed.users and (not listed.persistent if names is None else listed.name in names) and listed.name
+    ]
+
+
+def idle_sets(names: Container[str] | None = None) -> list[str]:
+    """Return the names of the sets that nobody has open, on Linux; with ``names`` only of these, also of those that stay without users."""
+    return sorted(listed.name or "" for listed in _idle(names))
+
+
+def remove_idle_sets(names: Container[str] | None = None) -> list[str]:
+    """Remove those, and return the names."""
+    library, removed = system(), []
+    for listed in _idle(names):
+        try:
+            if library.may_remove(listed.id) and library.operate(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
+                library.remove(listed.id)
+                removed.append(listed.name or "")
+        except OSError:  # removed meanwhile
+            pass
+    return removed
 
 
 def _listed() -> Iterator[tuple[int, int, int, int, int, int, int]]:

@@ -151,6 +151,8 @@ class _Limited(Fake):
     hosts = ()
 
     def do_semop(self, semid: int, operations: Any, count: int) -> int:
+        if not operations:
+            raise OSError(errno.EFAULT, "NULL")
         self.check(semid, operations, count)
         status = _host("semop", semid, operations, count)
         self.count(semid, operations, count)
