@@ -832,7 +832,7 @@ def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(li
 
 
 def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
-    number = _sysv.key(unique_name())
+    number = _sysv.key(unique_name() + ".key")
     monkeypatch.setattr(_sysv, "key", lambda name: number)
     one, other, longer = f"/{PREFIX}.one", f"/{PREFIX}.two", f"/{PREFIX}.three.and.more"
     ours = library.open(one, 1)
