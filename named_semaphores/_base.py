@@ -16,6 +16,8 @@ from operator import attrgetter, index
 from time import monotonic_ns, sleep
 from types import MethodType
 
+from ._check import check_name as check_name
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,6 +35,17 @@ FIRST_PAUSE = 100_000
 LONGEST_PAUSE = 15_000_000
 
 _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
+
+
+class _Octal(int):
+    """An int that help() shows as permission bits are written."""
+
+    def __repr__(self) -> str:
+        return f"0o{self:o}"
+
+
+DEFAULT_MODE = _Octal(0o600)
+
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # a call got no token for want of one, or of time, or for a signal
 
 
@@ -86,11 +99,11 @@ class Semaphore:
     _posts: Iterator[Any]
     _exit: Callable[..., None]
 
-    def _refuse_calls(self) -> None:
-        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
-
-    def _refuse_exit(self) -> None:
-        self._exit = MethodType(_refuse_closed, self._name or "")  # None cannot be bound
+    def _start_closed(self) -> None:
+        self._name = self._handle = None
+        self._linked = False
+        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(None))
+        self._exit = MethodType(_refuse_closed, "")
 
     def _use(self, handle: Any) -> None:
         self._tries, self._first_waits, self._posts, self._exit = handle.tries, handle.first_waits, handle.posts, handle.leave
@@ -142,10 +155,10 @@ class Semaphore:
                 return True
             break
         if timeout is not None:
-            return self._wait(deadline_of(self._name, timeout))
+            return self._wait(deadline_of(self._name, timeout))  # type: ignore[no-any-return]
         if blocking:
             return self._wait_endless()
-        return self._wait(0)  # a try that tells errno
+        return self._wait(0)  # type: ignore[no-any-return]  # one more try, which tells errno
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
@@ -210,7 +223,7 @@ class Semaphore:
             if taken:
                 return True
             break
-        return self._wait(None, handle)
+        return self._wait(None, handle)  # type: ignore[no-any-return]
 
     def _wait(self, deadline: int | None, handle: Any = None, result: Any = True) -> Any:
         """Return ``result`` with a token; False once ``time.monotonic_ns()`` is ``deadline`` (None: never)."""
@@ -247,7 +260,7 @@ class Semaphore:
         before still puts its token back.
         """
         if self._handle is not None:
-            self._refuse_calls()
+            self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
             self._handle = None
             self._close_exit()
 
@@ -314,20 +327,6 @@ def _linked(cls: type[Self], name: str) -> Self:
     sem = cls.__new__(cls)
     sem._link(name)
     return sem
-
-
-def check_name(name: object) -> str:
-    """Return the name with its leading slash. TypeError: it is no str. ValueError: it is empty, or has another character than allowed."""
-    if not isinstance(name, str):
-        raise TypeError(f"a semaphore's name must be a str, not {name!r}")
-    bare = name[1:] if name.startswith("/") else name
-    if not bare:
-        raise ValueError(f"a semaphore's name must not be empty: {name!r}")
-    others = bare.replace("-", "").replace("_", "").replace(".", "")
-    if others and not others.isalnum():
-        wrong = next(character for character in others if not character.isalnum())
-        raise ValueError(f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {wrong!r}")
-    return "/" + bare
 
 
 def check_integer(name: str | None, what: str, given: object, least: int, most: int | None = None, hint: str = "") -> int:

@@ -17,6 +17,8 @@ import kinds
 import pytest
 from support import PREFIX, SLOW, unique_name
 
+from named_semaphores import _sysv
+
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
     "native: the test runs only for classes whose calls are the C library's own; the fakes' are callbacks, which swallow exceptions",
@@ -85,15 +87,25 @@ def _left_names() -> list[str]:
     return [path for path in (*glob.glob("/dev/shm/*"), *glob.glob("/tmp/SEMD*")) if PREFIX in path]
 
 
+def _left_sets() -> list[_sysv.Listed]:
+    try:
+        return [listed for listed in _sysv.list_sets() if listed.name is not None and PREFIX in listed.name]
+    except NotImplementedError:
+        return []
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fail a test that leaves a semaphore's name, a thread or a child process behind."""
+    """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process behind."""
     before = set(threading.enumerate())
     yield
     gc.collect()
     names = _left_names()
     for path in names:
         os.unlink(path)
+    sets = _left_sets()
+    for listed in sets:
+        _sysv.system().remove(listed.id)
     threads = [thread for thread in threading.enumerate() if thread not in before]
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
         thread.join(5 * SLOW)
@@ -102,5 +114,6 @@ def nothing_left() -> Iterator[None]:
     for child in children:
         child.kill()
     assert not names, f"left behind: {names}"
+    assert not sets, f"left behind: {[listed.name for listed in sets]}"
     assert not threads, f"left running: {threads}"
     assert not children, f"left running: {children}"

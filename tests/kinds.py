@@ -9,7 +9,7 @@ from typing import Any
 
 import profiles
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore
 
 
 class Kind:
@@ -20,7 +20,7 @@ class Kind:
 
     def __init__(self, profile: str) -> None:
         self.profile = profile
-        self.cls = profiles.semaphore_class(profile)
+        self.cls: Any = profiles.semaphore_class(profile)
 
     @property
     def libc(self) -> Any:
@@ -36,15 +36,34 @@ class Kind:
         return exists(name, self.cls)
 
 
+class Robust(Kind):
+    """RobustSemaphore."""
+
+    fewest = 1
+    is_bounded = True
+    tells_value = True
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+        name = profile.partition("-")[2]
+        library = profiles.sysv_library(name)
+        self.cls: Any = RobustSemaphore
+        if name != "native":
+            # Pickling finds it by this module and its name.
+            self.cls = type(f"Robust_{name}", (RobustSemaphore,), {"_library": library, "__module__": __name__})
+            globals()[self.cls.__name__] = self.cls
+
+
 POSIX = profiles.NAMES
-NATIVE = ["native", "native-ctypes"]
-ALL = POSIX
+ROBUST = [f"robust-{profile}" for profile in profiles.SYSV_NAMES]
+NATIVE = ["native", "native-ctypes", "robust-native"]
+ALL = [*POSIX, *ROBUST]
 
 
 @lru_cache(maxsize=None)
 def kind(profile: str) -> Kind:
     """Return the kind for a profile. Skips the test where it cannot be played."""
-    return Kind(profile)
+    return Robust(profile) if profile in ROBUST else Kind(profile)
 
 
 def bound(lib: Any, platform: str) -> type[NamedSemaphore]:

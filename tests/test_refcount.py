@@ -62,15 +62,15 @@ def test_a_semaphore_that_is_collected_during_an_open_is_closed_after_it(name):
     dropped, still_open = [], []
     lib = Collecting()
     libc = Libc(lib, "cygwin")
-    opened = libc.create(f"{name}a".encode(), 0o600, 1, [])
-    dropped.append(libc.create(f"{name}b".encode(), 0o600, 1, []))
+    opened = libc.create(f"{name}a", 0o600, 1, [])
+    dropped.append(libc.create(f"{name}b", 0o600, 1, []))
     still_open.clear()
-    again = libc.link(f"{name}a".encode())
+    again = libc.link(f"{name}a")
     assert still_open == [2]
     assert len(lib.opened) == 1
     assert again.address == opened.address
     for suffix in "ab":
-        libc.unlink(f"{name}{suffix}".encode())
+        libc.unlink(f"{name}{suffix}")
 
 
 def test_what_is_collected_during_an_open_may_itself_open(name):

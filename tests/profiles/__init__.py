@@ -13,7 +13,8 @@ from functools import lru_cache
 
 import pytest
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _sysv
+from named_semaphores._sysv import SysV
 
 _CLASSES = {
     "macos": "macos.MacOSSemaphore",
@@ -29,6 +30,7 @@ _CLASSES = {
     "cygwin": "uncounted.CygwinSemaphore",
 }
 NAMES = ["native", "native-ctypes", *_CLASSES]
+SYSV_NAMES = ["native", "macos", "freebsd", "netbsd", "openbsd", "dragonfly", "illumos", "musl", "glibc32", "musl32"]
 
 
 def semaphore_class(profile: str) -> type[NamedSemaphore]:
@@ -44,6 +46,21 @@ def semaphore_class(profile: str) -> type[NamedSemaphore]:
         pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
     module, name = _CLASSES[profile].split(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=None)
+def sysv_library(profile: str) -> SysV:
+    """Return the System V calls for a profile of SYSV_NAMES; ``native`` are the running system's. Skips the test where there are none."""
+    if profile == "native":
+        try:
+            return _sysv.system()
+        except NotImplementedError as error:
+            pytest.skip(f"NO SYSTEM V SEMAPHORES, ALL THEIR TESTS ARE SKIPPED: {error}")
+    reason = why_impossible()
+    if reason:
+        pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
+    fake, platform = importlib.import_module(f"{__name__}.sysv").FAKES[profile]
+    return SysV(fake(), platform)
 
 
 @lru_cache(maxsize=None)
