@@ -42,7 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kind" in metafunc.fixturenames and not any("kind" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")):
+    own = any("kind" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "kind" in metafunc.fixturenames and not own:
         all_kinds = getattr(metafunc.module, "KINDS", kinds.ALL)
         for marker, is_wanted in (("native", True), ("fakes", False)):
             if metafunc.definition.get_closest_marker(marker):
