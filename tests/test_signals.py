@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
+from peers import Naive, Named, NamedPolling
 from stress import storm
-from stress.subjects import Naive, Polling, ThisLibrary
 from support import EXACT, SLOW, run_python
 
 from named_semaphores import NamedSemaphore
@@ -34,7 +34,7 @@ def assert_nothing_lost(outcome, interrupts):
 
 @pytest.mark.parametrize("statement", ["with", "body", "nested"])
 def test_a_storm_on_with(interrupts, statement):
-    assert_nothing_lost(storm.busy(ThisLibrary(), interrupts, statement), interrupts)
+    assert_nothing_lost(storm.busy(Named(), interrupts, statement), interrupts)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy promises nothing, and whether its compiled loop can be hit is luck")
@@ -43,17 +43,17 @@ def test_the_storm_would_show_a_naive_class():
     assert outcome["lost"] > 0
 
 
-@pytest.mark.parametrize("subject", [ThisLibrary, Polling])
-def test_a_storm_on_waits_in_with(interrupts, subject):
-    count = interrupts // (1 if subject is ThisLibrary else 10)
-    outcome = storm.waiting(subject(), count, "with")
+@pytest.mark.parametrize("peer", [Named, NamedPolling])
+def test_a_storm_on_waits_in_with(interrupts, peer):
+    count = interrupts // (1 if peer is Named else 10)
+    outcome = storm.waiting(peer(), count, "with")
     assert outcome["interrupts"] == count
     if EXACT:
         assert (outcome["lost"], outcome["gained"]) == (0, 0)
 
 
 def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full):
-    outcome = storm.noticed_by_many(ThisLibrary(), *((40_000, 100) if full else (200, 20)))
+    outcome = storm.noticed(Named(), *((40_000, 100) if full else (200, 20)))
     assert outcome["hangs"] == 0
 
 
@@ -62,9 +62,9 @@ def test_a_storm_on_creating_leaves_nothing():
 import glob, sys
 sys.path[:0] = eval(sys.argv[1])
 import support
+from peers import Named
 from stress import storm
-from stress.subjects import ThisLibrary
-print(storm.creating(ThisLibrary(), 600)["mappings left"], support.PREFIX)
+print(storm.creating(Named(), 600)["mappings left"], support.PREFIX)
 """
     done = run_python(code, repr(sys.path))
     assert done.returncode == 0, done.stderr
