@@ -11,7 +11,7 @@ import sys
 
 from support import SLOW, run_python
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
@@ -56,12 +56,7 @@ def test_command_lines_are_understood():
 
 
 def test_the_first_command(name):
-    done = subprocess.run(
-        [sys.executable, "-m", "named_semaphores", "run", name, "--slots", "2", "--", "echo", "hello"],
-        capture_output=True,
-        text=True,
-        timeout=60 * SLOW,
-        check=True,
-    )
+    command = [sys.executable, "-m", "named_semaphores", "run", name, "--slots", "2", "--", "echo", "hello"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=True)
     assert done.stdout == "hello\n"
-    NamedSemaphore(name).unlink()
+    RobustSemaphore(name).close()  # the last user removes it
