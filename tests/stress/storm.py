@@ -163,11 +163,9 @@ def waiting(peer: Peer, interrupts: int, statement: str, limit: float = 10, spre
         names = {"limit": limit, "Interrupt": (Interrupt, *peer.interrupted), "busy": peer.busy, "count": count}
         rounds = _compiled(_WAITING_ROUNDS, source, {"held": held.wait, "go": go.give, "done": done.wait, **names})
         children.start(_release_and_kill, sem, held, go, done, spread)
-        try:
-            with storm.handling(signal.SIGUSR1):
-                rounds(sem, interrupts)
-        finally:
-            peer.discard(sem)
+        with storm.handling(signal.SIGUSR1):
+            rounds(sem, interrupts)
+    peer.discard(sem)
     return storm.outcome()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting opens where the system does not.
+"""Count opens where the system does not.
 
-On Cygwin and illumos a process that opens a name twice gets the same address twice, and one sem_close ends both. So the opens of each
-address are counted here, and sem_close is called for the last.
+On Cygwin and illumos a process that opens a name twice gets the same address twice, and one sem_close ends both. ``counted`` counts the opens of
+each address, and calls sem_close for the last.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections import Counter, deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any
 
 
-def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tuple[Any, Any]:
-    """Return sem_open and sem_close made so that each open is closed once.
+def counted(sem_open: Any, sem_close: Any, sem_failed: int) -> tuple[Any, Any]:
+    """Return sem_open and sem_close that close each address after its last open.
 
-    A signal's exception in the wrong place leaves a mapping that nobody closes any more; it never closes one that is in use.
+    A signal's exception at the wrong moment can leave an address open until the process ends. It never closes one that is in use.
     """
     opens: Counter[int] = Counter()
     closed: deque[int] = deque()
-    # A collection or a signal handler may open or close anywhere, also while its own thread counts. So the thread that has the lock may come in
-    # again; it only leaves closing to itself, for when it has counted.
+    # The collector or a signal handler may open or close at any time, also while its own thread is counting. So the lock lets its thread in
+    # again, and close_due leaves the queue to the call that was interrupted.
     lock = RLock()
     counting: list[None] = []
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]
@@ -34,19 +34,19 @@ def counted(sem_open: Any, sem_close: Any, is_open: Callable[[int], bool]) -> tu
             counting.append(None)
             try:
                 address: int = sem_open(*arguments)
-                if is_open(address):
+                if address != sem_failed:
                     opens[address] += 1
             finally:
                 counting.pop()
         close_due()
         return address
 
-    def counting_close(handle: Any) -> None:
-        closed.append(int(handle))  # which dies
+    def counting_close(address: int) -> None:
+        closed.append(address)
         close_due()
 
     def close_due() -> None:
-        # Another thread that has the lock looks again when it has counted.
+        # A thread that holds the lock calls this again when it has counted.
         while closed and lock.acquire(False):
             try:
                 if counting:
