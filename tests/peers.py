@@ -133,7 +133,7 @@ class NamedCtypes(Named):
         from named_semaphores._libc import Libc
 
         super().__init__()
-        libc = Libc(_Without(ctypes.CDLL(None), self.hidden), sys.platform)
+        libc = Libc(without(ctypes.CDLL(None), *self.hidden), sys.platform)
         self.type = type("CtypesSemaphore", (self.type,), {"_libc": libc})
 
 
@@ -149,15 +149,18 @@ class NamedPolling(NamedCtypes):
 
 
 class _Without:
-    """A library without the functions whose names contain one of the parts."""
-
-    def __init__(self, lib: Any, parts: tuple[str, ...]) -> None:
+    def __init__(self, lib: Any, *parts: str) -> None:
         self._lib, self._parts = lib, parts
 
     def __getattr__(self, symbol: str) -> Any:
         if any(part in symbol for part in self._parts):
             raise AttributeError(symbol)
         return getattr(self._lib, symbol)
+
+
+def without(lib: Any, *parts: str) -> Any:
+    """Return the library without the functions whose names contain one of the parts."""
+    return _Without(lib, *parts)
 
 
 class Robust(Named):
@@ -171,6 +174,11 @@ class Robust(Named):
 
     def fresh(self, tokens: int = 1) -> Any:
         return self.create(unique_name(), tokens)  # the name ends with its last user; after unlink() nobody could acquire
+
+    def drop(self, sem: Any) -> None:
+        with contextlib.suppress(ValueError):  # a process that holds a token stays a user
+            sem.release()
+        sem.close()
 
     def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
         """Release what this process holds; it should hold nothing, and then as many tokens should be free as expected."""

@@ -9,7 +9,7 @@ import types
 
 import pytest
 from kinds import libc_of, tokens
-from stress.subjects import without
+from peers import without
 from support import alarm, run_python, thread
 
 from named_semaphores import NamedSemaphore, _semlock

@@ -49,8 +49,9 @@ def test_a_storm_on_waits_in_with(interrupts, peer):
         assert (outcome["lost"], outcome["gained"]) == (0, 0)
 
 
-def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full):
-    outcome = storm.noticed(Named(), *((40_000, 100) if full else (200, 20)))
+@pytest.mark.parametrize("peer", [Named, Robust])
+def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full, peer):
+    outcome = storm.noticed(peer(), *((40_000, 100) if full else (200, 20)))
     assert outcome["hangs"] == 0
 
 

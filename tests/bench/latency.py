@@ -29,8 +29,8 @@ def measure(results: Results, quick: bool) -> None:
 
 
 def _latencies(peer: Any, in_task: bool, times: int) -> list[float]:
-    # Long enough that the other waits; who polls does so less often when a wait has lasted.
-    pause = (0.002, 0.004) if peer.waits_in_kernel and not in_task else (0.05, 0.2)
+    # Long enough that the other process waits; the longer a wait has lasted, the less often it polls.
+    pause = (0.002, 0.004) if peer.waits_in_kernel else (0.05, 0.2)
     sem, released = peer.fresh(), shared(ctypes.c_double * times)
     taken = shared(ctypes.c_double * times)
     with Children() as children, Gate() as held, Gate() as waits, Gate() as served:
@@ -91,8 +91,10 @@ def measure_idle(results: Results, quick: bool) -> None:
                 used.append((CPU_TASKS, peer, sem, cpu))
                 children.start(lambda sem, cpu: asyncio.run(_wait_in_tasks(sem, seconds, cpu)), sem, cpu)
         children.join()
-    for operation, peer, _, cpu in used:
+    for operation, peer, sem, cpu in used:
         results.add("idle", operation, peer.label, cpu.value / seconds)
+        if operation == CPU_WAIT:
+            peer.drop(sem)
 
 
 def _wait(peer: Any, sem: Any, seconds: float, cpu: Any) -> None:

@@ -81,7 +81,7 @@ TABLES = (
     ),
 )
 CHOICES = [choice for key, _, _, faults in TABLES for choice in (key, *faults)]
-TESTS = ["test_model_and_leaks.py", "test_threads_and_forks.py", "test_asyncio.py"]
+TESTS = ["test_model.py", "test_sysv_model.py", "test_opening.py", "test_async.py"]
 
 CODE = """
 import json, sys
