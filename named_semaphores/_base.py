@@ -64,6 +64,9 @@ class Flags(enum.Enum):
     UNLINK_AND_CREATE = 3
 
 
+_Flags = Flags  # a type checker takes "Flags = Flags" in a class for a variable
+
+
 class _Bound(property):
     """A special method of which each instance has its own C function.
 
@@ -87,7 +90,7 @@ class Semaphore:
     ``wait_until`` and ``post_once``; ``_libc.Handle`` says what they do.
     """
 
-    Flags = Flags
+    Flags = _Flags
 
     # These defaults are for an object whose constructor did not run: it is closed, and has a repr. Attributes of the hot path have none:
     # CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name.
