@@ -125,8 +125,8 @@ def test_a_file_on_which_a_process_has_a_lease_is_not_waited_for(name, path):
                 NamedSemaphore(name, 1, flag)
             assert raised.value.errno == errno.EAGAIN
         start = time.monotonic()
-        with pytest.raises(OSError, match="another process has a lease on its file"):  # it looks whether the name still stands for its own
-            sem.close()
+        sem.close()  # it looks whether the name still stands for its own; it compares what is mapped, and leaves the file alone
+        assert path.exists()
         assert time.monotonic() - start < 10 * SLOW
     sem.close()
     assert path.exists()
