@@ -238,7 +238,7 @@ class Libc:
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
         # Prototypes of our own, on the symbol's address: those of the library object stay as they are, and a test's may be callbacks.
         address = ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
-        function = (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        function: Any = (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
         function.library = self.lib  # a test's callbacks must live as long as what calls them
         return function
 

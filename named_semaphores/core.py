@@ -251,13 +251,20 @@ class _Ours:
             try:
                 _files.check_linkable(libc, self.name)
                 return libc.link(self.name).address == address
-            except InterruptedError:
+            except InterruptedError:  # see _open
                 pass
             except FileNotFoundError:
                 return False
-            except OSError as error:  # e.g. descriptors are used up, or another process has a lease on the file
+            except OSError as error:
                 if error.errno == errno.EINVAL:  # it is no semaphore, so not this one
                     return False
+                # musl's 256 places are used up, its mode keeps us from opening it, or another process has a lease on it.
+                file = _files.path(libc, self.name)
+                if file is not None and libc.platform.startswith("linux"):
+                    try:
+                        return _files.is_mapped_at(file, address)
+                    except OSError:  # no descriptor is left, or /proc cannot be read
+                        pass
                 raise explained(error, libc, self.name) from None
 
 

@@ -89,9 +89,9 @@ def list_semaphores() -> list[SemaphoreInfo]:
 
 
 def list_robust() -> list[SemaphoreInfo]:
-    """Return the robust semaphores that this user may read, sorted by name; on Linux. An idle set is no semaphore, and is not listed.
+    """Return the robust semaphores that this user may read, sorted by name; none but on Linux. An idle set is no semaphore, and is not listed.
 
-    NotImplementedError: this system does not tell, or has none.
+    NotImplementedError: this system has none.
     """
     sets = _sysv.list_sets()
     # A set without a name may be another program's.
@@ -205,7 +205,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                shared = {_mapped_file(line) for line in maps if b" rw-s " in line}
+                shared = {_files.mapped_file(line) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -230,13 +230,6 @@ def _value_of(libc: Libc, start: bytes) -> int:
     if start[8:12] != bytes(4):
         raise ValueError("no semaphore")
     return value & 0x7FFFFFFF
-
-
-def _mapped_file(line: bytes) -> tuple[int, int]:
-    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
-    device, inode = line.split(None, 5)[3:5]
-    major, minor = (int(number, 16) for number in device.split(b":"))
-    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
 
 
 def is_in_use(name: str) -> bool:

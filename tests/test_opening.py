@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 
 import profiles
@@ -78,13 +77,7 @@ def test_musl_opens_256_semaphores_and_says_so(name, rest):
         assert raised.value.errno == errno.EMFILE
         assert raised.value.filename == another
     assert rest[254].value == 254
-    with pytest.raises(OSError, match="on musl 256 semaphores"):  # it cannot look whether the name still stands for its own
-        last.close()
-    assert last.closed
-    assert os.path.exists(file_of(name, MuslSemaphore))
-    rest.pop().unlink()
-    gc.collect()
-    last.close()
+    last.close()  # it cannot open its name again to compare, and compares what is mapped
     assert not os.path.exists(file_of(name, MuslSemaphore))
 
 

@@ -7,9 +7,8 @@ import os
 import sys
 
 import pytest
-from profiles.native import CtypesSemaphore
+from peers import Naive, Named, NamedCtypes, NamedPolling, Robust
 from stress import storm
-from stress.subjects import Naive, Polling, ThisLibrary
 from support import EXACT, SLOW, run_python
 
 # Where it is not exact, a token can go. On CPython one in 200 was seen, where posix_ipc loses three. On PyPy a ctypes call is itself Python
@@ -29,19 +28,10 @@ def assert_nothing_lost(outcome, interrupts):
     assert outcome["gained"] <= allowed, outcome
 
 
-class Ctypes(ThisLibrary):
-    """This library without SemLock."""
-
-    label = "this library, ctypes"
-
-    def __init__(self):
-        self.type = CtypesSemaphore
-
-
 @pytest.mark.parametrize("statement", ["with", "body", "nested"])
-@pytest.mark.parametrize("subject", [ThisLibrary, Ctypes])
-def test_a_storm_on_with(interrupts, subject, statement):
-    assert_nothing_lost(storm.busy(subject(), interrupts, statement), interrupts)
+@pytest.mark.parametrize("peer", [Named, NamedCtypes, Robust])
+def test_a_storm_on_with(interrupts, peer, statement):
+    assert_nothing_lost(storm.busy(peer(), interrupts, statement), interrupts)
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy promises nothing, and whether its compiled loop can be hit is luck")
@@ -50,17 +40,17 @@ def test_the_storm_would_show_a_naive_class():
     assert outcome["lost"] > 0
 
 
-@pytest.mark.parametrize("subject", [ThisLibrary, Ctypes, Polling])
-def test_a_storm_on_waits_in_with(interrupts, subject):
-    count = interrupts // (10 if subject is Polling else 1)
-    outcome = storm.waiting(subject(), count, "with")
+@pytest.mark.parametrize("peer", [Named, NamedCtypes, NamedPolling, Robust])
+def test_a_storm_on_waits_in_with(interrupts, peer):
+    count = interrupts // (10 if peer is NamedPolling else 1)
+    outcome = storm.waiting(peer(), count, "with")
     assert outcome["interrupts"] == count
     if EXACT:
         assert (outcome["lost"], outcome["gained"]) == (0, 0)
 
 
 def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full):
-    outcome = storm.noticed_by_many(ThisLibrary(), *((40_000, 100) if full else (200, 20)))
+    outcome = storm.noticed(Named(), *((40_000, 100) if full else (200, 20)))
     assert outcome["hangs"] == 0
 
 
@@ -69,9 +59,9 @@ def test_a_storm_on_creating_leaves_nothing():
 import glob, sys
 sys.path[:0] = eval(sys.argv[1])
 import support
+from peers import Named
 from stress import storm
-from stress.subjects import ThisLibrary
-print(storm.creating(ThisLibrary(), 600)["mappings left"], support.PREFIX)
+print(storm.creating(Named(), 600)["mappings left"], support.PREFIX)
 """
     done = run_python(code, repr(sys.path))
     assert done.returncode == 0, done.stderr
