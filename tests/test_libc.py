@@ -552,15 +552,17 @@ def test_opening_and_closing_keep_the_gil():
     libc = Libc(Poll(), "linux")
     moments, stop, gaps = [], [], []
     with thread(run):
-        for call in (lambda: libc.sem_open(b"", 0, ctypes.c_uint(200)), lambda: libc.sem_close(200_000)):
-            moments.clear()
-            wait_for(lambda: moments)
-            call()
-            count = len(moments)
-            wait_for(lambda count=count: len(moments) > count + 1)
-            ran = moments[:]
-            gaps.append(max(after - before for before, after in zip(ran, ran[1:])))
-        stop.append(1)
+        try:
+            for call in (lambda: libc.sem_open(b"", 0, ctypes.c_uint(200)), lambda: libc.sem_close(200_000)):
+                moments.clear()
+                wait_for(lambda: moments)
+                call()
+                count = len(moments)
+                wait_for(lambda count=count: len(moments) > count + 1)
+                ran = moments[:]
+                gaps.append(max(after - before for before, after in zip(ran, ran[1:])))
+        finally:
+            stop.append(1)
     assert min(gaps) > 0.15  # the other thread did not run meanwhile
 
 
