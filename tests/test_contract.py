@@ -424,10 +424,19 @@ def test_a_with_statement_that_was_closed_puts_its_token_back(sem):
     assert tokens(sem) == 2
 
 
-@pytest.mark.parametrize("subclass", [False, True])
-def test_an_exit_stack_that_was_closed_puts_its_token_back(sem, subclass):
-    # It looks __exit__ up when it unwinds. The subclass calls __enter__ in a way of its own.
-    link = (make_noting(type(sem)) if subclass else type(sem))(sem.name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+def make_patient(cls):
+    class Patient(cls):
+        def __enter__(self):
+            assert self.acquire(timeout=60)
+            return self
+
+    return Patient
+
+
+@pytest.mark.parametrize("make", [lambda cls: cls, make_noting, make_patient], ids=["itself", "a subclass", "a subclass that enters in its own way"])
+def test_an_exit_stack_that_was_closed_puts_its_token_back(sem, make):
+    # It looks __exit__ up when it unwinds.
+    link = make(type(sem))(sem.name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     with contextlib.ExitStack() as stack:
         assert stack.enter_context(link) is link
         link.close()
