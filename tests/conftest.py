@@ -18,6 +18,8 @@ from support import PREFIX, unique_name
 
 from named_semaphores import NamedSemaphore
 
+collect_ignore = ["zookeeper"]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", action="append", choices=profiles.NAMES, help="only these platform profiles (default: all)")
