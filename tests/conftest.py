@@ -26,6 +26,8 @@ MARKERS = (
     "exact: the test needs an interpreter that looks at signals in few places, CPython from 3.11 on",
 )
 
+collect_ignore = ["zookeeper"]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", action="append", choices=kinds.ALL, help="only these platform profiles (default: all)")

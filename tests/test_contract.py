@@ -433,7 +433,9 @@ def make_patient(cls):
     return Patient
 
 
-@pytest.mark.parametrize("make", [lambda cls: cls, make_noting, make_patient], ids=["itself", "a subclass", "a subclass that enters in its own way"])
+@pytest.mark.parametrize(
+    "make", [lambda cls: cls, make_noting, make_patient], ids=["itself", "a subclass", "a subclass that enters in its own way"]
+)
 def test_an_exit_stack_that_was_closed_puts_its_token_back(sem, make):
     # It looks __exit__ up when it unwinds.
     link = make(type(sem))(sem.name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import AsyncContextManager, ContextManager
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
+from named_semaphores.zookeeper import ZooKeeperSemaphore
 
 sem: NamedSemaphore = NamedSemaphore("name", 3, NamedSemaphore.Flags.RAISE_IF_EXISTS, True, mode=0o660)
 flag: NamedSemaphore.Flags = NamedSemaphore.Flags.LINK_OR_CREATE
@@ -72,3 +73,16 @@ async def robust_tasks() -> bool:
 
 robust.acquire(n="2")  # type: ignore[arg-type]
 robust.resize("2")  # type: ignore[arg-type]
+
+shared: ZooKeeperSemaphore = ZooKeeperSemaphore("name", 3, client=object(), on_lost=print)
+got = shared.acquire(timeout=1.5)
+shared.release(2)
+value = shared.value
+value = shared.initial_value
+who: list[tuple[str, int]] = shared.holders
+gone: bool = shared.lost
+with shared as entered_shared:
+    same_shared: ZooKeeperSemaphore = entered_shared
+shared.acquire("yes")  # type: ignore[arg-type]
+ZooKeeperSemaphore("name")  # type: ignore[call-arg]
+shared.value = 3  # type: ignore[misc]
