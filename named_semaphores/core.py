@@ -256,6 +256,8 @@ class _Ours:
             except FileNotFoundError:
                 return False
             except OSError as error:
+                if error.errno == errno.EINVAL:  # it is no semaphore, so not this one
+                    return False
                 # musl's 256 places are used up, its mode keeps us from opening it, or another process has a lease on it.
                 file = _files.path(libc, self.name)
                 if file is not None and libc.platform.startswith("linux"):

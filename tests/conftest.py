@@ -26,6 +26,8 @@ MARKERS = (
     "exact: the test needs an interpreter that looks at signals in few places, CPython from 3.11 on",
 )
 
+collect_ignore = ["zookeeper"]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--profile", action="append", choices=kinds.ALL, help="only these platform profiles (default: all)")
@@ -42,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kind" in metafunc.fixturenames and not any("kind" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")):
+    own = any("kind" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "kind" in metafunc.fixturenames and not own:
         all_kinds = getattr(metafunc.module, "KINDS", kinds.ALL)
         for marker, is_wanted in (("native", True), ("fakes", False)):
             if metafunc.definition.get_closest_marker(marker):

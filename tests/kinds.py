@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import lru_cache
 from typing import Any
 
 import profiles
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore
 
 
 class Kind:
@@ -20,7 +21,7 @@ class Kind:
 
     def __init__(self, profile: str) -> None:
         self.profile = profile
-        self.cls = profiles.semaphore_class(profile)
+        self.cls: Any = profiles.semaphore_class(profile)
 
     @property
     def libc(self) -> Any:
@@ -31,20 +32,51 @@ class Kind:
     def tells_value(self) -> bool:
         return bool(self.libc.platform != "darwin")
 
+    def discard(self, sem: Any) -> None:
+        """Close the semaphore, and leave nothing of it, also if the test still has tokens."""
+        sem.close()
+
     def exists(self, name: str) -> bool:
         """Return whether there is a semaphore of this name."""
         return exists(name, self.cls)
 
 
+class Robust(Kind):
+    """RobustSemaphore."""
+
+    fewest = 1
+    is_bounded = True
+    tells_value = True
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+        name = profile.partition("-")[2]
+        library = profiles.sysv_library(name)
+        self.cls: Any = RobustSemaphore
+        if name != "native":
+            # Pickling finds it by this module and its name.
+            self.cls = type(f"Robust_{name}", (RobustSemaphore,), {"_library": library, "__module__": __name__})
+            globals()[self.cls.__name__] = self.cls
+
+    def discard(self, sem: Any) -> None:
+        # The set stays as long as this process holds a token.
+        with contextlib.suppress(ValueError):
+            for _ in range(5):  # a release of what was unlinked does nothing
+                sem.release()
+        sem.close()
+
+
 POSIX = profiles.NAMES
-NATIVE = ["native", "native-ctypes"]
-ALL = POSIX
+# With timed waits and without; test_sysv.py tries the calls of the others.
+ROBUST = [f"robust-{profile}" for profile in ("native", "macos", "musl32")]
+NATIVE = ["native", "native-ctypes", "robust-native"]
+ALL = [*POSIX, *ROBUST]
 
 
 @lru_cache(maxsize=None)
 def kind(profile: str) -> Kind:
     """Return the kind for a profile. Skips the test where it cannot be played."""
-    return Kind(profile)
+    return Robust(profile) if profile in ROBUST else Kind(profile)
 
 
 def bound(lib: Any, platform: str) -> type[NamedSemaphore]:

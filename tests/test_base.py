@@ -15,7 +15,7 @@ from support import alarm, forget_copy, import_copy, thread, wait_for
 
 from named_semaphores import NamedSemaphore, _base
 
-KINDS = kinds.NATIVE
+KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
 
 class Struck(Exception):

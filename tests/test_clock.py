@@ -19,7 +19,7 @@ from support import wait_for
 
 from named_semaphores._libc import Libc
 
-KINDS = kinds.NATIVE
+KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
 WAIT_BITSET, CLOCK_REALTIME = 9, 256  # linux/futex.h; without the second it is CLOCK_MONOTONIC
 

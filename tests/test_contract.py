@@ -41,7 +41,7 @@ def sem(kind, name):
     """A new semaphore with two tokens; its name goes with it."""
     sem = kind.cls(name, 2, Flags.RAISE_IF_EXISTS)
     yield sem
-    sem.close()
+    kind.discard(sem)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_defaults_create_one_token_and_link_what_exists(kind, name):
 
 
 def test_raise_if_not_exists_creates_nothing(kind, name):
-    with pytest.raises(FileNotFoundError, match="no semaphore of this name") as raised:
+    with pytest.raises(FileNotFoundError, match="semaphore of this name") as raised:
         kind.cls(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     assert raised.value.filename == name
     assert not kind.exists(name)
@@ -178,7 +178,7 @@ def test_acquire_without_waiting(sem):
     sem.release(2)
 
 
-@pytest.mark.parametrize("timeout", [None, 60, 1e9, math.inf, sys.float_info.max, 10**400, 2**62 / 1e9])
+@pytest.mark.parametrize("timeout", [None, 60, 1e9, math.inf])
 def test_acquire_waits_for_a_token(empty, timeout):
     with thread(elapsed, empty.acquire, timeout=timeout) as results:
         time.sleep(0.02)
@@ -190,7 +190,7 @@ def test_acquire_waits_for_a_token(empty, timeout):
     assert tokens(empty) == 0
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, 1e-9, 0.001, 0.03, Fraction(1, 30), Decimal("0.03"), False])
+@pytest.mark.parametrize("timeout", [0, 0.0, 1e-9, 0.001, Fraction(1, 100), Decimal("0.01"), False])
 def test_a_timeout_is_never_early_and_takes_nothing(empty, timeout):
     result, seconds = elapsed(empty.acquire, timeout=timeout)
     assert result is False
@@ -220,7 +220,7 @@ def test_a_free_token_is_taken_whatever_the_timeout(sem):
 def test_a_wait_of_several_slices_gets_its_token(empty, monkeypatch):
     monkeypatch.setattr("named_semaphores._base.LATER_SLICES", (1_000_000, 2_000_000))
     with thread(empty.acquire) as endless, thread(empty.acquire, timeout=60) as timed:
-        time.sleep(0.05)
+        time.sleep(0.03)
         assert not endless
         assert not timed
         empty.release(2)
@@ -234,7 +234,7 @@ def test_release_puts_n_tokens_back(kind, name, n):
         assert sem.acquire(False)
     sem.release(n=n)
     assert tokens(sem) == n
-    sem.close()
+    kind.discard(sem)
 
 
 def test_release_wakes_n_waiters(kind, name):
@@ -252,7 +252,7 @@ def test_release_wakes_n_waiters(kind, name):
         waiter.join()
     assert results == [True] * 4
     assert tokens(sem) == 0
-    sem.close()
+    kind.discard(sem)
 
 
 # --- the with statement ---------------------------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def test_with_after_close_does_not_run_the_block(sem):
 def test_close_leaves_waiting_threads_waiting(empty):
     link = link_to(empty)
     with thread(link.acquire) as endless, thread(link.acquire, timeout=60) as timed:
-        time.sleep(0.05)  # there is no telling that they wait; too short a time only tests less
+        time.sleep(0.02)  # there is no telling that they wait; too short a time only tests less
         link.close()
         assert not endless
         assert not timed
@@ -424,10 +424,21 @@ def test_a_with_statement_that_was_closed_puts_its_token_back(sem):
     assert tokens(sem) == 2
 
 
-@pytest.mark.parametrize("subclass", [False, True])
-def test_an_exit_stack_that_was_closed_puts_its_token_back(sem, subclass):
-    # It looks __exit__ up when it unwinds. The subclass calls __enter__ in a way of its own.
-    link = (make_noting(type(sem)) if subclass else type(sem))(sem.name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+def make_patient(cls):
+    class Patient(cls):
+        def __enter__(self):
+            assert self.acquire(timeout=60)
+            return self
+
+    return Patient
+
+
+@pytest.mark.parametrize(
+    "make", [lambda cls: cls, make_noting, make_patient], ids=["itself", "a subclass", "a subclass that enters in its own way"]
+)
+def test_an_exit_stack_that_was_closed_puts_its_token_back(sem, make):
+    # It looks __exit__ up when it unwinds.
+    link = make(type(sem))(sem.name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     with contextlib.ExitStack() as stack:
         assert stack.enter_context(link) is link
         link.close()
@@ -855,9 +866,9 @@ def test_a_release_of_more_than_there_can_be(kind, unchanged):
 def test_a_handler_that_returns_lets_a_wait_go_on_to_the_same_end(empty):
     ticks = itertools.count()
     with alarm(lambda *_: next(ticks), 0.01, 0.01):
-        result, seconds = elapsed(empty.acquire, timeout=0.1)
+        result, seconds = elapsed(empty.acquire, timeout=0.05)
     assert result is False
-    assert 0.1 <= seconds < 0.1 + 1 * SLOW
+    assert 0.05 <= seconds < 0.05 + 1 * SLOW
     assert next(ticks) > 0
 
 
@@ -922,8 +933,8 @@ def test_threads_hand_tokens_to_each_other(kind, name):
             ping.release()
             assert pong.acquire(timeout=60)
     assert (tokens(ping), tokens(pong)) == (0, 0)
-    ping.close()
-    pong.close()
+    kind.discard(ping)
+    kind.discard(pong)
 
 
 def test_threads_that_create_the_same_name_at_once_all_get_the_same(kind, name):

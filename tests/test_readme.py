@@ -56,12 +56,7 @@ def test_command_lines_are_understood():
 
 
 def test_the_first_command(name):
-    done = subprocess.run(
-        [sys.executable, "-m", "named_semaphores", "run", name, "--slots", "2", "--", "echo", "hello"],
-        capture_output=True,
-        text=True,
-        timeout=60 * SLOW,
-        check=True,
-    )
+    command = [sys.executable, "-m", "named_semaphores", "run", name, "--slots", "2", "--", "echo", "hello"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=True)
     assert done.stdout == "hello\n"
     RobustSemaphore(name).close()  # the command's end leaves an idle set, which counts as not there

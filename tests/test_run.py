@@ -323,12 +323,13 @@ def test_a_wait_for_what_is_removed_ends(name):
     assert err.count("\n") == 1
 
 
-def test_those_who_wait_are_served_in_turn(opened):
+@pytest.mark.parametrize("timeout", [[], ["--timeout", "600"]], ids=str)
+def test_those_who_wait_are_served_in_turn(opened, timeout):
     """Also after a second, when a wait in slices would join the queue anew."""
     take(opened, 2)
     waiting = []
     for number in range(3):
-        waiting.append(start(opened.name, *(["--verbose"] if not number else []), *HOLD))
+        waiting.append(start(opened.name, *timeout, *(["--verbose"] if not number else []), *HOLD))
         wait_for(lambda: opened.waiting() == len(waiting))
     assert "waiting" in waiting[0].stderr.readline()
     for process in waiting[:2]:

@@ -70,16 +70,17 @@ print([module for module in sys.modules if module.startswith("multiprocessing")]
 def test_it_opens_what_ctypes_opens(name, suffix):
     # It encodes a name as UTF-8, whatever the file system's encoding, so names of other letters are opened by ctypes.
     ours, theirs = libc_of(), Libc(load())
+    named = name + suffix
     created = []
-    handle = ours.create(name + suffix, 0o600, 1, created)
+    handle = ours.create(named, 0o600, 1, created)
     assert ours.address_of(created[0][0]) == handle.address
     # The C library gives a process one address for one semaphore.
-    assert ours.link(name + suffix).address == theirs.link(name + suffix).address == handle.address
-    assert type(ours.link(name + suffix)) is type(handle) is _semlock._Handle
-    ours.unlink(name + suffix)
+    assert ours.link(named).address == theirs.link(named).address == handle.address
+    assert type(ours.link(named)) is type(handle) is _semlock._Handle
+    ours.unlink(named)
     for libc in (ours, theirs):
         with pytest.raises(FileNotFoundError):
-            libc.link(name + suffix)
+            libc.link(named)
 
 
 @needs_semlock

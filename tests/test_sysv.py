@@ -512,6 +512,16 @@ def test_a_child_with_its_parents_process_number_counts_too(library, name):
     ours.leave()
 
 
+def test_what_another_process_joined_it_alone_leaves(library, name):
+    ours = library.open(name, 1)
+    ours._joined = [os.getpid() + 1]  # as after a fork
+    ours.leave()
+    assert ours.users() == 1
+    ours.rejoin()
+    assert ours.users() == 2
+    ours.remove()
+
+
 def test_a_child_gives_back_nothing_that_its_parent_holds(library, name):
     ours = library.open(name, 2)
     assert library.semop(*ours.take()) == 0
@@ -822,7 +832,7 @@ def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(li
 
 
 def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
-    number = _sysv.key(unique_name())
+    number = _sysv.key(unique_name() + ".key")
     monkeypatch.setattr(_sysv, "key", lambda name: number)
     one, other, longer = f"/{PREFIX}.one", f"/{PREFIX}.two", f"/{PREFIX}.three.and.more"
     ours = library.open(one, 1)
@@ -867,12 +877,68 @@ def failing(monkeypatch, symbol, number, condition=lambda *arguments: True):
     ],
 )
 def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, text):
+    monkeypatch.setattr(_sysv, "remove_idle_sets", list)  # there may be idle sets of others
     error = raised(lambda: failing(monkeypatch, symbol, number).open(name, 1))
     assert isinstance(error, kind)
     assert text in str(error)
     if kind is not NotImplementedError:
         assert (error.errno, error.filename) == (number, name)
     native.open(name, 1, anew=True).leave()
+
+
+def test_idle_sets_make_room(monkeypatch, name):
+    rooms = []
+    monkeypatch.setattr(_sysv, "remove_idle_sets", lambda: rooms.append("removed") or rooms)
+    library = failing(monkeypatch, "_semget", errno.ENOSPC, lambda key, size, flags: flags and len(rooms) < 2)
+    library.open(name, 1).leave()
+    assert rooms == ["removed"] * 2
+
+
+def test_only_sets_without_users_are_removed(native, monkeypatch):
+    used, idle, stays = (native.open(unique_name(), 1, persist=persist) for persist in (False, False, True))
+    mine = {ours.name for ours in (used, idle, stays)}
+    real = list_sets
+    monkeypatch.setattr(_sysv, "list_sets", lambda: [listed for listed in real() if listed.name in mine])
+    native.operate(idle.id, _sysv.LEAVE)
+    stays.leave()
+    assert _sysv.idle_sets() == [idle.name]
+    assert _sysv.idle_sets(mine) == sorted([idle.name, stays.name])
+    assert _sysv.remove_idle_sets() == [idle.name]
+    assert _sysv.remove_idle_sets(mine) == [stays.name]
+    assert _sysv.remove_idle_sets(mine) == []
+    assert (idle.is_gone(), stays.is_gone(), used.is_gone()) == (True, True, False)
+    used.leave()
+
+
+def test_what_is_used_or_removed_meanwhile_is_not_removed(native, monkeypatch):
+    ours, removed = native.open(unique_name(), 1), native.open(unique_name(), 1)
+    native.operate(ours.id, _sysv.LEAVE)
+    native.operate(removed.id, _sysv.LEAVE)
+    found = [listed for listed in list_sets() if listed.id in (ours.id, removed.id)]
+    monkeypatch.setattr(_sysv, "list_sets", lambda: found)
+    again = _sysv.Set(native, ours.name, ours.id, 1, False)
+    again.rejoin()
+    removed.remove()
+    assert _sysv.remove_idle_sets() == []
+    assert again.users() == 1
+    again.leave()
+
+
+def test_a_persistent_one_that_is_being_removed_is_waited_for(monkeypatch, native, name):
+    ours = native.open(name, 2, persist=True)
+    native.operate(ours.id, _sysv.LEAVE)
+    assert native.operate(ours.id, _sysv.REMOVE_UNUSED)
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            native.remove(ours.id)
+
+    monkeypatch.setattr(native, "sleep", sleep)
+    new = native.open(name, 3)
+    assert (len(pauses), new.created) == (3, True)
+    new.leave()
 
 
 def test_a_set_too_large_for_the_system_is_said_to_be_a_name_too_long(monkeypatch, name):

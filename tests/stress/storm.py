@@ -159,13 +159,15 @@ def waiting(peer: Peer, interrupts: int, statement: str, limit: float = 10, spre
             sem.release()
         storm.count(peer, sem, 1)
 
-    with Children() as children, Gate() as held, Gate() as go, Gate() as done:
-        names = {"limit": limit, "Interrupt": (Interrupt, *peer.interrupted), "busy": peer.busy, "count": count}
-        rounds = _compiled(_WAITING_ROUNDS, source, {"held": held.wait, "go": go.give, "done": done.wait, **names})
-        children.start(_release_and_kill, sem, held, go, done, spread)
-        with storm.handling(signal.SIGUSR1):
-            rounds(sem, interrupts)
-    peer.discard(sem)
+    try:
+        with Children() as children, Gate() as held, Gate() as go, Gate() as done:
+            names = {"limit": limit, "Interrupt": (Interrupt, *peer.interrupted), "busy": peer.busy, "count": count}
+            rounds = _compiled(_WAITING_ROUNDS, source, {"held": held.wait, "go": go.give, "done": done.wait, **names})
+            children.start(_release_and_kill, sem, held, go, done, spread)
+            with storm.handling(signal.SIGUSR1):
+                rounds(sem, interrupts)
+    finally:  # when the other process has ended: the last user removes a robust semaphore
+        peer.discard(sem)
     return storm.outcome()
 
 
