@@ -76,14 +76,13 @@ def draw_kills(recorded: dict[str, Any], path: str) -> None:
 
 def _draw_timeline(axes: Any, label: str, recorded: dict[str, Any]) -> None:
     end, workers, tokens, bars = (recorded[key] for key in ("seconds", "workers", "tokens", "bars"))
-    for worker, state, begin, until, died in bars:
-        row = workers - worker
-        if state == "inside":
-            axes.barh(row, until - begin, left=begin, height=0.6, color=GREEN)
-        else:
-            axes.plot((begin, until), (row, row), color=GREY, linewidth=1.5)
-        if died:
-            axes.plot(until, row, color=RED, marker="x", markersize=7, markeredgewidth=2)
+    for state, color, width in (("waits", GREY, 1.5), ("inside", GREEN, 9)):
+        of_state = [(workers - worker, begin, until) for worker, its, begin, until, _ in bars if its == state]
+        if of_state:
+            axes.hlines(*zip(*of_state), colors=color, linewidth=width, clip_on=False)
+    axes.plot(
+        *zip(*[(until, workers - worker) for worker, _, _, until, died in bars if died]), "x", color=RED, markersize=7, markeredgewidth=2
+    )
     # A token is lost if it is neither free nor held at the end; the first killed holders had them.
     last = max(until for _, _, _, until, _ in bars)
     lost_at_end = tokens - recorded["free"][-1][1] - sum(state == "inside" and until == last for _, state, _, until, _ in bars)
@@ -95,7 +94,8 @@ def _draw_timeline(axes: Any, label: str, recorded: dict[str, Any]) -> None:
     base = [-1.35] * len(times)
     for counts, color in ((lost, RED), (taken, GREEN), (free, BLUE)):
         top = [below + 0.45 * count for below, count in zip(base, counts)]
-        axes.fill_between(times, base, top, step="post", color=color, linewidth=0, alpha=0.75)
+        if any(counts):
+            axes.fill_between(times, base, top, step="post", color=color, linewidth=0, alpha=0.75)
         base = top
     axes.set_title(label, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlim(0, end)

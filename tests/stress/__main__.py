@@ -2,7 +2,7 @@
 """Print what storms of signals, deaths of holders and other faults cost this library and its peers.
 
 ``tox -e stress``, or ``python tests/stress [--quick] [--no-peers] [--only FAULT ...]``; README.md explains the faults. Each figure comes from
-a process of its own, so that a crash or a hang is a figure too. The tests of races and leaks come last, at full size, by pytest.
+a process of its own, so that a crash or a hang is a figure too. The tests of kills, races and leaks come last, at full size, by pytest.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ TABLES = (
     ),
 )
 CHOICES = [choice for key, _, _, faults in TABLES for choice in (key, *faults)]
-TESTS = ["test_model.py", "test_sysv_model.py", "test_opening.py", "test_async.py"]
+TESTS = [f"test_{name}.py" for name in ("model", "sysv_model", "sysv", "core", "libc", "async", "run")]  # those with a full size
 
 CODE = """
 import json, sys

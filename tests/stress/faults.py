@@ -20,9 +20,9 @@ def closing(peer: Peer, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         sem = peer.create(unique_name(), 4)
         with Children() as children, Gate() as held, Gate() as closed:
-            children.start(_hold_four, sem, held, closed)
+            children.start(_hold_four, peer, sem, held, closed)
             held.wait()
-            threads = [threading.Thread(target=sem.acquire, daemon=True) for _ in range(4)]
+            threads = [threading.Thread(target=_enter, args=(sem,), daemon=True) for _ in range(4)]
             for thread in threads:
                 thread.start()
             time.sleep(0.02)  # most of them wait in the kernel
@@ -35,13 +35,19 @@ def closing(peer: Peer, rounds: int) -> dict[str, Any]:
     return {"rounds": rounds, "stuck": stuck}
 
 
-def _hold_four(sem: Any, held: Gate, closed: Gate) -> None:
+def _hold_four(peer: Peer, sem: Any, held: Gate, closed: Gate) -> None:
     for _ in range(4):
         sem.acquire()
     held.give()
     closed.wait()
     for _ in range(4):
         sem.release()
+    peer.close(sem)  # maybe the last one, which removes the name
+
+
+def _enter(sem: Any) -> None:
+    with sem:
+        pass
 
 
 def forking(peer: Peer, rounds: int) -> dict[str, Any]:
