@@ -65,6 +65,7 @@ class _Queue:
         ] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
         self.delivered = threading.Event()
         self.polls = False
+        self.is_daemon = threading.current_thread().daemon
 
     async def wait(self, deadline: int | None) -> bool:
         waiter: asyncio.Future[bool] = self.loop.create_future()
@@ -186,7 +187,9 @@ class _Queue:
             return self.has_thread
 
     def _is_over(self) -> bool:
-        return self.loop.is_closed() or not threading.main_thread().is_alive()
+        """Whether the loop will not run any more. At the interpreter's end one in a daemon thread may say that it runs, frozen."""
+        loop = self.loop
+        return loop.is_closed() or (not threading.main_thread().is_alive() and (self.is_daemon or not loop.is_running()))
 
     def _send(self) -> None:
         """Send a token to the loop, and return when it has arrived. Give it back if nobody waits, or the loop does not run any more."""
