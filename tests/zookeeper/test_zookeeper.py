@@ -272,6 +272,7 @@ def test_it_works_in_a_copy_of_the_package(server, tmp_path, name):
     shutil.copytree(package, tmp_path / "app" / "_vendor" / "named_semaphores")
     code = """
 import sys
+sys.path.insert(0, sys.argv[3])
 from kazoo.client import KazooClient
 from app._vendor.named_semaphores.zookeeper import ZooKeeperSemaphore
 assert "named_semaphores" not in sys.modules
@@ -281,7 +282,7 @@ with ZooKeeperSemaphore(sys.argv[2], 1, client=client) as sem:
     print(sem.value)
 client.stop()
 """
-    done = run_python(code, server.address, name, cwd=tmp_path)
+    done = run_python(code, server.address, name, str(tmp_path))
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
