@@ -100,6 +100,10 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process behind."""
     before = set(threading.enumerate())
     yield
+    threads = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
+        thread.join(5 * SLOW)
+    threads = [thread for thread in threads if thread.is_alive()]
     gc.collect()
     names = _left_names()
     for path in names:
@@ -107,10 +111,6 @@ def nothing_left() -> Iterator[None]:
     sets = _left_sets()
     for listed in sets:
         _sysv.system().remove(listed.id)
-    threads = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
-        thread.join(5 * SLOW)
-    threads = [thread for thread in threads if thread.is_alive()]
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
