@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Do what the command line says, and end this process with the exit code (a zipapp's main ignores what this returns)."""
-    # Every signal does what it does by default. Python has replaced three, which a command run by us would else inherit, or end with a
-    # traceback: SIGINT only if it was not ignored (by nohup, by a shell for a background job), so an ignored one stays so; SIGPIPE and SIGXFSZ
-    # always, so that what they were before cannot be told: the default, as for a command that subprocess starts.
+    """Do what the command line says, and end this process with the exit code (a zipapp's main ignores a return value)."""
+    # All signals get their default action; exec would hand Python's settings on to the command. Python installs a SIGINT handler only if SIGINT
+    # was not ignored, so an ignored one (nohup, a shell's background job) stays ignored. It always ignores SIGPIPE and SIGXFSZ, and their earlier
+    # settings are lost: they get the default, as in a child of subprocess (restore_signals).
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     for name in ("SIGPIPE", "SIGXFSZ"):

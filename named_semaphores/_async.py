@@ -77,7 +77,10 @@ class _Queue:
             if left > 0:  # uvloop's timers may come a millisecond early
                 timer = self.loop.call_later(left / 1e9, end)
             elif not waiter.done():
-                waiter.set_result(self._try())
+                try:
+                    waiter.set_result(self._try())
+                except OSError as error:
+                    waiter.set_exception(error)
 
         try:
             if deadline is not None:
@@ -187,7 +190,10 @@ class _Queue:
         return self.loop.is_closed() or not threading.main_thread().is_alive()
 
     def _send(self) -> None:
-        """Send a token to the loop, and return when it has arrived. Give it back if the loop does not run any more."""
+        """Send a token to the loop, and return when it has arrived. Give it back if nobody waits, or the loop does not run any more."""
+        if not self.waiters:
+            self._give_back()
+            return
         self.delivered.clear()
         self.arrived.append(True)
         self._call(self._deliver)

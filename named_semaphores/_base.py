@@ -49,21 +49,6 @@ DEFAULT_MODE = _Octal(0o600)
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # a call got no token for want of one, or of time, or for a signal
 
 
-class Flags(enum.Enum):
-    """What to do if a semaphore of the name exists, and if there is none.
-
-    RAISE_IF_EXISTS: create it; FileExistsError if there is one.
-    LINK_OR_CREATE (the default): link to it, or create it if there is none.
-    RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
-    UNLINK_AND_CREATE: create it, and unlink the name of an existing one first. Processes that have that one open keep it.
-    """
-
-    RAISE_IF_EXISTS = 0
-    LINK_OR_CREATE = 1
-    RAISE_IF_NOT_EXISTS = 2
-    UNLINK_AND_CREATE = 3
-
-
 class _Bound(property):
     """A special method of which each instance has its own C function.
 
@@ -87,7 +72,19 @@ class Semaphore:
     ``wait_until`` and ``post_once``; ``_libc.Handle`` says what they do.
     """
 
-    Flags = Flags
+    class Flags(enum.Enum):
+        """What to do if a semaphore of the name exists, and if there is none.
+
+        RAISE_IF_EXISTS: create it; FileExistsError if there is one.
+        LINK_OR_CREATE (the default): link to it, or create it if there is none.
+        RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
+        UNLINK_AND_CREATE: create it, and unlink the name of an existing one first. Processes that have that one open keep it.
+        """
+
+        RAISE_IF_EXISTS = 0
+        LINK_OR_CREATE = 1
+        RAISE_IF_NOT_EXISTS = 2
+        UNLINK_AND_CREATE = 3
 
     # These defaults are for an object whose constructor did not run: it is closed, and has a repr. Attributes of the hot path have none:
     # CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name.
@@ -291,6 +288,9 @@ class Semaphore:
         except (NotImplementedError, OSError):
             state = "value=unknown"
         return f"<{type(self).__name__} {self._name!r} {state}>"
+
+
+Flags = Semaphore.Flags
 
 
 class _Entered(dict):  # type: ignore[type-arg]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: which names there are. By itself, so that the command line's run does not import ``_base``, which needs enum."""
+"""Policy: the check of names. A module of its own, because the command line's run must not import ``_base``, which imports enum."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line but for run: help, and the commands that look at semaphores and change them.
+"""The command line's help, and all commands except run.
 
-Signals do what they do by default (``__main__`` has seen to that): nothing here holds a token that a signal could cost, but acquire, which blocks
-signals.
+Signals have their default actions (``__main__`` sets them). Only acquire can lose a token by a signal, and blocks signals.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ if TYPE_CHECKING:
 
 _signal: Any = signal  # for mypy: Windows lacks some of it
 _DONE = 0
-_SLICE = 0.1  # seconds that acquire keeps signals waiting
+_SLICE = 0.1  # seconds that acquire blocks signals at a time
 
 _RECOVERY = """\
-run needs no care: the kernel gives its tokens back. A POSIX semaphore, which acquire takes from, keeps the token of a killed process. To get it
-back: see with "list" who has it open, and that nobody who should hold a token is missing there; nobody stores how many tokens there should be, so
-know that number. Then give each lost token back with "release NAME". Or begin anew with "unlink NAME" and "create NAME --value N"; but whoever
-waits on the unlinked one stays there until somebody who has it open releases a token, so end those processes, or let "release" wake them first.
+Recovery: run never loses a token; the kernel returns it when the command ends. A POSIX semaphore loses the token of a killed process. To check:
+type "list"; FREE plus the tokens that the processes in PIDS hold should be the number of tokens you created (the semaphore does not store that
+number). To repair: type "release NAME" once for each lost token. To start over: stop the processes in PIDS, then type "unlink NAME" and "create
+NAME --value N"; unlink wakes nobody, so a process that waits on the old semaphore waits for ever.
 
-Exit codes: 0 done; 1 no token in time; 2 wrong usage, or the system refused. Those of run are the command's; 127: it was not found, 126: it cannot
-be executed. COMMAND --help tells more."""
+Exit codes: 0: done; 1: no token in time; 2: wrong usage, or the system refused. run has the command's exit code; 127: not found, 126: not
+executable. For the options type COMMAND --help."""
 
 
 def main(words: Sequence[str]) -> int:
     """Do what the words say, and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not None, when it is closed
-            stream.reconfigure(errors="backslashreplace")  # a name of another program may have any character
+        if hasattr(stream, "reconfigure"):  # it is None if the descriptor is closed
+            stream.reconfigure(errors="backslashreplace")  # another program's name may have any character
     try:
         options = _parser(prog()).parse_args(words)
         code: int = options.do(options)
@@ -75,8 +74,8 @@ class _Paragraphs(argparse.HelpFormatter):
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
-        description="Counted limits that all processes of this machine share by name. Of two kinds: robust ones, whose tokens the kernel gives back "
-        "when their holder ends (System V; RobustSemaphore in Python), and POSIX named semaphores, which C programs share (NamedSemaphore).",
+        description="Counted limits that all processes of this machine share by name. There are two kinds. Robust semaphores (System V; RobustSemaphore in "
+        "Python): the kernel returns the tokens of a process that ends. POSIX named semaphores (NamedSemaphore): C programs can use them too.",
         epilog=_RECOVERY,
         formatter_class=_Paragraphs,
         allow_abbrev=False,
@@ -109,46 +108,46 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         wait.add_argument("--timeout", type=_argument(seconds), metavar="S", help=f"wait no longer than S seconds for {what}")
         wait.add_argument("--no-wait", dest="timeout", action="store_const", const=0.0, help="do not wait")
 
-    # Only for its help: _run reads all other words.
+    # For its help only; _run parses run's words.
     run = add(
         None,
         "run",
         "run a command with a token, at most so many at once on this machine",
-        "Waits for a token of the robust semaphore NAME, then executes the command in this very process: exit code and signals are the command's "
-        "own. The kernel gives the token back when the command ends, whatever ends it. A process that the command leaves in the background has no "
-        "token. The semaphore is there as long as somebody has it open; there is nothing to create or to unlink.",
+        "Acquires a token of the robust semaphore NAME, then executes the command in the same process: the exit code and all signals are the "
+        "command's. The kernel returns the token when the command ends, also when it is killed. A process that the command leaves in the background "
+        "holds no token. The semaphore needs no creation and no removal: it exists while a process has it open.",
         "run build --slots 2 make all",
         usage=f"{prog} run NAME [--slots N] [--take K] [--timeout S | --no-wait] [--conflict-exit-code E] [--verbose] [--] COMMAND...",
     )
     run.add_argument("name", metavar="NAME", help="the semaphore")
-    run.add_argument("command", nargs="*", metavar="COMMAND", help="all from the first word after NAME that is no option on")
+    run.add_argument("command", nargs="*", metavar="COMMAND", help="begins with the first word after NAME that is no option")
     run.add_argument(
         "--slots",
         metavar="N",
-        help="how many tokens there are; an error if others have it open with another number. Default: as many as it has, or 1 if nobody has it open",
+        help="the number of tokens; an error if other processes have it open with another number. Default: its number, or 1 if no process has it open",
     )
     run.add_argument("--take", metavar="K", help="take K tokens, all at once (default 1)")
     run.add_argument("--timeout", metavar="S", help="wait no longer than S seconds for a token")
     run.add_argument("--no-wait", action="store_true", help="do not wait for a token")
-    run.add_argument("--conflict-exit-code", metavar="E", help="exit code if there was no token in time (default 1)")
-    run.add_argument("--verbose", action="store_true", help="say after a second that it waits, also where standard error is no terminal")
+    run.add_argument("--conflict-exit-code", metavar="E", help="exit code if no token was free in time (default 1)")
+    run.add_argument("--verbose", action="store_true", help="after a second, say that it waits, even if standard error is no terminal")
 
     listing = add(
         _list,
         "list",
         "list the semaphores of this machine",
-        "USERS: how often it is open. PIDS: the processes that have it open; a ? stands for some that this user, or nobody, may look into. Robust "
-        "ones are listed on Linux, those that this user may read. TOTAL and WAITING are known of robust ones only.",
+        "USERS: how many times processes have it open. PIDS: these processes; ? means that there may be others, which the system does not show to "
+        "this user. TOTAL and WAITING exist for robust semaphores only. Robust semaphores are listed on Linux, if this user may read them.",
         "list --watch 1",
     )
-    listing.add_argument("--json", action="store_true", help="for programs: also why a value is missing, and times in seconds")
+    listing.add_argument("--json", action="store_true", help="for programs; also has the reason of a missing value, and times in seconds")
     listing.add_argument(
         "--watch",
         nargs="?",
         type=_argument(seconds),
         const=2.0,
         metavar="SECONDS",
-        help="show it on the terminal again and again, every 2 seconds or as given, until Ctrl-C",
+        help="redraw the list on the terminal every SECONDS (default 2) until Ctrl-C",
     )
 
     value = add(_value, "value", "print the number of free tokens", "", "value build")
@@ -159,14 +158,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         _acquire,
         "acquire",
         "take a token of a POSIX semaphore",
-        "It stays taken after this command, until somebody releases it: run is safer.",
+        "It stays taken after this command, until a release: run is safer.",
         "acquire pool --timeout 10",
     )
     add_name(acquire)
     add_wait(acquire, "a token")
-    acquire.add_argument(
-        "--verbose", action="store_true", help="say after a second that it waits, also where standard error is no terminal"
-    )
+    acquire.add_argument("--verbose", action="store_true", help="after a second, say that it waits, even if standard error is no terminal")
 
     release = add(_release, "release", "put tokens of a POSIX semaphore back", "", "release pool")
     add_name(release)
@@ -176,7 +173,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         _create,
         "create",
         "create a semaphore",
-        "A POSIX one, or with --robust a robust one that stays without users, until it is unlinked or the machine restarts. An error if there is one.",
+        "A POSIX semaphore; with --robust a robust one, which exists until unlink or a restart of the machine, also without users. An error if it exists.",
         "create pool --value 4 --mode 0660",
     )
     add_name(create)
@@ -193,19 +190,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     resize = add(
         _resize,
         "resize",
-        "let a robust semaphore have N tokens",
-        "In one step, for all who have it open. If N is less than before, it waits until enough are free.",
+        "change the number of tokens of a robust semaphore",
+        "In one step, for all processes that have it open. A smaller N waits until enough tokens are free.",
         "resize build 4",
     )
     add_name(resize)
-    resize.add_argument("total", type=_argument(tokens), metavar="N", help="how many tokens there shall be")
+    resize.add_argument("total", type=_argument(tokens), metavar="N", help="the new number of tokens")
     add_wait(resize, "tokens to become free")
 
     unlink = add(
         _unlink,
         "unlink",
         "remove semaphores",
-        "The name is free for another. Who has a POSIX one open goes on using it. Who waits on a robust one gets an error, and run ends with 2.",
+        "The name is free for a new semaphore. Processes that have a POSIX one open continue to use it. Processes that wait on a robust one get an error.",
         "unlink pool",
     )
     unlink.add_argument("names", nargs="*", type=_argument(check_name), metavar="NAME", help="the semaphores")
@@ -213,9 +210,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     unlink.add_argument(
         "--unused",
         action="store_true",
-        help="of these names, those that no process has open, a POSIX one also if a token of it is taken by the acquire command. Without names: what "
-        "robust ones leave in the kernel when their last user ends, and no POSIX ones, since nobody can tell which program made those. It says what "
-        "it would remove, and asks first (Linux)",
+        help="only semaphores that no process has open, even if the acquire command took a token. Without NAME: only robust ones, which run leaves "
+        "in the kernel, and no POSIX ones, because they may be another program's. Lists them and asks first (Linux)",
     )
     unlink.add_argument("--yes", action="store_true", help="do not ask")
     return parser
@@ -260,12 +256,12 @@ def _kinds(name: str) -> list[str]:
         kinds.append("posix")
     except (FileNotFoundError, NotImplementedError):
         pass
-    except OSError:  # there is one that may not be opened, or something else in its place
+    except OSError:  # this user may not open it, or it is another file
         kinds.append("posix")
     try:
         _open_robust(name).leave()
         kinds.append("robust")
-    except (FileNotFoundError, FileExistsError, NotImplementedError):  # FileExistsError: another name's set, or another program's
+    except (FileNotFoundError, FileExistsError, NotImplementedError):  # FileExistsError: another set has this key
         pass
     except OSError:
         kinds.append("robust")
@@ -277,7 +273,7 @@ def _kind(name: str, given: str | None) -> str:
     if not kinds:
         raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)} (there is no semaphore of this name)", name)
     if len(kinds) > 1:
-        raise ValueError(f"{name} is there twice, a POSIX and a robust one: say --posix or --robust")
+        raise ValueError(f"a POSIX and a robust semaphore have the name {name}: add --posix or --robust")
     return kinds[0]
 
 
@@ -303,11 +299,11 @@ def _value(options: argparse.Namespace) -> int:
 
 
 def _acquire(options: argparse.Namespace) -> int:
-    semaphore = _only_posix(options.name, "a token that this command took would come back when it ends, at once; use run")
+    semaphore = _only_posix(options.name, "the kernel would return the token when this command ends; use run")
     begin, told = time.monotonic(), not (options.verbose or os.isatty(2))
     deadline = float("inf") if options.timeout is None else begin + options.timeout
-    # Taken or not, as the exit code says: a signal must not end this process in between. So they are blocked while it tries, and what came
-    # meanwhile ends it when it has not got a token. After it got one they stay blocked to the end.
+    # The exit code must tell the truth: no signal may end this process between the acquire and its exit. So signals are blocked during each
+    # slice of the wait; a pending one ends the process after a slice without a token. With a token they stay blocked.
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
     while not semaphore.acquire(timeout=max(0.0, min(_SLICE, deadline - time.monotonic()))):
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
@@ -323,7 +319,7 @@ def _acquire(options: argparse.Namespace) -> int:
 
 
 def _release(options: argparse.Namespace) -> int:
-    why = "its tokens come back by themselves, when their holders end or give them back; if there should be more, use resize"
+    why = "each holder returns its own tokens, at its end at the latest; for more tokens use resize"
     _only_posix(options.name, why).release(options.n)
     return _DONE
 
@@ -333,13 +329,13 @@ def _create(options: argparse.Namespace) -> int:
     kind = options.kind or "posix"
     there = [other for other in _kinds(name) if other != kind]
     if kind == "posix":
-        os.umask(0)  # as mkdir -m does: who gives a mode wants that mode
+        os.umask(0)  # the mode is exact, as with mkdir -m
         NamedSemaphore(name, options.value, NamedSemaphore.Flags.RAISE_IF_EXISTS, unlink_on_delete=False, mode=options.mode)
     else:
         total = tokens(str(options.value))
         _sysv.system().open(name, total, link=False, persist=True, mode=options.mode).leave()
     if there:
-        complain(f"{name} is there twice now, a POSIX and a robust one: they do not know of each other")
+        complain(f"now a POSIX and a robust semaphore have the name {name}: two limits, which know nothing of each other")
     return _DONE
 
 
@@ -348,7 +344,9 @@ def _resize(options: argparse.Namespace) -> int:
         opened = _open_robust(options.name)
     except FileNotFoundError:
         if "posix" in _kinds(options.name):
-            raise ValueError(f"{options.name} is a POSIX semaphore, which nobody knows the size of: use release and acquire") from None
+            raise ValueError(
+                f"{options.name} is a POSIX semaphore, which does not store its number of tokens: use release and acquire"
+            ) from None
         raise
     try:
         if opened.resize(options.total, options.timeout):
@@ -381,7 +379,7 @@ def _unlink(options: argparse.Namespace) -> int:
 
 
 def _unlink_posix(name: str) -> None:
-    # Without opening it, which its mode may not allow.
+    # Not opened: its mode may forbid that to its owner.
     libc = system()
     try:
         libc.unlink(name)
@@ -400,7 +398,7 @@ def _unlink_unused(options: argparse.Namespace) -> int:
         me = os.geteuid()  # type: ignore[attr-defined,unused-ignore]
         posix, code = _unused(names or [info.name for info in list_posix() if info.uid == me])
     if posix and not names:
-        _show(f"Left alone, since any program may have made them; give the names that are yours: {' '.join(map(_shown, posix))}")
+        _show(f"Kept, because they may be another program's; name the ones to remove: {' '.join(map(_shown, posix))}")
         posix = []
     if not posix and not robust:
         _show("nothing to remove")
@@ -409,7 +407,7 @@ def _unlink_unused(options: argparse.Namespace) -> int:
     if not options.yes:
         if not _agrees(options, len(posix) + len(robust)):
             return code
-        posix, _ = _unused(posix)  # the question may have been open for long
+        posix, _ = _unused(posix)  # another process may have opened one since
     for name in posix:
         try:
             _unlink_posix(name)
@@ -417,13 +415,13 @@ def _unlink_unused(options: argparse.Namespace) -> int:
             complain(error)
             code = ERROR
     if robust:
-        _sysv.remove_idle_sets(names)  # looks and removes in one step
+        _sysv.remove_idle_sets(names)  # checks again, in the step that removes
     return code
 
 
 def _agrees(options: argparse.Namespace, count: int) -> bool:
     if sys.stdin is None or not sys.stdin.isatty():
-        options.parser.error(f"this would remove {count}, but standard input is no terminal to ask at: add --yes")
+        options.parser.error(f"not removed: to remove {count} without a question, add --yes")
     try:
         answer = input(f"Remove {count}? [y/N] ")
     except EOFError:  # Ctrl-D
@@ -433,7 +431,7 @@ def _agrees(options: argparse.Namespace, count: int) -> bool:
 
 
 def _unused(names: Sequence[str]) -> tuple[list[str], int]:
-    """Return the POSIX ones of these that nobody has open, and the exit code."""
+    """Return the POSIX semaphores of these that no process has open, and the exit code."""
     from .listing import is_in_use
 
     unused, code = [], _DONE
@@ -441,7 +439,7 @@ def _unused(names: Sequence[str]) -> tuple[list[str], int]:
         try:
             if not is_in_use(name):
                 unused.append(name)
-        except FileNotFoundError:  # it is robust; or removed since
+        except FileNotFoundError:  # robust, or unlinked since
             pass
         except PermissionError as error:
             complain(error)
@@ -493,7 +491,7 @@ def _row(info: SemaphoreInfo) -> tuple[str, ...]:
 
 
 def _shown(name: str) -> str:
-    # Anybody can make a file with a name that does things to a terminal.
+    # A file's name may contain control sequences for a terminal.
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
@@ -505,12 +503,12 @@ def _shown_age(age: float) -> str:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """Redraw the list at the top of the terminal. Each picture is one write over the last one, which does not flicker; Ctrl-C ends it anywhere."""
+    """Redraw the list at the top of the terminal. One write replaces the last picture, so nothing flickers, and Ctrl-C can end it at any time."""
     from .listing import list_semaphores
 
     if sys.stdout is None or not sys.stdout.isatty():
         options.parser.error("--watch needs a terminal")
-    _show("\n" * _size()[1])  # what the terminal showed scrolls up, and is kept
+    _show("\n" * _size()[1])  # scrolls the terminal's contents up, where they stay
     for _ in _every(max(0.1, options.watch)):
         columns, height = _size()
         heading = f"{time.strftime('%H:%M:%S')}, every {options.watch:g} s until Ctrl-C"
@@ -521,14 +519,14 @@ def _watch(options: argparse.Namespace) -> int:
         room = max(1, height - 1)
         if len(lines) > room:
             lines[room - 1 :] = [f"... {len(lines) - room + 1} more"]
-        # To the top; each line to its end; all below.
+        # Cursor to the top; clear the rest of each line; clear the rest of the screen.
         _show("\x1b[H" + "".join(f"{line[: columns - 1]}\x1b[K\n" for line in lines) + "\x1b[J", end="")
     return _DONE
 
 
 def _size() -> tuple[int, int]:
     columns, lines = os.get_terminal_size(sys.stdout.fileno())
-    return columns or 80, lines or 24  # some terminals do not tell
+    return columns or 80, lines or 24  # 0: unknown
 
 
 def _every(interval: float) -> Iterator[None]:
@@ -548,6 +546,6 @@ def _every(interval: float) -> Iterator[None]:
 def _show(text: object, end: str = "\n") -> None:
     try:
         print(text, end=end, flush=True)
-    except OSError:  # once is enough: at its end the interpreter would try again
+    except OSError:  # else the interpreter tries again at its end, and complains again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise

@@ -66,3 +66,24 @@ def read_start(file: str, flags: int = _LOOK) -> bytes:
         return os.pread(fd, 33, 0)  # type: ignore[attr-defined,no-any-return,unused-ignore]
     finally:
         os.close(fd)
+
+
+def is_mapped_at(file: str, address: int) -> bool:
+    """Return whether the file is the one mapped at the address; Linux only."""
+    start = f"{address & (2 * sys.maxsize + 1):x}-".encode()  # on 32 bits addresses may be negative
+    with open("/proc/self/maps", "rb") as maps:
+        mapped = next((mapped_file(line) for line in maps if line.lstrip(b"0").startswith(start)), None)
+    if mapped is None:
+        raise OSError(f"nothing is mapped at {address:#x}")
+    try:
+        status = os.lstat(file)
+    except FileNotFoundError:
+        return False
+    return mapped == (status.st_dev, status.st_ino)
+
+
+def mapped_file(line: bytes) -> tuple[int, int]:
+    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
+    device, inode = line.split(None, 5)[3:5]
+    major, minor = (int(number, 16) for number in device.split(b":"))
+    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]

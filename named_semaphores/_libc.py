@@ -220,7 +220,7 @@ class Libc:
     """The sem_* functions of one library. Methods raise OSError with the plain errno; ``_errors`` adds what helps."""
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        self.lib = lib  # a test's library dies with its last reference
+        self.lib = lib
         self.is_glibc = hasattr(lib, "gnu_get_libc_version")
         system = _system(platform)
         if system is _LINUX and not self.is_glibc:
@@ -238,7 +238,9 @@ class Libc:
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
         # Prototypes of our own, on the symbol's address: those of the library object stay as they are, and a test's may be callbacks.
         address = ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
-        return (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        function: Any = (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        function.library = self.lib  # a test's callbacks must live as long as what calls them
+        return function
 
     def _bind(self, system: _System) -> None:
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line's run: take tokens, then execute the command in this process. The kernel takes the tokens back when the process ends.
+"""The command line's run: acquire tokens, then execute the command in this process. The kernel returns the tokens when the process ends.
 
-From taking to executing nothing gives them back: nothing here has a finalizer, and no signal handler of Python is left. This module imports
-nothing that imports enum, argparse or typing: they would take longer than all the rest.
+Nothing returns them between the acquire and the exec: no object here has a finalizer, and no Python signal handler is installed. This module
+must not import enum, argparse or typing, directly or not: each costs more than everything else here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 NO_TOKEN, ERROR = 1, 2  # exit codes
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # a shell's
-_SILENCE = 1.0  # seconds of a wait that nobody is told of
-_FOREVER = 1e9  # seconds, 31 years: longer ones may not fit into the system's time
-_MAX_TOKENS = 32767  # as _sysv has it, which is imported only when the words make sense
+_SILENCE = 1.0  # seconds of waiting before the message
+_FOREVER = 1e9  # seconds, 31 years; a longer timeout may overflow the system's time_t, and waits without a limit
+_MAX_TOKENS = 32767  # as in _sysv, which is imported only for a correct command line
 
 
 def run(words: list[str]) -> int | None:
-    """Do what the words after "run" say. It returns only if the command is not executed: the exit code, or None if help is asked for."""
+    """Acquire and execute as the words after "run" say. Returns only on failure, with the exit code, or with None if the user asks for help."""
     try:
         options = _parse(words)
         return None if options is None else _run(options)
@@ -59,7 +59,7 @@ def _number(convert: Callable[[str], Number], text: str, least: float, most: flo
         number = convert(text)
     except ValueError:
         number = convert("-1")
-    if not least <= number <= most:  # not so of NaN either
+    if not least <= number <= most:  # false for NaN too
         raise ValueError(f"{text!r} is not {what}")
     return number
 
@@ -86,7 +86,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
 
 
 def _parse(words: list[str]) -> _Options | None:
-    """Return the options; None if help is asked for. From the first word after the name that is no option on, all is the command's."""
+    """Return the options; None if the user asks for help. The first word after the name that is no option begins the command."""
     options = _Options()
     rest = list(words)
     while rest:
@@ -121,7 +121,7 @@ def _parse(words: list[str]) -> _Options | None:
     if options.no_wait and options.timeout is not None:
         raise ValueError("run: either --timeout or --no-wait, not both")
     if options.slots is not None and options.take > options.slots:
-        raise ValueError(f"run: --take {options.take} is more than --slots {options.slots}: there would never be so many")
+        raise ValueError(f"run: --take {options.take} is more than --slots {options.slots}: such a number is never free")
     options.command = rest
     return options
 
@@ -141,16 +141,16 @@ def _run(options: _Options) -> int:
         system = _sysv.system()
         opened = system.open(name, options.slots)
     except NotImplementedError:
-        raise NotImplementedError(f"run needs System V semaphores, and this system ({sys.platform}) has none that serve") from None
-    except ValueError as error:  # others have it open with another number
-        raise ValueError(f"{error} (without --slots, run takes it as it is)") from None
+        raise NotImplementedError(f"run needs System V semaphores, which this system ({sys.platform}) does not have") from None
+    except ValueError as error:  # other processes have it open with another number
+        raise ValueError(f"{error} (without --slots, run accepts any number)") from None
     try:
         if not _take(opened, options):
             return options.conflict_exit_code
         code = _execute(options.command)
         system.operate(opened.id, _sysv.give(options.take))
         return code
-    finally:  # only if the command was not executed; else the kernel does the same at its end
+    finally:  # reached only without an exec
         opened.leave()
 
 
@@ -159,7 +159,7 @@ def _take(opened: Set, options: _Options) -> bool:
 
     n, total = options.take, opened.total()
     if n > total:
-        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: there would never be so many (--slots says how many)")
+        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free")
     operations, timeout = _sysv.take(n), 0.0 if options.no_wait else options.timeout
     try:
         if opened.library.operate(opened.id, _sysv.take(n, _sysv.NOWAIT)):
@@ -177,7 +177,7 @@ def _take(opened: Set, options: _Options) -> bool:
 
 
 def _wait(opened: Set, operations: list[Any], timeout: float | None) -> bool:
-    # In one call, and not in slices as Python's signal handlers need them: whoever comes back later is the last in the queue.
+    # One call for the whole wait: the kernel serves waiters in order, and a wait in slices would join the end of the queue with each slice.
     library = opened.library
     deadline = None if timeout is None or timeout > _FOREVER else time.monotonic() + timeout
     while True:
@@ -185,12 +185,12 @@ def _wait(opened: Set, operations: list[Any], timeout: float | None) -> bool:
             if deadline is None:
                 return library.operate(opened.id, operations)
             return library.wait(opened.id, operations, max(0.0, deadline - time.monotonic()))
-        except InterruptedError:  # stopped, and continued
+        except InterruptedError:  # SIGSTOP, then SIGCONT
             pass
 
 
 def _tell_later(opened: Set, n: int, total: int) -> None:
-    """Say that this waits, if it still does after a second. By a thread, so that the wait is not interrupted; executing ends the thread."""
+    """After a second, say that this process waits. A thread does that, so that the wait keeps its place in the queue; exec ends the thread."""
     import _thread
 
     def tell() -> None:
@@ -204,7 +204,7 @@ def _tell_later(opened: Set, n: int, total: int) -> None:
 
     try:
         _thread.start_new_thread(tell, ())
-    except RuntimeError:  # no more threads for this user
+    except RuntimeError:  # this user's limit of threads
         pass
 
 
@@ -225,7 +225,7 @@ def _execute(command: list[str]) -> int:
 
 
 def _execvp(command: list[str]) -> None:
-    """Do what execvp(3) does; ``os.execvp`` does not give a script without "#!" to the shell."""
+    """As execvp(3). ``os.execvp`` does not run a script without "#!" by the shell."""
     program = command[0]
     folders = [""] if os.path.dirname(program) else os.environ.get("PATH", os.defpath).split(os.pathsep)
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -238,22 +238,22 @@ def _execvp(command: list[str]) -> None:
                 os.execv("/bin/sh", ["/bin/sh", path, *command[1:]])
             if path == program or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 raise
-            if error.errno == errno.EACCES and os.path.exists(path):  # else it is a folder of PATH that this user may not search
+            if error.errno == errno.EACCES and os.path.exists(path):  # false in a folder that this user may not search
                 failure = error
     raise failure
 
 
 def _is_text(path: str) -> bool:
-    # As shells tell: a program for another processor is no script.
+    # The shells' own test: a program for another processor has a NUL in its first line.
     try:
         with open(path, "rb") as file:
             return b"\0" not in file.read(512).partition(b"\n")[0]
-    except OSError:  # may be executed, not read
+    except OSError:  # executable, but not readable
         return True
 
 
 def _restore_locale() -> None:
-    """Take back what Python changes in the environment: it sets LC_CTYPE where there is no locale (PEP 538). Linux alone tells what it was."""
+    """Undo Python's change of the environment: in the C locale it sets LC_CTYPE (PEP 538). Only Linux keeps the earlier value."""
     if os.environ.get("LC_CTYPE") not in ("C.UTF-8", "C.utf8", "UTF-8"):
         return
     try:
@@ -272,7 +272,7 @@ def _restore_locale() -> None:
 
 
 def prog() -> str:
-    """Return what was typed to call this."""
+    """Return how the user called this program."""
     if getattr(sys.modules["__main__"], "__package__", None) == __package__:
         return f"{os.path.basename(sys.executable)} -m {__package__}"
     return "named-semaphores"
@@ -282,9 +282,9 @@ def complain(problem: object) -> None:
     text = str(problem)
     if isinstance(problem, OSError) and problem.strerror:
         text = problem.strerror if problem.filename is None else f"{os.fsdecode(problem.filename)}: {problem.strerror}"
-    if sys.stderr is None:  # closed when this began
+    if sys.stderr is None:  # it was closed at the start
         return
     try:
-        os.write(2, os.fsencode(f"{prog()}: {text}\n"))  # bytes, so that what a file system allows in a name is no problem
+        os.write(2, os.fsencode(f"{prog()}: {text}\n"))  # bytes: a file's name may not be encodable
     except OSError:  # the terminal hung up
         pass

@@ -82,7 +82,7 @@ STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 # of them die before the call, the kernel takes the marks back. Setting LIVE back to 0 is no mark: a newcomer could make the set ready again
 # just before IPC_RMID.
 REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT | UNDO)]
-# The same for a set that stays without users.
+# The same for a set that may be persistent.
 REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
 
 # Join an idle set that this process may not remove.
@@ -326,6 +326,16 @@ class SysV:
     def remove(self, semid: int) -> None:
         self._on_set(self._semctl, semid, 0, self.system.IPC_RMID)
 
+    def remove_unused(self, semid: int, operations: list[Operation]) -> bool:
+        """Remove the set if ``operations`` (REMOVE_IDLE or REMOVE_UNUSED) can be done. Return whether it was removed.
+
+        The set must be ready: a newcomer could make it ready in spite of the mark. And this process must have the right to remove it.
+        """
+        if self.operate(semid, operations):
+            self.remove(semid)
+            return True
+        return False
+
     def _on_set(self, function: Any, semid: int, *arguments: Any) -> int:
         try:
             return _checked(function, semid, *arguments)
@@ -398,6 +408,9 @@ class SysV:
         if anew:
             self.remove(semid)
             return None
+        if values[DEAD] and values[PERSIST]:  # another process is about to remove it
+            self.sleep(0.001)
+            return None
         if not values[USERS] and not values[PERSIST]:
             return self._replace_idle(semid, name, total, create, values)
         if not link:
@@ -413,7 +426,7 @@ class SysV:
         except FileExistsError:
             return None
         except OSError as error:
-            if error.errno == errno.ENOSPC and remove_idle_sets():  # a process that is executed or killed leaves its set
+            if error.errno == errno.ENOSPC and remove_idle_sets():  # exec and kill leave idle sets
                 return None
             raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
         return self._make_ready(semid, name, total, stored)
@@ -431,8 +444,7 @@ class SysV:
 
     def _replace_idle(self, semid: int, name: str, total: int | None, create: bool, values: list[int]) -> Set | None:
         if self.may_remove(semid):
-            if self.operate(semid, REMOVE_IDLE):
-                self.remove(semid)
+            self.remove_unused(semid, REMOVE_IDLE)
             return None
         if not create:
             _refuse(errno.ENOENT)
@@ -514,8 +526,7 @@ class Set:
         try:
             library.operate(semid, LEAVE)
             if library.value(semid, USERS) == 0 and library.value(semid, PERSIST) == 0 and library.may_remove(semid):
-                if library.operate(semid, REMOVE_IDLE):
-                    library.remove(semid)
+                library.remove_unused(semid, REMOVE_IDLE)
         except OSError:
             pass  # The set was removed. Or this process lost its rights to it; then the kernel lowers USERS when the process ends.
 
@@ -704,27 +715,21 @@ def list_sets() -> list[Listed]:
 
 
 def _idle(names: Container[str] | None) -> list[Listed]:
-    try:
-        sets = list_sets()
-    except OSError:  # the system does not list them
-        return []
-    return [
-        listed for listed in sets if not listed.users and (not listed.persistent if names is None else listed.name in names) and listed.name
-    ]
+    unused = [listed for listed in list_sets() if listed.users == 0]
+    return [listed for listed in unused if (not listed.persistent if names is None else listed.name in names)]
 
 
 def idle_sets(names: Container[str] | None = None) -> list[str]:
-    """Return the names of the sets that nobody has open, on Linux; with ``names`` only of these, also of those that stay without users."""
+    """Return the names of the idle sets, on Linux; with ``names``, of these sets without users, persistent ones included."""
     return sorted(listed.name or "" for listed in _idle(names))
 
 
 def remove_idle_sets(names: Container[str] | None = None) -> list[str]:
-    """Remove those, and return the names."""
+    """Remove these sets, each if it is still without users, and return the names."""
     library, removed = system(), []
     for listed in _idle(names):
         try:
-            if library.may_remove(listed.id) and library.operate(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
-                library.remove(listed.id)
+            if library.may_remove(listed.id) and library.remove_unused(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
                 removed.append(listed.name or "")
         except OSError:  # removed meanwhile
             pass
@@ -739,5 +744,5 @@ def _listed() -> Iterator[tuple[int, int, int, int, int, int, int]]:
             for line in lines:
                 set_key, semid, mode, size, uid, gid, _, _, _, ctime = line.split()
                 yield int(set_key), int(semid), int(mode, 8), int(size), int(uid), int(gid), int(ctime)
-    except FileNotFoundError:
+    except OSError:  # there is no such file: not Linux, or /proc is missing
         pass

@@ -247,12 +247,25 @@ class _Ours:
             return False
         if not libc.same_address:
             return True
-        try:
-            return libc.link(self.name).address == address
-        except FileNotFoundError:
-            return False
-        except OSError as error:  # e.g. descriptors are used up
-            raise explained(error, libc, self.name) from None
+        while True:
+            try:
+                _files.check_linkable(libc, self.name)
+                return libc.link(self.name).address == address
+            except InterruptedError:  # see _open
+                pass
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # it is no semaphore, so not this one
+                    return False
+                # musl's 256 places are used up, its mode keeps us from opening it, or another process has a lease on it.
+                file = _files.path(libc, self.name)
+                if file is not None and libc.platform.startswith("linux"):
+                    try:
+                        return _files.is_mapped_at(file, address)
+                    except OSError:  # no descriptor is left, or /proc cannot be read
+                        pass
+                raise explained(error, libc, self.name) from None
 
 
 def _link(libc: Libc, name: str) -> Handle:

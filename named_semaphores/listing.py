@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The semaphores of this machine, of both kinds, where the system tells.
+"""The semaphores of this machine, of both kinds, on systems that list them.
 
-It is imported on demand, ``from named_semaphores.listing import list_semaphores``: the package itself does without it.
+Import it with ``from named_semaphores.listing import list_semaphores``; the package itself does not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SemaphoreInfo(NamedTuple):
     why_no_value: str | None
     """Why ``value`` is None: no permission, the semaphore of a 32-bit program on a 64-bit system..."""
     pids: tuple[int, ...] | None
-    """The processes that have it open; None where the system does not tell: of robust ones, and of others outside Linux."""
+    """The processes that have it open; None for robust ones, and outside Linux: unknown."""
     all_pids: bool
     """Whether every process could be looked at. Only root may look into other users' processes."""
     mode: int
@@ -46,13 +46,13 @@ class SemaphoreInfo(NamedTuple):
     kind: str = "posix"
     """"posix" for a NamedSemaphore, "robust" for a RobustSemaphore."""
     total: int | None = None
-    """How many tokens there are, free and taken; of robust ones."""
+    """The number of tokens, free and taken; robust ones only."""
     waiting: int | None = None
-    """How many wait for a token; of robust ones."""
+    """The number of waiters; robust ones only."""
     users: int | None = None
-    """How often living processes have it open. 0: nobody. Of robust ones."""
+    """How many times living processes have it open; robust ones only."""
     stays: bool | None = None
-    """Whether it stays without users; of robust ones."""
+    """Whether it exists also without users; robust ones only."""
 
     @property
     def owner(self) -> str:
@@ -89,15 +89,12 @@ def list_semaphores() -> list[SemaphoreInfo]:
 
 
 def list_robust() -> list[SemaphoreInfo]:
-    """Return the robust semaphores that this user may read, sorted by name; on Linux. Not those that count as not there: nobody has them open.
+    """Return the robust semaphores that this user may read, sorted by name; none but on Linux. An idle set is no semaphore, and is not listed.
 
-    NotImplementedError: this system does not tell, or has none.
+    NotImplementedError: this system has none.
     """
-    try:
-        sets = _sysv.list_sets()
-    except FileNotFoundError:
-        raise NotImplementedError(f"this system ({sys.platform}) cannot list its robust semaphores") from None
-    # Without a name it may be another program's. Without users it counts as not there, unless it stays.
+    sets = _sysv.list_sets()
+    # A set without a name may be another program's.
     found = [info for info in sets if info.name is not None and (info.users or info.persistent)]
     return sorted((_robust(info) for info in found), key=lambda info: info.name)
 
@@ -172,7 +169,7 @@ def _may_be_semaphore(status: os.stat_result, linux: bool) -> bool:
 
 def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
     """Return value and why it has none. ValueError: it is no semaphore."""
-    # Read, not linked to: whoever truncates a file makes a process that has it mapped die of SIGBUS.
+    # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
     try:
         start = _files.read_start(_files.path(libc, name) or "")
     except FileNotFoundError:
@@ -181,14 +178,14 @@ def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
         return None, _LEASED
     except OSError as error:
         return None, error.strerror
-    if len(start) not in (_files.SIZE, _files.OTHER_SIZE):  # it was truncated, or written to, since
+    if len(start) not in (_files.SIZE, _files.OTHER_SIZE):  # truncated or extended since
         raise ValueError("no semaphore")
     reason = _files.why_no_semaphore(libc, start)
     return (None, reason) if reason else (_value_of(libc, start), None)
 
 
 def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
-    """The same where only the library knows the file's contents."""
+    """As ``_read``, where only the C library knows the format."""
     try:
         return libc.value(libc.link(name)), None
     except FileNotFoundError:
@@ -208,7 +205,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                shared = {_mapped_file(line) for line in maps if b" rw-s " in line}
+                shared = {_files.mapped_file(line) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -233,13 +230,6 @@ def _value_of(libc: Libc, start: bytes) -> int:
     if start[8:12] != bytes(4):
         raise ValueError("no semaphore")
     return value & 0x7FFFFFFF
-
-
-def _mapped_file(line: bytes) -> tuple[int, int]:
-    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
-    device, inode = line.split(None, 5)[3:5]
-    major, minor = (int(number, 16) for number in device.split(b":"))
-    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
 
 
 def is_in_use(name: str) -> bool:

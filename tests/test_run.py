@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line's run, as its users call it: in processes of its own, and in terminals."""
+"""The command line's run, in real processes and terminals."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from stress import runs, terminals
-from stress.terminals import ENVIRONMENT, SECONDS, Terminal, ended
-from support import PREFIX, SLOW, run_python, unique_name, wait_for
+from stress.terminals import ENVIRONMENT, SECONDS, Terminal
+from support import PREFIX, SLOW, unique_name, wait_for
 
 import named_semaphores
 from named_semaphores import _run, _sysv
@@ -27,7 +26,7 @@ except NotImplementedError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
-HOLD = ["sh", "-c", "echo; read it; exit 0"]  # says that it is there, and stays until its input ends
+HOLD = ["sh", "-c", "echo; read it; exit 0"]  # tells that it runs, and ends with its input
 
 
 def line(*words):
@@ -36,7 +35,8 @@ def line(*words):
 
 def run(*words, **options):
     return subprocess.run(
-        line(*words), **{"capture_output": True, "text": True, "timeout": SECONDS, "check": False, "cwd": "/", "env": ENVIRONMENT, **options}
+        line(*words),
+        **{"capture_output": True, "text": True, "timeout": SECONDS, "check": False, "cwd": "/", "env": ENVIRONMENT, **options},
     )
 
 
@@ -105,7 +105,12 @@ def test_exit_code_and_words_are_the_commands(name, command, code):
 
 
 def test_options_stand_on_both_sides_of_the_name(name):
-    for words in (["--slots", "3", name], [name, "--slots", "3"], ["--slots=3", name, "--take=2"], ["--take", "2", name, "--slots=3", "--"]):
+    for words in (
+        ["--slots", "3", name],
+        [name, "--slots", "3"],
+        ["--slots=3", name, "--take=2"],
+        ["--take", "2", name, "--slots=3", "--"],
+    ):
         options = _run._parse([*words, "make", "--slots", "9"])
         assert (options.name, options.slots, options.command) == (name, 3, ["make", "--slots", "9"])
 
@@ -153,7 +158,7 @@ def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
     assert (result.stdout, result.returncode) == ("found\n", 0)
     result = run(name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/a:{tmp_path}/none"})
     assert result.returncode == 126
-    result = run(name, "script", cwd=tmp_path / "b", env={**ENVIRONMENT, "PATH": ""})  # nothing is the current folder
+    result = run(name, "script", cwd=tmp_path / "b", env={**ENVIRONMENT, "PATH": ""})  # an empty entry is the current folder
     assert (result.stdout, result.returncode) == ("found\n", 0)
 
 
@@ -191,12 +196,12 @@ def test_the_command_gets_the_descriptors(name):
 @pytest.mark.skipif(SLOW > 1, reason="qemu forgets what is ignored at exec")
 def test_the_command_finds_signals_and_descriptors_as_they_were(name):
     def prepare():
-        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):  # nohup, a shell's background job, a parent that waits for nobody
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):  # as nohup, a background job, and a parent without wait do
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGTERM})
 
     options = {"preexec_fn": prepare, "capture_output": True, "text": True, "check": True, "timeout": SECONDS}
-    for command in (["grep", "^S[ih]", "/proc/self/status"], ["ls", "/proc/self/fd"]):
+    for command in (["grep", "-E", "^Sig[BIC]|Pnd", "/proc/self/status"], ["ls", "/proc/self/fd"]):
         expected = subprocess.run(command, **options).stdout
         assert run(name, *command, **options).stdout == expected
         if command[0] == "grep":
@@ -318,14 +323,15 @@ def test_a_wait_for_what_is_removed_ends(name):
     assert err.count("\n") == 1
 
 
-def test_those_who_wait_are_served_in_turn(opened):
-    """Also when the first has waited longer than a slice of a wait in Python: whoever waits anew is the last."""
+@pytest.mark.parametrize("timeout", [[], ["--timeout", "600"]], ids=str)
+def test_those_who_wait_are_served_in_turn(opened, timeout):
+    """Also after a second, when a wait in slices would join the queue anew."""
     take(opened, 2)
     waiting = []
     for number in range(3):
-        waiting.append(start(opened.name, *(["--verbose"] if not number else []), *HOLD))
-        wait_for(lambda: opened.waiting() == number + 1)
-    assert "waiting" in waiting[0].stderr.readline()  # for a second
+        waiting.append(start(opened.name, *timeout, *(["--verbose"] if not number else []), *HOLD))
+        wait_for(lambda: opened.waiting() == len(waiting))
+    assert "waiting" in waiting[0].stderr.readline()
     for process in waiting[:2]:
         give(opened)
         assert process.stdout.readline() == "\n"
@@ -415,7 +421,7 @@ def test_a_system_without_such_semaphores(capfd, monkeypatch):
 
     monkeypatch.setattr(_sysv, "system", refuse)
     assert _run.run(["x", "true"]) == 2
-    assert capfd.readouterr().err == f"named-semaphores: run needs System V semaphores, and this system ({sys.platform}) has none that serve\n"
+    assert capfd.readouterr().err == f"named-semaphores: run needs System V semaphores, which this system ({sys.platform}) does not have\n"
 
 
 def test_a_python_without_ctypes(capfd, monkeypatch):
@@ -472,7 +478,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("end_by", ["exit", "kill"])
 def test_one_limit_for_python_and_run(name, end_by):
-    """Two tokens: one held by a Python program, one by run; each is back when its holder ends, however that ends."""
+    """A Python program and run hold one token each; each token returns when its holder ends or is killed."""
 
     def finish(process):
         process.kill() if end_by == "kill" else process.stdin.close()
@@ -488,7 +494,7 @@ def test_one_limit_for_python_and_run(name, end_by):
             with start(name, "--slots", "2", *HOLD) as second:
                 other = SYSTEM.open(name, 2)
                 wait_for(lambda: other.waiting() == 1)
-                finish(python)  # run gets the token of the Python program
+                finish(python)  # run gets the Python program's token
                 second.stdout.readline()
                 assert other.value() == 0
                 finish(first)
@@ -498,7 +504,7 @@ def test_one_limit_for_python_and_run(name, end_by):
                     [sys.executable, "-c", HOLDS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
                 ) as next_python:
                     wait_for(lambda: other.waiting() == 1)
-                    finish(second)  # and the other way round
+                    finish(second)  # the Python program gets run's token
                     next_python.stdout.readline()
                     finish(next_python)
                 give(other)
@@ -524,22 +530,31 @@ main()
 
 
 def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
-    shutil.copytree(Path(named_semaphores.__file__).parent, tmp_path / "app" / "named_semaphores", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(named_semaphores.__file__).parent, tmp_path / "app" / "named_semaphores", ignore=shutil.ignore_patterns("__pycache__")
+    )
     zipapp.create_archive(tmp_path / "app", tmp_path / "app.pyz", main="named_semaphores.__main__:main")
     for words, code in ((["run", name, "sh", "-c", "exit 3"], 3), (["run", name], 2), (["value", name], 2), (["--version"], 0)):
-        result = subprocess.run([sys.executable, str(tmp_path / "app.pyz"), *words], capture_output=True, text=True, check=False, timeout=SECONDS)
+        result = subprocess.run(
+            [sys.executable, str(tmp_path / "app.pyz"), *words], capture_output=True, text=True, check=False, timeout=SECONDS
+        )
         assert result.returncode == code
         assert "Traceback" not in result.stderr
 
 
 @on_linux
 def test_sets_that_nobody_has_open_give_way_to_new_ones():
-    """Those that executed commands leave behind: the system has room for a limited number."""
-    code = "echo 32000 1024000000 500 3 >/proc/sys/kernel/sem && for i in 1 2 3 4 5 6 7; do \"$@\" run x.$i true || exit; done"
+    """Each run leaves an idle set, and the system limits the number of sets."""
+    code = 'echo 32000 1024000000 500 3 >/proc/sys/kernel/sem && for i in 1 2 3 4 5 6 7; do "$@" run x.$i true || exit; done'
     if not shutil.which("unshare") or subprocess.run(["unshare", "--ipc", "true"], stderr=subprocess.DEVNULL, check=False).returncode:
         pytest.skip("this machine lacks IPC namespaces")
     result = subprocess.run(
-        ["unshare", "--ipc", "sh", "-c", code, "sh", *line()[:-1]], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=SECONDS
+        ["unshare", "--ipc", "sh", "-c", code, "sh", *line()[:-1]],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=SECONDS,
     )
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -146,6 +146,15 @@ class EndOfScript(Exception):
 def do(action: tuple[Any, ...], name: str, library: Calls, opened: tuple[Opened, ...], held: int) -> tuple[tuple[Opened, ...], int]:
     """Do one action. Return what the process has open, and holds, then."""
     what, *arguments = action
+    if what == "sweep":  # as remove_idle_sets, which finds the sets in another way
+        try:
+            semid = library.get(_sysv.key(name), 0, 0)
+            values = library.values(semid, 0)
+            if (values is not None and values[LIVE]) or arguments != [True]:
+                library.remove_unused(semid, _sysv.REMOVE_UNUSED)
+        except (Removed, FileNotFoundError):
+            pass
+        return opened, held
     sets = [Set(library, name, *entry) for entry in opened]
     if what == "open":
         total, options = arguments
@@ -601,6 +610,10 @@ def unlinker(total: int) -> Script:
     return Script((("open", total, {}), ("unlink",), ("leave",)))
 
 
+def sweeper(looks: bool = True) -> Script:
+    return Script((("sweep", looks),))
+
+
 def unprivileged(script: Script) -> Script:
     return script._replace(privileged=False)
 
@@ -623,6 +636,7 @@ QUICK = {
     "create or link only": Search(visitor(1, **CREATE), visitor(1, **LINK)),
     "any number": Search(user(None), user(2)),
     "persistent": Search(visitor(1, persist=True), visitor(2)),
+    "swept": Search(visitor(1, persist=True), visitor(1), sweeper()),
     "anew": Search(user(1), user(1, **ANEW), unlinked=True),
     "unlinked": Search(user(1), unlinker(1), unlinked=True),
     "undone in steps": Search(user(1), user(2), undo_at_once=False),
@@ -641,6 +655,7 @@ FULL = {
     "resize while holding": Search(resizing_user(2, 1), resizer(2, 3), user(2)),
     "create or link only": Search(visitor(1, **CREATE), visitor(1, **LINK), visitor(1)),
     "persistent": Search(visitor(1, persist=True), visitor(1), visitor(2)),
+    "swept": Search(visitor(1, persist=True), visitor(1, **CREATE), sweeper(), sweeper()),
     "anew": Search(user(1), visitor(1, **ANEW), visitor(1, **ANEW), unlinked=True),
     "unlinked": Search(user(1), unlinker(1), visitor(1), unlinked=True),
     "undone in steps": Search(user(1), user(1), user(2, 2), undo_at_once=False),
@@ -730,6 +745,11 @@ def test_the_search_finds_a_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(_sysv, transition, wrong)
     with pytest.raises(Violation, match=f"^({message})"):
         {**FULL, **QUICK}[search].run()
+
+
+def test_the_search_finds_a_sweep_of_what_is_not_ready() -> None:
+    with pytest.raises(Violation, match="^a set was removed that a living process has open"):
+        Search(visitor(1), sweeper(False)).run()
 
 
 def test_the_search_finds_a_missed_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:

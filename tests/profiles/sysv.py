@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from ctypes import CFUNCTYPE, POINTER, c_int, c_long, c_short, c_size_t, c_ushort, c_void_p
 from typing import Any, Callable
 
@@ -98,6 +99,7 @@ class Fake:
         global HOST
         if HOST is None:
             HOST = _load_host()
+        self.lock = threading.Lock()
         self.sums: dict[tuple[int, int, int], int] = {}  # process, set, semaphore: what the kernel would take back
         for symbol, prototype in _PROTOTYPES.items():
             method = getattr(self, f"do_{symbol}", None)
@@ -129,7 +131,7 @@ class Fake:
         if self.most_sums is None:
             return
         pid = os.getpid()
-        mine = {place[1:] for place, value in self.sums.items() if value and place[0] == pid and self.is_there(place[1])}
+        mine = {place[1:] for place, value in list(self.sums.items()) if value and place[0] == pid and self.is_there(place[1])}
         mine |= {(semid, op.sem_num) for op in operations[:count] if op.sem_flg & _SEM_UNDO and op.sem_op}
         if len(mine) > self.most_sums:
             raise OSError(errno.EINVAL, "SEMUME")
@@ -142,7 +144,8 @@ class Fake:
         for op in operations[:count]:
             if op.sem_flg & _SEM_UNDO:
                 place = (os.getpid(), semid, op.sem_num)
-                self.sums[place] = self.sums.get(place, 0) - op.sem_op
+                with self.lock:
+                    self.sums[place] = self.sums.get(place, 0) - op.sem_op
 
 
 class _Limited(Fake):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many runs of short commands, some of them killed at random moments; and what run costs: ``python tests/stress/runs.py [--full]``.
+"""A storm of short runs, some killed at random moments, and the cost of run: ``python tests/stress/runs.py [--full]``.
 
-flock(1) and GNU sem (package parallel) are put through the same where they are installed.
+flock(1) and GNU sem (package parallel), where installed, run beside it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
+from support import SLOW, wait_for  # noqa: E402
+
 from named_semaphores import _sysv  # noqa: E402
 from stress.terminals import ENVIRONMENT, Flock, Run, lives  # noqa: E402
-from support import SLOW, wait_for  # noqa: E402
 
 SLOTS = 4
 AT_ONCE = 12  # runs
-STAGES = ("starting", "waiting", "working")  # the last in the command
+STAGES = ("starting", "waiting", "working")  # "working": it is the command
 
-# The command: tell that it is inside, look how many are, stay a moment, tell that it leaves. One file for all: a byte "inside" and a byte "killed"
-# for each run. What one process writes another reads, and everybody writes before reading: of five inside the last one sees five. Who is about
-# to be killed does not count: its token comes back before anybody could tell that it has ended.
+# The command marks itself as inside, counts the marks, stays for a moment, and removes its mark. All commands share a file with a byte "inside" and
+# a byte "killed" for each run. Each command writes before it reads, so the last of five inside counts five. A killed command does not count: the
+# kernel returns its token before its parent can see its end.
 COMMAND = """
 import os, random, sys, time
 file, number, runs = os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2]), int(sys.argv[3])
@@ -53,7 +54,7 @@ class Ours(Run):
         return super().line("--slots", str(self.slots), *command)
 
     def left(self) -> str:
-        """Return what the kernel has of it when all have ended and something is amiss."""
+        """Return the kernel's wrong numbers after the end of all runs; empty if none."""
         return " and ".join(
             f"{found.users} users, {found.free} free"
             for found in _sysv.list_sets()
@@ -76,7 +77,7 @@ class Sem(Run):
         self.name = f"named-semaphores-{os.getpid()}"
 
     def line(self, *command: str) -> list[str]:
-        return ["sem", "--fg", "-j", str(self.slots), "--id", self.name, shlex.join(command)]  # it gives the words to a shell
+        return ["sem", "--fg", "-j", str(self.slots), "--id", self.name, shlex.join(command)]  # sem passes one line to a shell
 
     def left(self) -> str:
         return ""
@@ -86,7 +87,7 @@ class Sem(Run):
 
 
 def back(subject: Ours | TheirFlock | Sem) -> str:
-    """Return how many commands get inside at once now."""
+    """Return how many commands get a token at the same time now."""
     folder = tempfile.mkdtemp()
     code = 'touch "$1/$2"; while test -e "$1"; do sleep 0.02; done'
     processes = [
@@ -104,10 +105,10 @@ def back(subject: Ours | TheirFlock | Sem) -> str:
 
 
 class Figures:
-    inside = 0  # at most, at once
-    failed = 0  # of those that were not killed
-    commands_left = 0  # that live on without the process that was killed
-    left = ""  # what is amiss in the kernel
+    inside = 0  # the most at the same time
+    failed = 0  # runs that were not killed
+    commands_left = 0  # commands that outlive their killed runs
+    left = ""  # the kernel's wrong numbers
     back = ""  # tokens
 
     def __init__(self) -> None:
@@ -120,7 +121,7 @@ class Figures:
 
 
 def storm(subject: Ours | TheirFlock | Sem, runs: int, seconds: float = 0.15, seed: int | None = None) -> Figures:
-    """Start so many runs, some at a time, and kill a tenth of them: while they start, wait, or execute the command."""
+    """Start so many runs, AT_ONCE at a time, and kill a tenth of them while they start, wait, or are the command."""
     numbers = random.Random(seed)
     figures = Figures()
     descriptor, path = tempfile.mkstemp()
@@ -173,7 +174,7 @@ class _Started:
         self.dies: float | None = None
 
     def is_due(self, works: bool) -> bool:
-        """Return whether to kill it now: some time after it was seen at the stage chosen for it."""
+        """Return whether to kill it now: a random time after it reached the stage chosen for it."""
         if self.numbers and self.dies is None and self.stage(works) == self.dies_at:
             self.dies = time.monotonic() + self.numbers.uniform(0, 0.03)
         return self.dies is not None and time.monotonic() >= self.dies
@@ -189,7 +190,7 @@ class _Started:
 
 
 def _end_left(path: str) -> int:
-    """End the commands that are still there. Return how many they were."""
+    """Kill the remaining commands. Return their number."""
     left = 0
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -205,9 +206,9 @@ def _end_left(path: str) -> int:
 
 
 def start_up(lines: dict[str, list[str]], times: int = 40) -> dict[str, float]:
-    """Return the milliseconds that each command takes, the least of several; in turns, so that all meet the same machine."""
+    """Return each command's least time in milliseconds. The commands take turns, so that a busy moment strikes all."""
     best = dict.fromkeys(lines, float("inf"))
-    with tempfile.TemporaryDirectory() as folder:  # for the compiled modules, which an installation has
+    with tempfile.TemporaryDirectory() as folder:  # holds compiled modules, as an installation does
         environment = {**ENVIRONMENT, "PYTHONPYCACHEPREFIX": folder}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         for _ in range(times):
@@ -223,7 +224,7 @@ def memory(line: list[str]) -> float:
     process = subprocess.Popen(line, cwd="/", env=ENVIRONMENT, start_new_session=True)
     try:
         wait_for(lambda: b"sleep" in _names(process.pid)[-1])
-        time.sleep(0.1)  # until it has mapped all
+        time.sleep(0.1)  # until it has mapped its libraries
         return sum(_resident(pid) for pid in _family(process.pid)) / 1024
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -259,7 +260,7 @@ def main() -> int:
     print(f"run --slots {SLOTS}: {runs}: {figures}", flush=True)
     failed = figures.inside > SLOTS or figures.back != f"{SLOTS} of {SLOTS}" or figures.failed or figures.commands_left or figures.left
     for other in others:
-        less = min(runs, 200)  # what they cost
+        less = min(runs, 200)  # they are slow
         print(f"{other.label} ({other.slots}): {less}: {storm(other, less)}", flush=True)
 
     print("\nmilliseconds for a command that does nothing, the least of 40:")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to the command line's run, and to flock(1), when a terminal, a signal or another program meddles: ``python tests/stress/terminals.py``.
+"""Terminals, signals and other programs around the command line's run and around flock(1): ``python tests/stress/terminals.py`` prints a table.
 
-Each scenario says what it saw. The suite compares it with what should be for run.
+Each scenario returns its outcome in words. The suite compares run's with the expected one.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class Terminal:
         assert select.select([self.master], [], [], SECONDS)[0], f"waited {SECONDS} s in vain, after {self.shown!r}"
         try:
             data = os.read(self.master, 1000)
-        except OSError:  # Linux's way to say that nobody has the terminal open any more
+        except OSError:  # Linux: no process has the terminal open
             return b""
         self.shown += data.decode()
         return data
 
     def end(self) -> int:
-        """Return the exit code once nobody has the terminal open any more."""
+        """Return the exit code once no process has the terminal open."""
         while self._read():
             pass
         return self.process.wait(SECONDS)
@@ -178,7 +178,7 @@ def command_of(terminal: Terminal) -> int:
 
 
 def fate(pid: int) -> str:
-    """Say what became of the command, and end it."""
+    """Say whether the command lives, and kill it."""
     if not lives(pid):
         return "command ended"
     os.kill(pid, signal.SIGKILL)
@@ -187,7 +187,7 @@ def fate(pid: int) -> str:
 
 
 def after(subject: Run, code: int, pid: int) -> str:
-    """Say how it ended, and what that left behind."""
+    """Describe the end, the command, and the token."""
     token = subject.token()
     return f"{ended(code)}, {fate(pid)}, {token}"
 
@@ -211,7 +211,7 @@ def interrupted_wait(subject: Run) -> str:
 
 
 def waiter_of(pid: int) -> bool:
-    """Return whether a child of this process waits for a token: in semop, or in flock."""
+    """Return whether a child of this process waits in semop or flock."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         try:
             if re.search("sem|flock|locks", Path(f"/proc/{child}/wchan").read_text()):
@@ -241,7 +241,9 @@ while True:
     time.sleep(1)
 """
     # As at a prompt: the shell has the session, and lives on.
-    with Terminal(["sh", "-m", "-c", f"trap : INT; {shlex.join(subject.line(sys.executable, '-c', code))}; echo code $?; read it"]) as terminal:
+    with Terminal(
+        ["sh", "-m", "-c", f"trap : INT; {shlex.join(subject.line(sys.executable, '-c', code))}; echo code $?; read it"]
+    ) as terminal:
         pid = command_of(terminal)
         terminal.type("\x03")
         terminal.read("got")
@@ -288,7 +290,7 @@ def hang_up(subject: Run) -> str:
 
 
 def wait_until_settled(pid: int) -> None:
-    # What ends the command at all does so at once.
+    # A command that lives on cannot be waited for.
     end = time.monotonic() + 0.5 * SLOW
     while lives(pid) and time.monotonic() < end:
         time.sleep(0.01)
@@ -328,7 +330,7 @@ def by_timeout(subject: Run) -> str:
 
 def in_its_own_session(subject: Run) -> str:
     """`setsid --wait ...`"""
-    shown = _output(["setsid", "--wait", *subject.line("sh", "-c", 'read a b c d e session rest </proc/$$/stat; echo $session; exit 3')])
+    shown = _output(["setsid", "--wait", *subject.line("sh", "-c", "read a b c d e session rest </proc/$$/stat; echo $session; exit 3")])
     return f"{'a session of its own' if int(shown[0]) != os.getsid(0) else 'the same session'}, exit code {shown[1]}, {subject.token()}"
 
 
@@ -429,7 +431,7 @@ def _effective(pid: int) -> int:
     return int(re.search(r"^Uid:\t\d+\t(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1])
 
 
-# Each with what should be seen of run.
+# Each with run's expected outcome.
 SCENARIOS: dict[Callable[[Run], str], str] = {
     interrupted_wait: "the script ends, token back",
     ctrl_c: "the script ends, token back",
@@ -452,9 +454,12 @@ SCENARIOS: dict[Callable[[Run], str], str] = {
 
 
 def missing(scenario: Callable[[Run], str]) -> str | None:
-    """Return what this machine lacks for a scenario."""
+    """Return what this machine lacks for the scenario, or None."""
     if scenario is first_process:
-        if not shutil.which("unshare") or subprocess.run(["unshare", "--pid", "--fork", "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+        if (
+            not shutil.which("unshare")
+            or subprocess.run(["unshare", "--pid", "--fork", "true"], stderr=subprocess.DEVNULL, check=False).returncode
+        ):
             return "PID namespaces"
     if scenario is other_user and os.geteuid():
         return "root, to make a set-user-ID program"
