@@ -113,6 +113,7 @@ class _Queue:
         """Give a token to the task that has waited longest, or back."""
         for waiter in self.waiters:
             if not waiter.done():
+                del self.waiters[waiter]  # now, and not when its task runs: the thread must not wait for another token meanwhile
                 waiter.set_result(True)
                 return
         self._give_back()
@@ -139,8 +140,8 @@ class _Queue:
             self.arrived.pop()
         except IndexError:  # the thread has given it back
             return
-        self.delivered.set()
         self._hand_over()
+        self.delivered.set()
 
     def _fail(self, error: BaseException) -> None:
         for waiter in self.waiters:
@@ -199,7 +200,7 @@ class _Queue:
         self.delivered.clear()
         self.arrived.append(True)
         self._call(self._deliver)
-        while not self.delivered.wait(_CHECK):
+        while self._is_over() or not self.delivered.wait(_CHECK):
             if not self.loop.is_running() or self._is_over():
                 try:
                     self.arrived.pop()
