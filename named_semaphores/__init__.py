@@ -19,13 +19,14 @@ __all__ = ["NamedSemaphore", "RobustSemaphore"]
 def __getattr__(name: str) -> object:
     # Imported when first used: the command line's run needs neither class, and a program usually one.
     if name == "NamedSemaphore":
-        from .core import NamedSemaphore as found
-    elif name == "RobustSemaphore":
-        from .robust import RobustSemaphore as found
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found
-    return found
+        from .core import NamedSemaphore
+
+        return globals().setdefault(name, NamedSemaphore)
+    if name == "RobustSemaphore":
+        from .robust import RobustSemaphore
+
+        return globals().setdefault(name, RobustSemaphore)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -60,7 +60,9 @@ class _Queue:
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.lock = threading.Lock()  # for has_thread: the thread ends, or sees a new waiter
         self.has_thread = False
-        self.arrived: list[bool] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
+        self.arrived: list[
+            bool
+        ] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
         self.delivered = threading.Event()
         self.polls = False
 
@@ -75,7 +77,10 @@ class _Queue:
             if left > 0:  # uvloop's timers may come a millisecond early
                 timer = self.loop.call_later(left / 1e9, end)
             elif not waiter.done():
-                waiter.set_result(self._try())
+                try:
+                    waiter.set_result(self._try())
+                except OSError as error:
+                    waiter.set_exception(error)
 
         try:
             if deadline is not None:
@@ -147,7 +152,7 @@ class _Queue:
             while any(not waiter.done() for waiter in self.waiters) and self._try():
                 pause = _FIRST_PAUSE
                 self._hand_over()
-        except OSError as error:
+        except Exception as error:
             self._fail(error)
         if self.waiters:
             self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
@@ -169,7 +174,7 @@ class _Queue:
             else:
                 try:
                     self.sem._raise_unless_retry(status, error)
-                except OSError as failure:
+                except Exception as failure:
                     self._call(self._fail, failure)
                     sleep(_CHECK)
                 if len(slices) > 1:
@@ -184,7 +189,10 @@ class _Queue:
         return self.loop.is_closed() or not threading.main_thread().is_alive()
 
     def _send(self) -> None:
-        """Send a token to the loop, and return when it has arrived. Give it back if the loop does not run any more."""
+        """Send a token to the loop, and return when it has arrived. Give it back if nobody waits, or the loop does not run any more."""
+        if not self.waiters:
+            self._give_back()
+            return
         self.delivered.clear()
         self.arrived.append(True)
         self._call(self._deliver)

@@ -35,22 +35,18 @@ FIRST_PAUSE = 100_000
 LONGEST_PAUSE = 15_000_000
 
 _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
+
+
+class _Octal(int):
+    """An int that help() shows as permission bits are written."""
+
+    def __repr__(self) -> str:
+        return f"0o{self:o}"
+
+
+DEFAULT_MODE = _Octal(0o600)
+
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # a call got no token for want of one, or of time, or for a signal
-
-
-class Flags(enum.Enum):
-    """What to do if a semaphore of the name exists, and if there is none.
-
-    RAISE_IF_EXISTS: create it; FileExistsError if there is one.
-    LINK_OR_CREATE (the default): link to it, or create it if there is none.
-    RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
-    UNLINK_AND_CREATE: create it, and unlink the name of an existing one first. Processes that have that one open keep it.
-    """
-
-    RAISE_IF_EXISTS = 0
-    LINK_OR_CREATE = 1
-    RAISE_IF_NOT_EXISTS = 2
-    UNLINK_AND_CREATE = 3
 
 
 class _Bound(property):
@@ -76,7 +72,19 @@ class Semaphore:
     ``wait_until`` and ``post_once``; ``_libc.Handle`` says what they do.
     """
 
-    Flags = Flags
+    class Flags(enum.Enum):
+        """What to do if a semaphore of the name exists, and if there is none.
+
+        RAISE_IF_EXISTS: create it; FileExistsError if there is one.
+        LINK_OR_CREATE (the default): link to it, or create it if there is none.
+        RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
+        UNLINK_AND_CREATE: create it, and unlink the name of an existing one first. Processes that have that one open keep it.
+        """
+
+        RAISE_IF_EXISTS = 0
+        LINK_OR_CREATE = 1
+        RAISE_IF_NOT_EXISTS = 2
+        UNLINK_AND_CREATE = 3
 
     # These defaults are for an object whose constructor did not run: it is closed, and has a repr. Attributes of the hot path have none:
     # CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name.
@@ -88,11 +96,11 @@ class Semaphore:
     _posts: Iterator[Any]
     _exit: Callable[..., None]
 
-    def _refuse_calls(self) -> None:
-        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
-
-    def _refuse_exit(self) -> None:
-        self._exit = MethodType(_refuse_closed, self._name or "")  # None cannot be bound
+    def _start_closed(self) -> None:
+        self._name = self._handle = None
+        self._linked = False
+        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(None))
+        self._exit = MethodType(_refuse_closed, "")
 
     def _use(self, handle: Any) -> None:
         self._tries, self._first_waits, self._posts, self._exit = handle.tries, handle.first_waits, handle.posts, handle.leave
@@ -144,10 +152,10 @@ class Semaphore:
                 return True
             break
         if timeout is not None:
-            return self._wait(deadline_of(self._name, timeout))
+            return self._wait(deadline_of(self._name, timeout))  # type: ignore[no-any-return]
         if blocking:
             return self._wait_endless()
-        return self._wait(0)  # a try that tells errno
+        return self._wait(0)  # type: ignore[no-any-return]  # one more try, which tells errno
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
@@ -212,7 +220,7 @@ class Semaphore:
             if taken:
                 return True
             break
-        return self._wait(None, handle)
+        return self._wait(None, handle)  # type: ignore[no-any-return]
 
     def _wait(self, deadline: int | None, handle: Any = None, result: Any = True) -> Any:
         """Return ``result`` with a token; False once ``time.monotonic_ns()`` is ``deadline`` (None: never)."""
@@ -249,7 +257,7 @@ class Semaphore:
         before still puts its token back.
         """
         if self._handle is not None:
-            self._refuse_calls()
+            self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
             self._handle = None
             self._close_exit()
 
@@ -280,6 +288,9 @@ class Semaphore:
         except (NotImplementedError, OSError):
             state = "value=unknown"
         return f"<{type(self).__name__} {self._name!r} {state}>"
+
+
+Flags = Semaphore.Flags
 
 
 class _Entered(dict):  # type: ignore[type-arg]

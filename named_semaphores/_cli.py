@@ -382,7 +382,7 @@ def _unlink_posix(name: str) -> None:
     # Not opened: its mode may forbid that to its owner.
     libc = system()
     try:
-        libc.unlink(os.fsencode(name))
+        libc.unlink(name)
     except OSError as error:
         raise explained(error, libc, name) from None
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SIZE, OTHER_SIZE, _OTHERS = (32, 16, "32-bit") if sys.maxsize > 2**32 else (16, 32, "64-bit")
 # In glibc's struct new_sem the int "private" follows the value (64 bits, or 32), and is 128 in a named semaphore.
 _FOREIGN_PRIVATE = (128 << 24).to_bytes(4, sys.byteorder)
-_PRIVATE = (128).to_bytes(4, sys.byteorder)
+PRIVATE = (128).to_bytes(4, sys.byteorder)
 # O_NONBLOCK: do not wait for a fifo's writer, nor for another process to give up its lease on the file (fcntl(2), F_SETLEASE).
 # Windows has none of these, and no semaphores.
 _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
@@ -33,11 +33,10 @@ def check_linkable(libc: Libc, name: str) -> None:
     semaphore differently: its values are misread, and its waiters never woken. And sem_open waits, with the GIL, while another process has a
     lease on the file.
     """
-    file = path(libc, name)
-    if file is None or not libc.opens_any_file:
+    if not libc.opens_any_file:
         return
     try:
-        start = read_start(file, os.O_RDWR)  # as sem_open does: a lease may allow readers
+        start = read_start(f"{libc.files}{name[1:]}", _LOOK | os.O_RDWR)  # as sem_open does: a lease may allow readers
     except BlockingIOError:
         raise OSError(errno.EAGAIN, "another process has a lease on its file") from None
     except OSError:  # sem_open will say why
@@ -58,31 +57,15 @@ def why_no_semaphore(libc: Libc, start: bytes) -> str | None:
     return None
 
 
-def read_start(file: str, mode: int = os.O_RDONLY) -> bytes:
+def read_start(file: str, flags: int = _LOOK) -> bytes:
     """Return the first bytes of a semaphore's file, one more than a semaphore has. BlockingIOError: another process has a lease on it."""
     # Read, not mapped: whoever may write the file may truncate it, and a mapping then dies of SIGBUS.
-    for fd in map(os.open, (file,), (mode | _LOOK,)):  # "for" as in _base: no descriptor is lost
+    for fd in map(os.open, (file,), (flags,)):  # "for" as in _base: no descriptor is lost
         break
     try:
         return os.pread(fd, 33, 0)  # type: ignore[attr-defined,no-any-return,unused-ignore]
     finally:
         os.close(fd)
-
-
-def value_of(libc: Libc, start: bytes) -> int:
-    """Return the value that the first bytes of a semaphore's file tell. ValueError: it is other shared memory."""
-    value = int.from_bytes(start[:4], sys.byteorder)
-    # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts waiters. Its 32-bit one: value << 1, and a bit
-    # that says that there are waiters. musl's sem_t is an int[]: the value (its top bit says that there are waiters), waiters, "private" (0).
-    if libc.is_glibc:
-        if start[SIZE // 4 : SIZE // 4 + 4] != _PRIVATE:
-            raise ValueError("no semaphore")
-        if SIZE == 16:
-            return value >> 1
-        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
-    if start[8:12] != bytes(4):
-        raise ValueError("no semaphore")
-    return value & 0x7FFFFFFF
 
 
 def is_mapped_at(file: str, address: int) -> bool:

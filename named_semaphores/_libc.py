@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
 _SECOND = 1_000_000_000  # in nanoseconds
+_PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # a call keeps the GIL; PyPy's ctypes has no flag for it
 
 
 class _System:
@@ -30,102 +31,61 @@ class _System:
 
     libraries: tuple[str | None, ...] = (None,)  # where sem_open may be, in this order; None is the process itself
     sem_failed = 0  # what a failed sem_open returns
-    same_address = True  # POSIX: a process that opens a name again gets the same address (as long as it is the same semaphore)
-    counted = True  # ... and closes it once for each time
+    same_address = True  # POSIX: a process that opens a name again gets the same address, if it is the same semaphore
+    counted = True  # ... and closes it once for each open
     longest_name: int | None = None  # in bytes, the slash included
     value_max: int | None = None  # None: sysconf tells
     checks_post = True  # sem_post fails, and says so, past the maximum
     time_t: Any = c_long  # what the plain symbols of timed waits take
     opens_any_file = False  # of the right name, and maps it as a semaphore
-    files: str | None = None  # what comes before a semaphore's name in the path of its file, if it has one
+    files: str | None = None  # what precedes a semaphore's name in the path of its file, if it has one
+
+    def __init__(self, **differences: Any) -> None:
+        self.__dict__.update(differences)
 
 
-class _Linux(_System):
-    libraries = (None, "libpthread.so.0")  # glibc before 2.34 has sem_* in libpthread
-    longest_name = 252
-    value_max = 2**31 - 1
-    opens_any_file = True
-    files = "/dev/shm/sem."
-
-
-class _Musl(_Linux):
-    longest_name = 256
-    files = "/dev/shm/"
-
-
-class _MacOS(_System):  # XNU: a handle is a file descriptor, so 0 is a valid one
-    sem_failed = -1
-    same_address = False
-    longest_name = 30
-    value_max = 32767
-    checks_post = False
-
-
-class _FreeBSD(_System):
-    time_t = c_long if ctypes.alignment(c_int64) == 4 else c_int64  # 32 bits on i386 alone, which aligns these to 4 bytes
-    longest_name = 252
-    value_max = 2**31 - 1
-    files = "/tmp/SEMD"
-
-
-class _NetBSD(_System):
-    libraries = (None, "libpthread.so")
-    same_address = False
-    longest_name = 255
-    value_max = 2**31 - 1  # more works, but sem_getvalue's int does not tell it
-    time_t = c_int64
-
-
-class _OpenBSD(_System):
-    libraries = (None, "libpthread.so")
-    same_address = False
-    value_max = 2**31 - 1  # more works, but sem_getvalue's int does not tell it
-    checks_post = False
-    time_t = c_int64
-
-
-class _DragonFly(_System):
-    libraries = (None, "libpthread.so")
-
-
-class _Illumos(_System):
-    sem_failed = -1
-    counted = False
-    longest_name = 255
-
-
-class _Cygwin(_System):  # the process itself is only the .exe there
-    libraries = ("cygwin1.dll", "msys-2.0.dll")
-    counted = False
-    longest_name = 251
-    value_max = 1147483648
-    files = "/dev/shm/sem."
-    checks_post = False  # returns 0 and leaves the value as it is
-
-
-class _Nowhere(_System):  # Emscripten's stubs do nothing and say it worked, so they are not asked
-    libraries = ()
-
+# glibc before 2.34 has sem_* in libpthread.
+_LINUX = _System(libraries=(None, "libpthread.so.0"), longest_name=252, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/sem.")
+_MUSL = _System(longest_name=256, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/")
+# XNU: a handle is a file descriptor, so 0 is a valid one.
+_MACOS = _System(sem_failed=-1, same_address=False, longest_name=30, value_max=32767, checks_post=False)
+# time_t has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
+_FREEBSD = _System(time_t=c_long if ctypes.alignment(c_int64) == 4 else c_int64, longest_name=252, value_max=2**31 - 1, files="/tmp/SEMD")
+# The last two allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
+_DRAGONFLY = _System(libraries=(None, "libpthread.so"))
+_NETBSD = _System(libraries=(None, "libpthread.so"), same_address=False, longest_name=255, value_max=2**31 - 1, time_t=c_int64)
+_OPENBSD = _System(libraries=(None, "libpthread.so"), same_address=False, value_max=2**31 - 1, checks_post=False, time_t=c_int64)
+_ILLUMOS = _System(sem_failed=-1, counted=False, longest_name=255)
+# The process itself is only the .exe there. Past the maximum sem_post returns 0, and leaves the value as it is.
+_CYGWIN = _System(
+    libraries=("cygwin1.dll", "msys-2.0.dll"),
+    counted=False,
+    longest_name=251,
+    value_max=1147483648,
+    files="/dev/shm/sem.",
+    checks_post=False,
+)
+_NOWHERE = _System(libraries=())  # Emscripten's stubs do nothing and say it worked, so they are not asked
 
 _SYSTEMS = {
-    "linux": _Linux,
-    "darwin": _MacOS,
-    "freebsd": _FreeBSD,
-    "netbsd": _NetBSD,
-    "openbsd": _OpenBSD,
-    "dragonfly": _DragonFly,
-    "sunos": _Illumos,
-    "cygwin": _Cygwin,
-    "msys": _Cygwin,
-    "win32": _Nowhere,
-    "emscripten": _Nowhere,
-    "wasi": _Nowhere,
+    "linux": _LINUX,
+    "darwin": _MACOS,
+    "freebsd": _FREEBSD,
+    "netbsd": _NETBSD,
+    "openbsd": _OPENBSD,
+    "dragonfly": _DRAGONFLY,
+    "sunos": _ILLUMOS,
+    "cygwin": _CYGWIN,
+    "msys": _CYGWIN,
+    "win32": _NOWHERE,
+    "emscripten": _NOWHERE,
+    "wasi": _NOWHERE,
 }
 
 
-def _system(platform: str) -> type[_System]:
+def _system(platform: str) -> _System:
     # The BSDs' and illumos' names carry a version.
-    return next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), _System)
+    return next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), _System())
 
 
 def load(platform: str = sys.platform) -> ctypes.CDLL:
@@ -138,7 +98,6 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
         if hasattr(library, "sem_open"):
             return library
     raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
-
 
 
 def system() -> Libc:
@@ -157,9 +116,9 @@ _found: dict[str, Libc] = {}  # setdefault is atomic: all threads share one, whi
 def _prototype(restype: Any, *argtypes: Any) -> Any:
     """Return a function type as PYFUNCTYPE does, whose calls keep the GIL, and save errno."""
     # glibc's sem_open and sem_close take a lock that fork does not reset: without the GIL, a fork in another thread would copy it locked, and
-    # the child's next sem_open would hang. PyPy's ctypes has no flag to keep the GIL.
-    flags = ctypes._FUNCFLAG_CDECL | ctypes._FUNCFLAG_USE_ERRNO | getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # type: ignore[attr-defined]
-    return type("prototype", (ctypes._CFuncPtr,), {"_restype_": restype, "_argtypes_": argtypes, "_flags_": flags})
+    # the child's next sem_open would hang. (PYFUNCTYPE itself cannot save errno.)
+    base: Any = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
+    return type("prototype", base.__bases__, {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI})
 
 
 def _timespec(time_t: Any, long: Any) -> Any:
@@ -175,8 +134,9 @@ class _Mapping:
 
     __slots__ = ("address", "close")
 
-    def __init__(self, close: Callable[[int], int]) -> None:
+    def __init__(self, address: int, close: Callable[[int], int]) -> None:
         self.close = close
+        self.address = address
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the interpreter's end the kernel closes it. Until then a generator may still be finalized, and leave its with statement.
@@ -220,24 +180,20 @@ class Handle:
     """
 
     is_robust = False  # the kernel does not give back what a thread holds that is frozen at the interpreter's end
+    tries: Iterator[bool]
+    first_waits: Iterator[bool]
+    posts: Iterator[bool | None]
+    leave: Callable[..., None]
 
-    def __init__(self, libc: Libc, pointer: Any) -> None:
+    def __init__(self, libc: Libc, address: int) -> None:
         self.libc = libc
-        self.pointer = pointer
+        self.address = address  # on macOS, a descriptor
+        self.pointer: Any = _Pointer(_Mapping(address, libc.sem_close))
         self.is_steady = libc.is_steady  # wait_until serves: no step of a clock can lengthen or shorten it
-        self._bind()
-
-    @property
-    def address(self) -> int:
-        """What the system knows it by: its address, or on macOS its descriptor."""
-        return self.pointer._as_parameter_  # type: ignore[no-any-return]
-
-    def _bind(self) -> None:
-        libc, arguments = self.libc, (self.pointer,)
-        self.tries = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
-        self.first_waits = self.tries
+        arguments = (self.pointer,)
+        self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
         self.posts = map(bool, starmap(libc.checked_post, repeat(arguments)))
-        self.leave: Callable[..., None] = MethodType(libc.leave, self.pointer)
+        self.leave = MethodType(libc.leave, self.pointer)
 
     # The rest makes one call, and gives its status, 0 for success, and errno.
 
@@ -264,11 +220,11 @@ class Libc:
     """The sem_* functions of one library. Methods raise OSError with the plain errno; ``_errors`` adds what helps."""
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        self.lib = lib  # a test's library dies with its last reference
+        self.lib = lib
         self.is_glibc = hasattr(lib, "gnu_get_libc_version")
         system = _system(platform)
-        if system is _Linux and not self.is_glibc:
-            system = _Musl
+        if system is _LINUX and not self.is_glibc:
+            system = _MUSL
         self.platform = platform
         self.longest_name = system.longest_name
         self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")  # type: ignore[attr-defined,unused-ignore]
@@ -282,9 +238,11 @@ class Libc:
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
         # Prototypes of our own, on the symbol's address: those of the library object stay as they are, and a test's may be callbacks.
         address = ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
-        return (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        function: Any = (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        function.library = self.lib  # a test's callbacks must live as long as what calls them
+        return function
 
-    def _bind(self, system: type[_System]) -> None:
+    def _bind(self, system: _System) -> None:
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
         # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the others on the stack. They are c_uint,
         # whatever mode_t is. The result is an integer: as a c_void_p, macOS's handle 0 would become None.
@@ -312,7 +270,7 @@ class Libc:
         self.leave = self._function("sem_post", c_void_p, _Ignored, _Ignored, _Ignored, keep_gil=True)
         self.leave.restype = None
 
-    def _choose_wait(self, system: type[_System]) -> None:
+    def _choose_wait(self, system: _System) -> None:
         """Take the best timed wait this library has: one on the clock that does not jump, if there is one."""
         # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain symbols of glibc and musl keep the
         # 32-bit time of old binaries. There a 64-bit timespec has a 32-bit long and padding, which on big-endian machines comes first: an
@@ -354,48 +312,50 @@ class Libc:
         # Cygwin's and bionic's timed waits and old FreeBSD's sem_post return the errno itself.
         return error if status < 0 else status
 
-    def link(self, name: bytes) -> Handle:
+    def link(self, name: str) -> Handle:
         """Open an existing semaphore."""
         # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
-        return self._opened(list(self._open(name, 0)))
+        return self._opened(*next(self._open(name, 0)))
 
-    def create(self, name: bytes, mode: int, value: int, created: list[Any]) -> Handle:
-        """Create a semaphore. The list gets what ``address_of`` takes in the step that creates it: no signal comes between."""
+    def create(self, name: str, mode: int, value: int, created: list[tuple[Any, int]]) -> Handle:
+        """Create a semaphore. The list gets what was opened, and errno, in the step that opens it: no signal comes between."""
         created.extend(self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value)))
-        return self._opened(created)
+        return self._opened(*created[0])
 
-    def _open(self, *arguments: Any) -> Iterator[Any]:
-        """Return the iterator that opens the semaphore and gives its address; nothing, if that fails."""
-        return filter(self.sem_failed.__ne__, starmap(self.sem_open, (arguments,)))
+    def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:
+        return _call(self.sem_open, self.encoded(name), *arguments)
 
-    def _opened(self, opened: list[Any]) -> Handle:
-        if not opened:
-            raise _oserror(ctypes.get_errno())
-        return self._handle(opened[0])
+    def encoded(self, name: str) -> bytes:
+        encoded = os.fsencode(name)
+        if self.longest_name is not None and len(encoded) > self.longest_name:  # some systems say EINVAL
+            raise _oserror(errno.ENAMETOOLONG)
+        return encoded
 
-    def _handle(self, address: int) -> Handle:
-        mapping = _Mapping(self.sem_close)
-        mapping.address = address
-        return Handle(self, _Pointer(mapping))
+    def _opened(self, address: int, error: int) -> Handle:
+        if address == self.sem_failed:
+            raise _oserror(error)
+        return Handle(self, address)
 
     @staticmethod
-    def address_of(created: Any) -> int:
-        """Return the address of what ``create`` gave."""
-        return created  # type: ignore[no-any-return]
+    def address_of(opened: Any) -> int:
+        """Return the address of what was opened; it may be ``sem_failed``."""
+        return opened  # type: ignore[no-any-return]
 
-    def unlink(self, name: bytes) -> None:
+    def unlink(self, name: str) -> None:
         """Remove the name."""
-        status = self.sem_unlink(name)
-        if status:
-            raise _oserror(self.failure(status, ctypes.get_errno()))
+        self._checked(self.sem_unlink, os.fsencode(name))
 
     def value(self, handle: Handle) -> int:
         """Return the number of tokens."""
         value = c_int()
-        status = self.sem_getvalue(handle.pointer, value)
-        if status:
-            raise _oserror(self.failure(status, ctypes.get_errno()))
+        self._checked(self.sem_getvalue, handle.pointer, ctypes.byref(value))
         return max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
+
+    def _checked(self, function: Any, *arguments: Any) -> None:
+        for status, error in _call(function, *arguments):
+            break
+        if status:
+            raise _oserror(self.failure(status, error))
 
     def post_all(self, handle: Handle, n: int) -> bool:
         """Put n tokens back, in C, so that no signal ends it half-way. Return whether that went well; there must be room for all."""
@@ -414,8 +374,8 @@ def _oserror(error: int) -> OSError:
     return OSError(error, os.strerror(error))
 
 
-def _call(function: Any, *arguments: Any) -> Iterator[tuple[int, int]]:
-    """Return the iterator that calls the function once, and gives its status and errno."""
+def _call(function: Any, *arguments: Any) -> Iterator[tuple[Any, int]]:
+    """Return the iterator that calls the function once, and gives what it returns and errno, before a signal handler can make other calls."""
     return zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None))
 
 

@@ -9,7 +9,10 @@ GIL kept, as ``_libc._prototype`` explains. ``multiprocessing`` itself is never 
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import os
+import sys
 from ctypes import c_ssize_t
 from itertools import repeat, starmap
 
@@ -25,32 +28,31 @@ _SEMAPHORE = 1  # its kind: not a recursive mutex
 
 def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
-    if platform.startswith(("cygwin", "msys", "sunos")):  # a process's opens of one name are not counted there: its close would end them all
+    if platform.startswith(
+        ("cygwin", "msys", "sunos")
+    ):  # a process's opens of one name are not counted there: its close would end them all
         return None
     try:
-        from _multiprocessing import SemLock
+        from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
     except ImportError:  # an interpreter built without it
         return None
     return SemLock if hasattr(SemLock, "_rebuild") else None
 
 
 class _Handle(Handle):
-    pointer: int  # while it is in use, its user holds the handle, and so the lock
-
     def __init__(self, libc: Libc, lock: Any) -> None:
+        self.libc = libc
         self.lock = lock
-        super().__init__(libc, lock.handle)
+        self.pointer = lock.handle  # for calls by ctypes: while one is made, its caller has this object, and so the lock
+        self.is_steady = libc.is_steady
+        self.tries = starmap(lock.acquire, repeat((False,)))
+        self.first_waits = starmap(lock.acquire, repeat((True, FIRST_SLICE / 1e9) if libc.has_timed_wait else (True,)))
+        self.posts = starmap(lock.release, repeat(()))
+        self.leave = lock.__exit__
 
     @property
-    def address(self) -> int:
+    def address(self) -> int:  # type: ignore[override]
         return self.libc.address_of(self.lock)
-
-    def _bind(self) -> None:
-        acquire = self.lock.acquire
-        self.tries = starmap(acquire, repeat((False,)))
-        self.first_waits = starmap(acquire, repeat((True, FIRST_SLICE / 1e9) if self.libc.has_timed_wait else (True,)))
-        self.posts = starmap(self.lock.release, repeat(()))
-        self.leave = self.lock.__exit__
 
     def wait(self, nanoseconds: int) -> Iterator[tuple[int, int]]:
         # On the wall clock: if that is set back, the wait takes longer, and ends with a token, or a signal, nevertheless. Without a timed wait
@@ -67,17 +69,21 @@ class InterpretersLibc(Libc):
         super().__init__(lib)
         self._rebuild = semlock(self.platform)._rebuild
 
-    def link(self, name: bytes) -> Handle:
-        if not name.isascii():  # SemLock encodes a name as UTF-8, whatever the file system's encoding
+    def link(self, name: str) -> Handle:
+        # SemLock encodes a name as UTF-8, whatever the file system's encoding; and some systems have wrong errors for one that is too long.
+        if not name.isascii() or len(name) > (self.longest_name or sys.maxsize):
             return super().link(name)
-        return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name.decode()))
+        return _Handle(self, self._rebuild(0, _SEMAPHORE, self.value_max, name))
 
-    def _open(self, *arguments: Any) -> Iterator[Any]:
-        return map(self._rebuild, super()._open(*arguments), repeat(_SEMAPHORE), repeat(self.value_max), repeat(None))
+    def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:
+        addresses = starmap(self.sem_open, ((self.encoded(name), *arguments),))
+        return zip(map(self._rebuild, addresses, (_SEMAPHORE,), (self.value_max,), (None,)), iter(ctypes.get_errno, None))
 
-    def _handle(self, lock: Any) -> Handle:
+    def _opened(self, lock: Any, error: int) -> Handle:
+        if self.address_of(lock) == self.sem_failed:  # SemLock's deallocator leaves that alone
+            raise OSError(error, os.strerror(error))
         return _Handle(self, lock)
 
     @staticmethod
-    def address_of(created: Any) -> int:
-        return c_ssize_t(created.handle).value  # sem_open's result is signed, SemLock's handle is not
+    def address_of(opened: Any) -> int:
+        return c_ssize_t(opened.handle).value  # sem_open's result is signed, SemLock's handle is not

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mechanism: System V semaphores through ctypes: the kernel takes back what a process did to them when the process ends.
+"""Mechanism: System V semaphores through ctypes. When a process ends, the kernel undoes what the process did to them.
 
-Each name has one set of semaphores, found by a key made of the name:
+Each name has one set of semaphores. A hash of the name is its key. The semaphores of a set:
 
-=======  ========================================================  =====================================
-TOKENS   free tokens                                               take, give (undo), make_ready, resize
-USERS    opens by living processes                                 make_ready, JOIN, LEAVE (undo)
+=======  ========================================================  ============================
+          meaning                                                   changed by
+=======  ========================================================  ============================
+TOKENS   free tokens                                               take, give, make_ready, resize
+USERS    opens by living processes                                 make_ready, JOIN, LEAVE
 LIVE     0 until the set is ready, then the number it began with   make_ready
-TOTAL    how many tokens there are, free and taken                 make_ready, resize
-DEAD     not 0: the set is being removed, nobody may join          REMOVE_IDLE
+TOTAL    all tokens, free and taken                                make_ready, resize
+DEAD     how many processes are removing the set                   REMOVE_IDLE
 PERSIST  1: the set stays without users                            STAY
 NAME...  the name, 15 bits in each semaphore                       write_name
-=======  ========================================================  =====================================
+=======  ========================================================  ============================
 
-A transition is a list of operations (semaphore, change, flags), which the kernel carries out all at once or not at all. An operation of 0
-means "is it 0?". A process may die between any two transitions. A set without users that is not persistent is idle: it counts as not there, and
-whoever meets it removes it. Five operations are the most that macOS allows at once.
+A transition is a list of operations (semaphore, change, flags). The kernel carries all of them out in one step, or none. A change of 0 asks
+whether the semaphore is 0. A process may die between any two transitions; tests/test_sysv_model.py searches all ways to do so.
 
-SETVAL and SETALL would clear what the kernel remembers for every process: nothing here uses them.
+A set is idle if it has no users and is not persistent. An idle set counts as not there. Any process that finds one may remove it.
 
-A signal handler's exception in the middle of ``SysV.open`` or ``Set.leave`` may leave USERS one too high until this process ends, never too
-low.
+Two rules. No transition has more than five operations, the most that macOS allows. Nothing uses SETVAL or SETALL: they clear what the kernel
+would undo, for every process.
+
+A signal handler's exception in the middle of ``SysV.open``, ``Set.leave`` or ``Set.rejoin`` may leave USERS one too high until this process
+ends. USERS is never too low. Such an exception may also leave DEAD at 1 until this process ends: other processes then finish the removal,
+or, if they may not remove the set, wait.
 """
 
 from __future__ import annotations
@@ -36,13 +41,13 @@ from itertools import starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Container, Iterable
+    from typing import Any, Container, Iterable, Iterator, NoReturn
 
     Operation = tuple[int, int, int]  # semaphore, change, flags
 
-MAX_TOKENS = 32767  # SEMVMX and SEMAEM of every system: the most a semaphore, and a process's sum, can be
-LONGEST_NAME = 255  # in bytes, the slash included; some systems have room for less
-SLICE = 1.0  # seconds; a signal that arrives just before a wait begins is noticed at the end of a slice
+MAX_TOKENS = 32767  # SEMVMX. FreeBSD and DragonFly allow one process 16384 (SEMAEM), and fail with ERANGE.
+LONGEST_NAME = 255  # in bytes, with the slash; systems with small sets allow less
+SLICE = 1.0  # in seconds; a wait does not notice a signal that arrives just before it, so each wait is at most this long
 
 TOKENS, USERS, LIVE, TOTAL, DEAD, PERSIST, NAME = range(7)
 
@@ -60,25 +65,30 @@ _PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
 
 
 def write_name(place: int, words: list[int]) -> list[Operation]:
-    """Four words of the name at most; the first is never 0, so nobody writes them twice."""
+    """Write at most four words of the name. The first is never 0, so they are written once."""
     return [(NAME + place, 0, NOWAIT), *((NAME + place + i, word, NOWAIT) for i, word in enumerate(words))]
 
 
 def make_ready(total: int) -> list[Operation]:
-    """Whoever is first gives the set its tokens, and has it open."""
+    """Give a new set its tokens, and join it."""
     return [(LIVE, 0, NOWAIT), (LIVE, total, NOWAIT), (TOKENS, total, NOWAIT), (TOTAL, total, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 
 
 JOIN: list[Operation] = [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 LEAVE: list[Operation] = [(USERS, -1, NOWAIT | UNDO)]
 STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
-# Only for a process that may then remove the set: IPC_RMID follows, by this process or by whoever meets the mark.
-REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (DEAD, 1, NOWAIT)]
-# As REMOVE_IDLE, also for a persistent set.
+
+# IPC_RMID follows; the process must have the right to it. Another process that finds the mark adds its own, and calls IPC_RMID too. If all
+# of them die before the call, the kernel takes the marks back. Setting LIVE back to 0 is no mark: a newcomer could make the set ready again
+# just before IPC_RMID.
+REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, NOWAIT | UNDO)]
+# The same for a set that may be persistent.
 REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
-# By a process that may not remove it.
+
+# Join an idle set that this process may not remove.
 TAKE_OVER: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
-# 0 means "is it 0?": of TOKENS it would fail, or wait. DEAD is 0 as long as somebody has the set open.
+
+# DEAD is 0 while any process has the set open. The same operation on TOKENS would wait, or fail, while tokens are free.
 NOTHING: list[Operation] = [(DEAD, 0, NOWAIT)]
 
 
@@ -91,7 +101,7 @@ def give(n: int) -> list[Operation]:
 
 
 def resize(total: int, new: int) -> list[Operation]:
-    """From ``total`` tokens, if there are as many, to ``new``. Waits until enough are free if it is fewer."""
+    """Change the number of tokens from ``total`` to ``new``; fail if it is not ``total``. A smaller number waits for free tokens."""
     return [(TOTAL, -total, NOWAIT), (TOTAL, 0, NOWAIT), (TOTAL, new, NOWAIT), (TOKENS, new - total, 0)]
 
 
@@ -99,12 +109,12 @@ def resize(total: int, new: int) -> list[Operation]:
 
 
 def key(name: str) -> int:
-    """31 bits, as key_t is an int on some systems; 0 is IPC_PRIVATE."""
+    """Return 31 bits, since key_t is an int on some systems. Never 0, which is IPC_PRIVATE."""
     return crc32(b"named_semaphores:" + os.fsencode(name)) & 0x7FFFFFFF or 1
 
 
 def words(name: str) -> list[int]:
-    """Return the name in words of 15 bits, none of which is 0: each has a whole byte of it, or some of the end mark."""
+    """Return the name, and an end mark, in words of 15 bits. No word is 0: each has a whole byte of the name, or bits of the mark."""
     data = os.fsencode(name) + b"\xff"
     count = -(-len(data) * 8 // 15)
     number = int.from_bytes(data, "big") << count * 15 - len(data) * 8
@@ -112,7 +122,7 @@ def words(name: str) -> list[int]:
 
 
 def name_of(stored: Iterable[int]) -> str | None:
-    """Return the name that is stored in these words; None if it is none."""
+    """Return the name in these words, or None if there is no name in them."""
     number = count = 0
     for word in stored:
         number, count = number << 15 | word, count + 15
@@ -176,16 +186,27 @@ def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
     return semid, ctypes.byref(array), c_size_t(len(operations))
 
 
-class Gone(OSError):
+class _Next(c_void_p):
+    from_param = next  # called with an iterator, in C
+
+
+class _Ignored(c_int):
+    from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
+
+
+class Removed(OSError):
     """The set was removed."""
 
 
 class SysV:
     """The System V semaphore calls of one library.
 
-    ``semop`` and ``semtimedop`` are for the class that takes and gives tokens, with what ``Set.take`` and so on return as arguments. They let
-    other threads run, and ``ctypes.get_errno()`` has the errno. ``semop_now`` is for calls that cannot wait: it keeps the GIL, has no errno,
-    and costs less. All return 0 or -1. ``semtimedop`` is None where there is none; ``timeout`` makes its last argument.
+    ``semop``, ``semop_now`` and ``semtimedop`` are ctypes functions for the class that acquires and releases. ``Set.take`` and the like
+    return their arguments. All return 0, or -1 if they fail.
+
+    - ``int semop(int semid, struct sembuf *sops, size_t nsops)`` releases the GIL; ``ctypes.get_errno()`` has the errno.
+    - ``semop_now``: the same for operations that cannot wait. It keeps the GIL, has no errno, and is faster.
+    - ``int semtimedop(..., const struct timespec *timeout)``: as ``semop``, waits at most ``timeout(seconds)``. None where it is missing.
     """
 
     clock = staticmethod(time.monotonic)
@@ -200,21 +221,32 @@ class SysV:
         self.system = system
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do for both
         self._semget = self._function("semget", c_long, c_int, c_int)
-        # int semctl(int semid, int semnum, int cmd, ... /* union semun */);  NetBSD's plain one is for programs of before 5.0
-        # Three are declared, so that ctypes makes a variadic call: Apple's arm64 passes the other on the stack. The other is always a
-        # pointer: an int would be in the wrong half of the union on big-endian machines.
+        # int semctl(int semid, int semnum, int cmd, ... /* union semun */);  NetBSD's plain one is for programs built before 5.0
+        # Three parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the fourth on the stack. The fourth is
+        # always a pointer here: an int would be in the wrong half of the union on 64-bit big-endian machines.
         self._semctl = self._function("__semctl50" if hasattr(lib, "__semctl50") else "semctl", c_int, c_int, c_int)
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop", c_int, c_void_p, c_size_t)
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
+        self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, _Ignored, _Ignored, _Ignored)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
-        # On 32 bits the plain symbols of glibc and musl keep the 32-bit time of old binaries. The others' long is padded there, and on
-        # big-endian machines the padding comes first: an int64 is both.
+        # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries. The other symbols take a padded long, whose
+        # padding is first on big-endian machines: an int64 fits both.
         plain, wide = _timespec(system.time_t, c_long), _timespec(c_int64, c_int64)
         timed = (("__semtimedop64", wide), ("__semtimedop_time64", wide), ("semtimedop", plain))
         symbol, self._timespec = next(((symbol, timespec) for symbol, timespec in timed if hasattr(lib, symbol)), (None, plain))
         self.has_timed_wait = symbol is not None
         self.semtimedop = self._function(symbol, c_int, c_void_p, c_size_t, c_void_p) if symbol else None
+
+    def semop_leaving(self, result: Any) -> Any:
+        """Return semop once more, as the end of a with statement.
+
+        It takes an iterator instead of the operations, which gives their pointer; drops the exception's three arguments; and returns what
+        ``result`` returns for the status.
+        """
+        function = self._leaving(self._address("semop"))
+        function.restype = result
+        return function
 
     def _address(self, symbol: str) -> int:
         return ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
@@ -226,14 +258,14 @@ class SysV:
         """Return the last argument of ``semtimedop``."""
         return ctypes.byref(self._timespec(*divmod(max(0, int(seconds * 1_000_000_000)), 1_000_000_000)))
 
-    # The calls, each of which raises a bare OSError if it fails, and Gone if the set was removed. A model in the tests has calls of its own.
+    # The calls. Each raises an OSError without a name if it fails: Removed if the set was removed. The model in the tests replaces them.
 
     def get(self, key: int, size: int, flags: int) -> int:
-        """Return the id of the key's set. EINVAL if it has fewer semaphores."""
+        """Return the id of the key's set. EINVAL if the set has fewer semaphores than ``size``."""
         return _checked(self._semget, key, size, flags)
 
     def operate(self, semid: int, operations: list[Operation]) -> bool:
-        """Carry out the operations. Return whether they were: not if one of them would have to wait, and must not."""
+        """Carry out the operations. Return False if one of them would have to wait and has NOWAIT."""
         try:
             self._on_set(self.semop, *arguments(semid, operations))
         except BlockingIOError:
@@ -241,7 +273,7 @@ class SysV:
         return True
 
     def wait(self, semid: int, operations: list[Operation], seconds: float) -> bool:
-        """The same, but wait until they can be, or the time is over. A signal ends it with InterruptedError."""
+        """As ``operate``, but wait for so long where NOWAIT is missing. InterruptedError if a signal arrives."""
         if self.semtimedop:
             try:
                 self._on_set(self.semtimedop, *arguments(semid, operations), self.timeout(seconds))
@@ -269,7 +301,7 @@ class SysV:
         return self._on_set(self._semctl, semid, number, self.system.GETPID)
 
     def values(self, semid: int, size: int) -> list[int] | None:
-        """Return all values of a set. None if it has more semaphores than that: GETALL would write past the end of the array."""
+        """Return all values of a set with ``size`` semaphores; None if it has more, since GETALL would write past the end of the array."""
         try:
             _checked(self._semctl, semid, size, self.system.GETVAL)
         except OSError as error:
@@ -282,8 +314,8 @@ class SysV:
         return list(array)
 
     def may_remove(self, semid: int) -> bool:
-        """Whether this process may remove the set. IPC_SET wants the same right, and changes nothing if it sets what is there."""
-        status = ctypes.create_string_buffer(1024)  # a semid_ds, of some hundred bytes; nothing here looks into it
+        """Return whether this process may remove the set. IPC_SET needs the same right; here it sets what IPC_STAT returned."""
+        status = ctypes.create_string_buffer(1024)  # a semid_ds has at most some hundred bytes
         try:
             self._on_set(self._semctl, semid, 0, self.system.IPC_STAT, ctypes.byref(status))
             self._on_set(self._semctl, semid, 0, self.system.IPC_SET, ctypes.byref(status))
@@ -294,21 +326,32 @@ class SysV:
     def remove(self, semid: int) -> None:
         self._on_set(self._semctl, semid, 0, self.system.IPC_RMID)
 
+    def remove_unused(self, semid: int, operations: list[Operation]) -> bool:
+        """Remove the set if ``operations`` (REMOVE_IDLE or REMOVE_UNUSED) can be done. Return whether it was removed.
+
+        The set must be ready: a newcomer could make it ready in spite of the mark. And this process must have the right to remove it.
+        """
+        if self.operate(semid, operations):
+            self.remove(semid)
+            return True
+        return False
+
     def _on_set(self, function: Any, semid: int, *arguments: Any) -> int:
         try:
             return _checked(function, semid, *arguments)
         except OSError as error:
-            # The BSDs' EINVAL may also mean that this process has too many sums for the kernel to remember.
-            if error.errno == errno.EIDRM or (error.errno == errno.EINVAL and self._is_gone(semid)):
-                raise Gone(errno.ENOENT, "it was removed") from None
-            raise
+            raise self.removed(error.errno, semid) or error from None
 
-    def _is_gone(self, semid: int) -> bool:
-        try:
-            _checked(self._semctl, semid, TOKENS, self.system.GETVAL)
-        except OSError as error:
-            return error.errno in (errno.EINVAL, errno.EIDRM)
-        return False
+    def removed(self, error: int | None, semid: int) -> Removed | None:
+        """Return the exception if this errno means that the set was removed."""
+        if error == errno.EINVAL:  # on the BSDs and macOS also: this process has too many semaphores to undo
+            try:
+                _checked(self._semctl, semid, TOKENS, self.system.GETVAL)
+            except OSError as reason:
+                error = errno.EIDRM if reason.errno == errno.EINVAL else reason.errno
+        return Removed(errno.ENOENT, "it was removed") if error == errno.EIDRM else None
+
+    # Opening
 
     def open(
         self,
@@ -323,136 +366,126 @@ class SysV:
     ) -> Set:
         """Open the set of this name, which begins with "/".
 
-        ``link`` and ``create``: whichever it takes. ``create`` alone: FileExistsError if somebody has it open, or it is persistent. ``link``
-        alone: FileNotFoundError if neither. ``anew``: remove the one there is, whoever waits on it, and create one.
+        ``link`` and ``create``: link to the set, or create it. ``create`` only: FileExistsError if it is open in any process, or persistent.
+        ``link`` only: FileNotFoundError if it is neither. ``anew``: remove the set if there is one, and create it.
 
-        ``total``: how many tokens it has if it is created (None: 1). An existing one must have begun with as many (None: with any), else
-        ValueError. ``persist``: it stays without users from now on. ``mode``: its permissions, which the umask does not cut.
+        ``total``: the number of tokens, 1 to MAX_TOKENS. ValueError if the set was created with another. None: 1, or any.
+        ``persist``: from now on, the set stays without users. ``mode``: permissions of a new set, whatever the umask.
         """
-        give_up = 0.0
         while True:
             try:
-                opened = self._try_to_open(name, total, link, create, anew, mode)
-                if opened is None:
-                    continue
-                if persist:
-                    self.operate(opened.id, STAY)
-                return opened
-            except Gone:
-                continue
-            except _BeingRemoved as error:
-                # Another user's, who removes it now, or died in the middle of it.
-                give_up = give_up or self.clock() + 1
-                if self.clock() > give_up:
-                    raise self.failure(error, name) from None
-                self.sleep(0.001)
+                opened = self._try_to_open(name, total, link and not anew, create or anew, anew, mode)
+                if opened is not None:
+                    if persist:
+                        self.operate(opened.id, STAY)
+                    return opened
+            except Removed:
+                pass
             except OSError as error:
                 raise self.failure(error, name) from None
 
     def _try_to_open(self, name: str, total: int | None, link: bool, create: bool, anew: bool, mode: int) -> Set | None:
-        """Return None where another process came between."""
+        """Return None if another process interfered: then try again."""
         stored = words(name)
         size = NAME + len(stored)
-        is_new = False
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, "")
         try:
             semid = self.get(key(name), size, 0)
         except FileNotFoundError:
-            if not (create or anew):
-                raise
-            made = self._make(key(name), size, mode)
-            if made is None:
-                return None
-            semid, is_new = made, True
+            return self._begin(name, total, mode, stored) if create else _refuse(errno.ENOENT)
         except OSError as error:
             raise _foreign(name) if error.errno == errno.EINVAL else error from None
-        if anew and not is_new:
-            self.remove(semid)
-            return None
-        values = [0] * size if is_new else self.values(semid, size)
+        values = self.values(semid, size)
         if values is None:
             raise _foreign(name, semid)
         if not values[LIVE]:
-            if not (create or anew):
-                raise FileNotFoundError(errno.ENOENT, "")
-            return self._make_ready(semid, name, total or 1, stored)
+            if any(values[:NAME]) or any(word not in (0, right) for word, right in zip(values[NAME:], stored)):
+                raise _foreign(name, semid)
+            return self._make_ready(semid, name, total, stored) if create else _refuse(errno.ENOENT)
         if values[NAME:] != stored:
             raise _foreign(name, semid, values[NAME:])
-        if values[DEAD]:
-            if not self.may_remove(semid):
-                raise _BeingRemoved(errno.EPERM, f"set {semid}, another user's, was removed only half: ipcrm -s {semid}")
+        if anew:
             self.remove(semid)
             return None
+        if values[DEAD] and values[PERSIST]:  # another process is about to remove it
+            self.sleep(0.001)
+            return None
         if not values[USERS] and not values[PERSIST]:
-            if self.may_remove(semid):
-                if self.operate(semid, REMOVE_IDLE):
-                    self.remove(semid)
-                return None
-            return self._take_over(semid, name, total, create, values)
+            return self._replace_idle(semid, name, total, create, values)
         if not link:
-            raise FileExistsError(errno.EEXIST, "")
+            _refuse(errno.EEXIST)
         if total is not None and total != values[LIVE]:
-            hint = "" if values[USERS] else ": it stays without users, so unlink it first"
+            hint = "" if values[USERS] else ": nobody has it open, but it is persistent, so unlink it first"
             raise ValueError(f"{name!r} was created with {values[LIVE]} tokens, not with {total}{hint}")
         return Set(self, name, semid, values[LIVE], False) if self.operate(semid, JOIN) else None
 
-    def _make(self, key: int, size: int, mode: int) -> int | None:
+    def _begin(self, name: str, total: int | None, mode: int, stored: list[int]) -> Set | None:
         try:
-            return self.get(key, size, IPC_CREAT | IPC_EXCL | mode)
+            semid = self.get(key(name), NAME + len(stored), IPC_CREAT | IPC_EXCL | mode)
         except FileExistsError:
             return None
         except OSError as error:
             if error.errno == errno.ENOSPC and remove_idle_sets():  # exec and kill leave idle sets
                 return None
             raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
+        return self._make_ready(semid, name, total, stored)
 
-    def _make_ready(self, semid: int, name: str, total: int, stored: list[int]) -> Set | None:
+    def _make_ready(self, semid: int, name: str, total: int | None, stored: list[int]) -> Set | None:
         wrote = True
         for place in range(0, len(stored), 4):
             wrote &= self.operate(semid, write_name(place, stored[place : place + 4]))
-        if not wrote:  # another process wrote: the same name, or another of this key
+        if not wrote:  # another process did, the same name or another with this key
             values = self.values(semid, NAME + len(stored))
             if values is None or values[NAME:] != stored:
                 raise _foreign(name, semid)
+        total = total or 1
         return Set(self, name, semid, total, True) if self.operate(semid, make_ready(total)) else None
 
-    def _take_over(self, semid: int, name: str, total: int | None, create: bool, values: list[int]) -> Set | None:
-        """Use another user's idle set, which this one may not remove. It must be as a new one would be."""
+    def _replace_idle(self, semid: int, name: str, total: int | None, create: bool, values: list[int]) -> Set | None:
+        if self.may_remove(semid):
+            self.remove_unused(semid, REMOVE_IDLE)
+            return None
         if not create:
-            raise FileNotFoundError(errno.ENOENT, "")
+            _refuse(errno.ENOENT)
+        if values[DEAD]:  # another process is about to remove it
+            self.sleep(0.001)
+            return None
+        # Another user's. It will do if it is as a new one would be.
         if values[TOTAL] != values[LIVE] or total not in (None, values[LIVE]):
-            hint = f"nobody has it open, but set {semid} with {values[LIVE]} tokens is another user's, who can remove it: ipcrm -s {semid}"
+            hint = f"nobody has it open, but only its owner can remove the old one, of {values[LIVE]} tokens: ipcrm -s {semid}"
             raise PermissionError(errno.EPERM, hint)
         return Set(self, name, semid, values[LIVE], True) if self.operate(semid, TAKE_OVER) else None
 
     def failure(self, error: OSError, name: str) -> Exception:
-        """Return the exception for the user: with the name, and what helps."""
+        """Return the exception for the caller: with the name, and a hint that helps."""
         number = error.errno or 0
         if number == errno.ENOSYS:
             return NotImplementedError(_refusal(self.platform))
-        hint = error.strerror or self._hint(number)
+        hint = error.strerror or self._hint(number, name)
         return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
 
-    def _hint(self, number: int) -> str | None:
+    def _hint(self, number: int, name: str) -> str | None:
         limits = self.system.limits
+        if number in (errno.EACCES, errno.EPERM):
+            for set_key, semid, mode, _, uid, gid, _ in _listed():
+                if set_key == key(name):
+                    return f"set {semid} belongs to user {uid}, group {gid}, with mode {mode:04o}"
         return {
-            errno.ENOENT: "nobody has a semaphore of this name open",
-            errno.EEXIST: "somebody has a semaphore of this name open, or it stays without users",
-            errno.EACCES: "it is another user's, and its mode does not let this one",
-            errno.EPERM: "it is another user's",
-            errno.ENOSPC: f"the system's limit of System V semaphores is reached: see {limits}, and ipcs -s for those there are",
+            errno.ENOENT: "no process has a semaphore of this name open",
+            errno.EEXIST: "a process has a semaphore of this name open, or it is persistent",
+            errno.EACCES: "it belongs to another user, and its mode denies access",
+            errno.EPERM: "it belongs to another user",
+            errno.ENOSPC: f"a limit of System V semaphores is reached: ipcs -s lists them, ipcrm removes one, {limits} sets the limit",
             errno.ENOMEM: "the kernel has no memory for it",
-            errno.ENAMETOOLONG: f"a name has at most {LONGEST_NAME} bytes, its slash included, and fewer if {limits} keeps sets small",
-            errno.ERANGE: f"at most {MAX_TOKENS} tokens, and as many opens at once",
-            errno.EINVAL: f"this process has as many System V semaphores in use as {limits} allows",
+            errno.ENAMETOOLONG: f"a name has at most {LONGEST_NAME} bytes with its slash, and fewer if {limits} allows only small sets",
+            errno.ERANGE: f"more than {MAX_TOKENS} tokens or openings, or more tokens than this system allows one process",
+            errno.EINVAL: f"{limits} does not allow one process to use more System V semaphores",
         }.get(number)
 
 
-class _BeingRemoved(OSError):
-    pass
-
-
 def _checked(function: Any, *arguments: Any) -> int:
-    # The errno is taken in C, before a signal handler can make calls of its own.
+    # zip takes the errno in C, before a signal handler can make calls of its own.
     for status, error in zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None)):
         break
     if status == -1:
@@ -460,15 +493,19 @@ def _checked(function: Any, *arguments: Any) -> int:
     return status  # type: ignore[no-any-return]
 
 
+def _refuse(number: int) -> NoReturn:
+    raise OSError(number, "")
+
+
 def _foreign(name: str, semid: int | None = None, stored: Iterable[int] = ()) -> OSError:
     other = name_of(stored)
-    which = "another program's semaphores" if other is None else f"the semaphore {other!r}"
-    where = "" if semid is None else f", set {semid}"
-    return OSError(errno.EEXIST, f"{which}{where}, has the key {key(name):#x}, which this name stands for: use another name")
+    owner = "another program's semaphores have" if other is None else f"the semaphore {other!r} has"
+    where = "" if semid is None else f" (set {semid})"
+    return OSError(errno.EEXIST, f"{owner} the key {key(name):#x}{where}, which this name stands for: use another name")
 
 
 class Set:
-    """One opening of a name's set: it counts in USERS until ``leave()``, or until this process ends."""
+    """One opening of a set. It counts in USERS until ``leave()``, or until the process ends."""
 
     def __init__(self, library: SysV, name: str, semid: int, created_with: int, created: bool) -> None:
         self.library = library
@@ -476,10 +513,10 @@ class Set:
         self.id = semid
         self.created = created
         self._created_with = created_with
-        self._joined = [os.getpid()]  # the process that counts in USERS; taken off the list before USERS is lowered, so never lowered twice
+        self._joined = [os.getpid()]  # the process that counts in USERS; list.pop is atomic, so USERS is lowered once
 
     def leave(self) -> None:
-        """Count no longer. The last one out removes the set, if it may, and if it does not stay without users."""
+        """Stop counting. The last process to leave removes the set, if it may, unless the set is persistent."""
         try:
             if self._joined.pop() != os.getpid():
                 return
@@ -489,38 +526,43 @@ class Set:
         try:
             library.operate(semid, LEAVE)
             if library.value(semid, USERS) == 0 and library.value(semid, PERSIST) == 0 and library.may_remove(semid):
-                if library.operate(semid, REMOVE_IDLE):
-                    library.remove(semid)
+                library.remove_unused(semid, REMOVE_IDLE)
         except OSError:
-            pass  # removed; or the kernel lowers USERS when this process ends
+            pass  # The set was removed. Or this process lost its rights to it; then the kernel lowers USERS when the process ends.
 
     def rejoin(self) -> None:
-        """In a child of fork: count for this process too. FileNotFoundError if the set was removed meanwhile."""
-        if self._joined == [os.getpid()]:
-            return
+        """In a child of fork: count for this process too. FileNotFoundError if the set was removed."""
+        self._joined = []  # in another PID namespace the child may have its parent's process number
         try:
             if not self.library.operate(self.id, JOIN):
-                raise Gone(errno.ENOENT, "it was removed")
+                raise Removed(errno.ENOENT, "it was removed")
         except OSError as error:
             raise self.failure(error) from None
         self._joined = [os.getpid()]
 
-    # Arguments for ``semop``.
+    # Arguments of ``semop``. Operations on several tokens take all of them or none.
 
     def take(self, n: int = 1) -> tuple[Any, ...]:
-        """To wait for n tokens, all at once."""
         return arguments(self.id, take(n))
 
     def try_to_take(self, n: int = 1) -> tuple[Any, ...]:
-        """To take n tokens if they are free, all at once."""
+        """As ``take``, but fail with EAGAIN instead of waiting."""
         return arguments(self.id, take(n, NOWAIT))
 
     def give(self, n: int = 1) -> tuple[Any, ...]:
         return arguments(self.id, give(n))
 
     def nothing(self) -> tuple[Any, ...]:
-        """To change nothing, without a wait."""
+        """Change nothing, and do not wait."""
         return arguments(self.id, NOTHING)
+
+    def is_gone(self) -> bool:
+        """Whether it was removed."""
+        try:
+            self.library.value(self.id, TOKENS)
+        except Removed:
+            return True
+        return False
 
     def value(self) -> int:
         return self._ask(self.library.value, TOKENS)
@@ -544,15 +586,16 @@ class Set:
             raise self.failure(error) from None
 
     def resize(self, total: int, timeout: float | None = None) -> bool:
-        """Let there be so many tokens for everybody, in one step. If it is fewer, wait until enough are free; return False if they are not."""
+        """Change the number of tokens, in one step. A smaller number waits until enough are free; return False if that takes too long."""
         library = self.library
         deadline = None if timeout is None else library.clock() + timeout
+        most = SLICE if library.has_timed_wait else 0.02  # a poll does not notice that another process has resized
         try:
             while True:
                 before = library.value(self.id, TOTAL)
                 if before == total:
                     return True
-                left = SLICE if deadline is None else max(0.0, min(SLICE, deadline - library.clock()))
+                left = most if deadline is None else max(0.0, min(most, deadline - library.clock()))
                 try:
                     if library.wait(self.id, resize(before, total), left):
                         return True
@@ -564,7 +607,7 @@ class Set:
             raise self.failure(error) from None
 
     def wait_taking(self, n: int, seconds: float | None) -> int:
-        """Take n tokens, waiting for so long (None: for ever). Return 0, or EAGAIN."""
+        """Take n tokens. Return 0, or EAGAIN if they are not free in time. ``seconds`` None: wait for ever."""
         library = self.library
         deadline = None if seconds is None else library.clock() + seconds
         try:
@@ -581,19 +624,16 @@ class Set:
             raise self.failure(error) from None
 
     def remove(self) -> None:
-        """Remove the set: whoever waits fails with EIDRM."""
+        """Remove the set. Waiters fail with EIDRM."""
         try:
             self.library.remove(self.id)
         except OSError as error:
             raise self.failure(error) from None
 
     def failure(self, error: OSError | int) -> Exception:
-        """Return the exception for a call on this set that failed; for the errno of ``semop`` too."""
+        """Return the exception for a failed call on this set, or for the errno of a failed ``semop``."""
         if not isinstance(error, OSError):
-            if error == errno.EIDRM or (error == errno.EINVAL and self.library._is_gone(self.id)):
-                error = Gone(errno.ENOENT, "it was removed")
-            else:
-                error = OSError(error, "")
+            error = self.library.removed(error, self.id) or OSError(error, "")
         return self.library.failure(error, self.name)
 
 
@@ -601,7 +641,7 @@ _found: SysV | None = None
 
 
 def system() -> SysV:
-    """Return the running system's calls. NotImplementedError, without a call, where there are none or they kill the process."""
+    """Return the running system's calls. NotImplementedError, before any call, where they are missing or kill the process."""
     global _found
     if _found is None:
         _found = load()
@@ -609,8 +649,7 @@ def system() -> SysV:
 
 
 def load(platform: str = sys.platform) -> SysV:
-    # Before 3.13 Android's platform is "linux". There, and on Cygwin without its server, a call ends the process with SIGSYS.
-    if hasattr(sys, "getandroidapilevel"):
+    if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
     if not any(platform.startswith(prefix) for prefix in _SYSTEMS):
         raise NotImplementedError(_refusal(platform))
@@ -621,11 +660,14 @@ def load(platform: str = sys.platform) -> SysV:
 
 
 def _refusal(platform: str) -> str:
-    return f"this system ({platform}) has no System V semaphores that a RobustSemaphore could use: use NamedSemaphore"
+    if platform.startswith(("cygwin", "msys", "android")):
+        # Cygwin without cygserver, and Android's seccomp filter, answer with SIGSYS.
+        return f"a System V semaphore call can kill the process on this system ({platform}): use NamedSemaphore if it works here"
+    return f"this system ({platform}) has no System V semaphores" + ("; run Python under WSL" if platform == "win32" else "")
 
 
 class Listed:
-    """A set of ours, or, where this user may not read it, maybe another program's: then all its values are None."""
+    """A set of this package. Or, if this user may not read it, possibly another program's: then the name and the values are None."""
 
     name: str | None = None
     free: int | None = None
@@ -633,7 +675,7 @@ class Listed:
     created_with: int | None = None
     users: int | None = None
     waiting: int | None = None
-    stays: bool | None = None
+    persistent: bool | None = None
     last: int | None = None  # the process that last took or gave a token
 
     def __init__(self, semid: int, mode: int, uid: int, gid: int, ctime: int) -> None:
@@ -641,44 +683,40 @@ class Listed:
         self.mode = mode
         self.uid = uid
         self.gid = gid
-        self.ctime = ctime  # seconds since 1970
+        self.ctime = ctime  # of the creation, in seconds since 1970
 
 
 def list_sets() -> list[Listed]:
-    """Return the sets there are, on Linux. FileNotFoundError where the system does not list them."""
+    """Return the sets, idle ones too. Empty where the system has no /proc/sysvipc/sem, which is Linux's."""
     library = system()
     sets = []
-    with open("/proc/sysvipc/sem", encoding="ascii") as lines:
-        next(lines)
-        for line in lines:
-            its_key, semid, mode, size, uid, gid, _cuid, _cgid, _otime, ctime = line.split()
-            listed = Listed(int(semid), int(mode, 8), int(uid), int(gid), int(ctime))
-            if int(its_key) <= 0 or int(size) <= NAME:
+    for set_key, semid, mode, size, uid, gid, ctime in _listed():
+        listed = Listed(semid, mode, uid, gid, ctime)
+        if set_key <= 0 or size <= NAME:
+            continue
+        try:
+            values = library.values(semid, size)
+            if values is None or not values[LIVE]:
                 continue
-            try:
-                values = library.values(listed.id, int(size))
-                if values is None or not values[LIVE]:
-                    continue
-                listed.name = name_of(values[NAME:])
-                if listed.name is None or key(listed.name) != int(its_key):
-                    continue
-                listed.free, listed.total, listed.users = values[TOKENS], values[TOTAL], values[USERS]
-                listed.created_with, listed.stays = values[LIVE], bool(values[PERSIST])
-                listed.waiting, listed.last = library.waiters(listed.id, TOKENS), library.last(listed.id, TOKENS)
-            except Gone:
+            name = name_of(values[NAME:])
+            if name is None or key(name) != set_key:
                 continue
-            except PermissionError:
-                pass
-            sets.append(listed)
+            listed.waiting, listed.last = library.waiters(semid, TOKENS), library.last(semid, TOKENS)
+        except Removed:
+            continue
+        except PermissionError:
+            pass
+        else:
+            listed.name, listed.created_with = name, values[LIVE]
+            listed.free, listed.total = values[TOKENS], values[TOTAL]
+            listed.users, listed.persistent = values[USERS], bool(values[PERSIST])
+        sets.append(listed)
     return sets
 
 
 def _idle(names: Container[str] | None) -> list[Listed]:
-    try:
-        sets = list_sets()
-    except OSError:  # the system does not list them
-        return []
-    return [listed for listed in sets if not listed.users and (not listed.stays if names is None else listed.name in names) and listed.name]
+    unused = [listed for listed in list_sets() if listed.users == 0]
+    return [listed for listed in unused if (not listed.persistent if names is None else listed.name in names)]
 
 
 def idle_sets(names: Container[str] | None = None) -> list[str]:
@@ -691,9 +729,20 @@ def remove_idle_sets(names: Container[str] | None = None) -> list[str]:
     library, removed = system(), []
     for listed in _idle(names):
         try:
-            if library.may_remove(listed.id) and library.operate(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
-                library.remove(listed.id)
+            if library.may_remove(listed.id) and library.remove_unused(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
                 removed.append(listed.name or "")
         except OSError:  # removed meanwhile
             pass
     return removed
+
+
+def _listed() -> Iterator[tuple[int, int, int, int, int, int, int]]:
+    """Yield each set's key, id, mode, size, user, group and time of creation."""
+    try:
+        with open("/proc/sysvipc/sem", encoding="ascii") as lines:
+            next(lines)
+            for line in lines:
+                set_key, semid, mode, size, uid, gid, _, _, _, ctime = line.split()
+                yield int(set_key), int(semid), int(mode, 8), int(size), int(uid), int(gid), int(ctime)
+    except OSError:  # there is no such file: not Linux, or /proc is missing
+        pass

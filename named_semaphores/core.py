@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from . import _files
-from ._base import RETRY, Flags, Semaphore, check_existence, check_integer, check_name
+from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name
 from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING = False
@@ -57,42 +56,40 @@ class NamedSemaphore(Semaphore):
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = 0o600,
+        mode: int = DEFAULT_MODE,
     ) -> None:
-        self._prepare()
+        # All attributes, and always: CPython leaves no room for those that the first thirty objects of a class did not have, and then gives each
+        # object a dict of its own.
+        self._owner = None
+        self._unlinks = False
+        self._start_closed()
         name = check_name(name)
         check_existence(name, handle_existence)
-        libc = self._libc or _system()
+        libc = self._libc or _running or _system()
         initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
         mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
         self._name = name
         self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
 
-    def _prepare(self) -> None:
-        # All attributes, and always: CPython leaves no room for those that the first thirty objects of a class did not have, and then gives each
-        # object a dict of its own.
-        self._name = self._handle = self._owner = None
-        self._linked = self._unlinks = False
-        self._refuse_calls()
-        self._refuse_exit()
-
     def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> None:
+        owner = None
         while True:  # until no other process has come between two steps
-            ours, owner = _Ours(libc, name), None
             try:
                 if existence is Flags.LINK_OR_CREATE or existence is Flags.RAISE_IF_NOT_EXISTS:
                     try:
                         handle = _link(libc, name)
                         self._linked = True
+                        owner = _owner(_Ours(libc, name, handle)) if unlink_on_delete else None
                         break
                     except FileNotFoundError:
                         if existence is Flags.RAISE_IF_NOT_EXISTS:
                             raise
+                ours = _Ours(libc, name)
                 if unlink_on_delete is None or unlink_on_delete:
                     owner = _owner(ours)  # before it is created, so that no signal leaves a name without an owner
                 try:
-                    handle = _create(libc, name, mode, value, ours.created)
+                    ours.handle = handle = _create(libc, name, mode, value, ours.created)
                     break
                 except FileExistsError:
                     if existence is Flags.RAISE_IF_EXISTS:
@@ -105,9 +102,6 @@ class NamedSemaphore(Semaphore):
             except InterruptedError:  # POSIX allows sem_open to fail so; the signal's handler has run
                 pass
         self._use(handle)
-        ours.handle = handle
-        if self._linked and unlink_on_delete:
-            owner = _owner(ours)
         if owner is not None:
             self._own(owner, handle)
 
@@ -128,7 +122,9 @@ class NamedSemaphore(Semaphore):
             return handle.libc.value(handle)
         except OSError as error:
             if error.errno == errno.ENOSYS:
-                raise NotImplementedError(f"semaphore {self._name!r}: this system ({handle.libc.platform}) does not tell the value") from None
+                raise NotImplementedError(
+                    f"semaphore {self._name!r}: this system ({handle.libc.platform}) does not tell the value"
+                ) from None
             raise explained(error, handle.libc, self.name) from None
 
     @property
@@ -193,8 +189,7 @@ class NamedSemaphore(Semaphore):
         # A status above 0 is the errno itself: see Libc.failure.
         number = error if status < 0 else status
         if number not in RETRY:
-            libc = self._libc or _system()
-            raise oserror(number, libc, self.name)
+            raise oserror(number, self._libc or _system(), self.name)
 
     @classmethod
     def _attributes(cls) -> frozenset[str]:
@@ -204,12 +199,17 @@ class NamedSemaphore(Semaphore):
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
 
 
+_running: Libc | None = None  # the running system's, once it is needed
+
+
 def _system() -> Libc:
+    global _running
     try:
         from ._libc import system  # not with the package: importing ctypes takes as long as all else
     except ImportError as error:  # WASI's Python has no ctypes, an isolated subinterpreter cannot import it
         raise NotImplementedError(f"named semaphores need ctypes, and this Python cannot import it: {error}") from error
-    return system()
+    _running = system()
+    return _running
 
 
 def _owner(ours: _Ours) -> Owner:
@@ -223,11 +223,11 @@ class _Ours:
 
     __slots__ = ("created", "handle", "libc", "name")
 
-    def __init__(self, libc: Libc, name: str) -> None:
+    def __init__(self, libc: Libc, name: str, handle: Handle | None = None) -> None:
         self.libc = libc
         self.name = name
-        self.created: list[Any] = []  # gets what Libc.create opens, in the step that opens it
-        self.handle: Handle | None = None  # the same, opened; keeps the address in use while it is compared
+        self.created: list[tuple[Any, int]] = []  # gets what Libc.create opens, in the step that opens it
+        self.handle = handle  # the same, opened; keeps the address in use while it is compared
 
     def unlink(self) -> None:
         """Unlink the name if it still stands for the same semaphore."""
@@ -240,52 +240,51 @@ class _Ours:
         if self.handle is not None:
             address = self.handle.address
         elif self.created:
-            address = libc.address_of(self.created[0])
+            address = libc.address_of(self.created[0][0])
         else:  # a signal came before it was opened
+            return False
+        if address == libc.sem_failed:
             return False
         if not libc.same_address:
             return True
-        try:
-            return libc.link(os.fsencode(self.name)).address == address
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            # Its mode keeps us from opening it, or descriptors or musl's 256 places are used up.
-            file = _files.path(libc, self.name)
-            if file is not None and libc.platform.startswith("linux"):
-                try:
-                    return _files.is_mapped_at(file, address)
-                except OSError:  # not even /proc can be read
-                    pass
-            raise explained(error, libc, self.name) from None
-
-
-def _encoded(libc: Libc, name: str) -> bytes:
-    encoded = os.fsencode(name)
-    if libc.longest_name is not None and len(encoded) > libc.longest_name:  # some systems say EINVAL
-        raise oserror(errno.ENAMETOOLONG, libc, name)
-    return encoded
+        while True:
+            try:
+                _files.check_linkable(libc, self.name)
+                return libc.link(self.name).address == address
+            except InterruptedError:  # see _open
+                pass
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # it is no semaphore, so not this one
+                    return False
+                # musl's 256 places are used up, its mode keeps us from opening it, or another process has a lease on it.
+                file = _files.path(libc, self.name)
+                if file is not None and libc.platform.startswith("linux"):
+                    try:
+                        return _files.is_mapped_at(file, address)
+                    except OSError:  # no descriptor is left, or /proc cannot be read
+                        pass
+                raise explained(error, libc, self.name) from None
 
 
 def _link(libc: Libc, name: str) -> Handle:
-    encoded = _encoded(libc, name)
     try:
         _files.check_linkable(libc, name)
-        return libc.link(encoded)
+        return libc.link(name)
     except OSError as error:
         raise open_error(error, libc, name) from None
 
 
-def _create(libc: Libc, name: str, mode: int, value: int, created: list[object]) -> Handle:
-    encoded = _encoded(libc, name)
+def _create(libc: Libc, name: str, mode: int, value: int, created: list[tuple[Any, int]]) -> Handle:
     try:
-        return libc.create(encoded, mode, value, created)
+        return libc.create(name, mode, value, created)
     except OSError as error:
         raise open_error(error, libc, name, creating=True) from None
 
 
 def _unlink(libc: Libc, name: str) -> None:
     try:
-        libc.unlink(os.fsencode(name))
+        libc.unlink(name)
     except OSError as error:
         raise explained(error, libc, name) from None

@@ -89,16 +89,13 @@ def list_semaphores() -> list[SemaphoreInfo]:
 
 
 def list_robust() -> list[SemaphoreInfo]:
-    """Return the robust semaphores that this user may read, sorted by name; on Linux. An idle set is no semaphore, and is not listed.
+    """Return the robust semaphores that this user may read, sorted by name; none but on Linux. An idle set is no semaphore, and is not listed.
 
-    NotImplementedError: this system does not tell, or has none.
+    NotImplementedError: this system has none.
     """
-    try:
-        sets = _sysv.list_sets()
-    except FileNotFoundError:
-        raise NotImplementedError(f"this system ({sys.platform}) cannot list its robust semaphores") from None
+    sets = _sysv.list_sets()
     # A set without a name may be another program's.
-    found = [info for info in sets if info.name is not None and (info.users or info.stays)]
+    found = [info for info in sets if info.name is not None and (info.users or info.persistent)]
     return sorted((_robust(info) for info in found), key=lambda info: info.name)
 
 
@@ -116,7 +113,7 @@ def _robust(found: _sysv.Listed) -> SemaphoreInfo:
         total=found.total,
         waiting=found.waiting,
         users=found.users,
-        stays=found.stays,
+        stays=found.persistent,
     )
 
 
@@ -184,13 +181,13 @@ def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
     if len(start) not in (_files.SIZE, _files.OTHER_SIZE):  # truncated or extended since
         raise ValueError("no semaphore")
     reason = _files.why_no_semaphore(libc, start)
-    return (None, reason) if reason else (_files.value_of(libc, start), None)
+    return (None, reason) if reason else (_value_of(libc, start), None)
 
 
 def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
     """As ``_read``, where only the C library knows the format."""
     try:
-        return libc.value(libc.link(os.fsencode(name))), None
+        return libc.value(libc.link(name)), None
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -217,6 +214,22 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
             for file in shared & files:
                 openers.setdefault(file, []).append(pid)
     return openers, all_pids
+
+
+def _value_of(libc: Libc, start: bytes) -> int:
+    """Return the value that the first bytes of a semaphore's file tell. ValueError: it is other shared memory."""
+    value = int.from_bytes(start[:4], sys.byteorder)
+    # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts waiters. Its 32-bit one: value << 1, and a bit
+    # that says that there are waiters. musl's sem_t is an int[]: the value (its top bit says that there are waiters), waiters, "private" (0).
+    if libc.is_glibc:
+        if start[_files.SIZE // 4 : _files.SIZE // 4 + 4] != _files.PRIVATE:
+            raise ValueError("no semaphore")
+        if _files.SIZE == 16:
+            return value >> 1
+        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
+    if start[8:12] != bytes(4):
+        raise ValueError("no semaphore")
+    return value & 0x7FFFFFFF
 
 
 def is_in_use(name: str) -> bool:

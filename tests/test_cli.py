@@ -22,7 +22,7 @@ from stress.terminals import ENVIRONMENT, PLACE, SECONDS, Terminal
 from support import PREFIX, wait_for
 
 import named_semaphores
-from named_semaphores import NamedSemaphore, _cli, _libc, _sysv, listing
+from named_semaphores import NamedSemaphore, _cli, _libc, _sysv, core, listing
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
 with_glibc = pytest.mark.skipif(not (sys.platform.startswith("linux") and _libc.system().is_glibc), reason="glibc's files")
@@ -350,6 +350,7 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
 
     for module, function in ((listing, "system"), (_sysv, "list_sets"), (_sysv, "system"), (_libc, "system")):
         monkeypatch.setattr(module, function, refuse)
+    monkeypatch.setattr(core, "_running", None)
     assert quick(capfd, "list") == ("", "named-semaphores: this system has none\n", 2)
     assert quick(capfd, "release", "x") == ("", "named-semaphores: this system has none\n", 2)
     assert quick(capfd, "value", "x")[2] == 2

@@ -84,6 +84,7 @@ def test_random_operations_agree_with_a_model(name, full):
         NamedSemaphore(name).unlink()
 
 
+@pytest.mark.refcounts
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc to count mappings in")
 def test_nothing_grows(name, full):
     def cycle():
