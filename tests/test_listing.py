@@ -25,9 +25,7 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/pro
 with_glibc = pytest.mark.skipif(not GLIBC, reason="/dev/shm/sem.NAME")
 with_files = pytest.mark.skipif(LIBC.files is None, reason="this system cannot list")
 
-HOLD = (
-    "from named_semaphores import NamedSemaphore; import sys; sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False); print(); input()"
-)
+HOLD = "from named_semaphores import NamedSemaphore; import sys; sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False); print(flush=True); input()"
 
 
 def found(name, look=list_semaphores):

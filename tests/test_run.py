@@ -517,7 +517,7 @@ def test_it_starts_without_what_takes_long():
 import os, sys
 sys.argv[1:] = ["run", sys.argv[1], "true"]
 def tell(*arguments):
-    print([name for name in ("argparse", "enum", "re", "shutil", "signal", "subprocess", "typing") if name in sys.modules])
+    print([name for name in ("argparse", "enum", "re", "shutil", "signal", "subprocess", "typing") if name in sys.modules], flush=True)
     os._exit(0)
 os.execv = tell
 from named_semaphores.__main__ import main
