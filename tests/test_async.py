@@ -12,6 +12,7 @@ import threading
 import time
 import unittest
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from kinds import bound, exists, tokens
@@ -192,6 +193,18 @@ def test_a_task_that_is_cancelled_with_a_token_on_its_way_has_none(sem):
     assert_nothing_is_left(sem, 1)
 
 
+def test_a_token_on_its_way_to_a_cancelled_task_goes_to_the_next(sem):
+    async def main():
+        first, second = await begin(sem), await begin(sem)
+        sem.release()
+        time.sleep(0.05)  # it is on its way to the first
+        first.cancel()
+        assert await asyncio.wait_for(second, 60)
+
+    asyncio.run(main())
+    assert_nothing_is_left(sem, 0)
+
+
 def new_eager_loop():
     loop = asyncio.new_event_loop()
     loop.set_task_factory(asyncio.eager_task_factory)
@@ -271,7 +284,14 @@ def test_a_loop_that_is_closed_while_tasks_wait_keeps_nothing(sem, name):
     assert_nothing_is_left(sem, 1)
 
 
-def test_a_loop_that_stands_still_keeps_no_token(sem):
+@pytest.fixture
+def quick(monkeypatch):
+    """Let the thread look every 10 ms whether its loop runs, and take slices of a millisecond."""
+    monkeypatch.setattr(_async, "_CHECK", 0.01)
+    monkeypatch.setattr(_async, "_SLICES", (1_000_000, 1_000_000))
+
+
+def test_a_loop_that_stands_still_keeps_no_token(sem, quick):
     loop = asyncio.new_event_loop()
     waiter = loop.create_task(sem.acquire_async())
     loop.run_until_complete(asyncio.sleep(0.05))
@@ -283,6 +303,34 @@ def test_a_loop_that_stands_still_keeps_no_token(sem):
     assert loop.run_until_complete(asyncio.wait_for(waiter, 60))  # it goes on where it stopped
     loop.close()
     assert_nothing_is_left(sem, 0)
+
+
+def test_a_busy_loop_gets_its_token_later(sem, quick):
+    async def main():
+        waiter = await begin(sem)
+        sem.release()
+        time.sleep(0.05)
+        assert await asyncio.wait_for(waiter, 60)
+
+    asyncio.run(main())
+    assert_nothing_is_left(sem, 0)
+
+
+def test_a_token_on_its_way_is_given_once(sem, quick):
+    # The thread gives it back while the loop begins to run again: whoever is first has it.
+    loop = asyncio.new_event_loop()
+    queue = _async._Queue(loop, sem, sem._handle)
+    queue.waiters[loop.create_future()] = None
+    queue._deliver()  # too late: the thread has given it back
+    assert tokens(sem) == 0
+
+    def arrive(seconds):
+        queue.arrived.clear()
+
+    queue.delivered = SimpleNamespace(clear=list, wait=arrive)
+    queue._send()  # too late: it has arrived
+    assert tokens(sem) == 0
+    loop.close()
 
 
 END = {

@@ -9,6 +9,7 @@ import copy
 import errno
 import functools
 import gc
+import inspect
 import itertools
 import math
 import multiprocessing
@@ -607,6 +608,10 @@ def test_an_object_whose_constructor_failed_refuses(kind):
         with pytest.raises(ValueError, match="is closed"):
             use()
     sem.close()
+
+
+def test_help_shows_the_mode_in_octal(kind):
+    assert " = 0o600" in str(inspect.signature(kind.cls))
 
 
 def test_it_can_be_referred_to_weakly_compared_and_hashed(sem):

@@ -218,6 +218,25 @@ def test_unlink_leaves_the_semaphore_to_those_who_have_it(kind, sem):
     link.close()
 
 
+@pytest.mark.native
+def test_a_creation_that_a_signal_interrupts_leaves_no_name(kind, name, monkeypatch):
+    # Between the step that creates the semaphore and the constructor's end.
+    class Struck(Exception):
+        pass
+
+    def strike(*_):
+        raise Struck
+
+    monkeypatch.setattr(type(kind.libc), "_opened", strike)
+    with pytest.raises(Struck) as raised:
+        kind.cls(name, 1, Flags.RAISE_IF_EXISTS)
+    monkeypatch.undo()
+    assert kind.exists(name)
+    del raised  # and with it the constructor's frame
+    gc.collect()
+    assert not kind.exists(name)
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_clean_up_leaves_a_successor_where_the_system_can_tell_it_apart(kind, name, closed):
     sem = kind.cls(name, 1)

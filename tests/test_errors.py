@@ -381,6 +381,9 @@ for number, argument in ((2, 1), (257, 2)):  # open, openat
 attempt(lambda: open("/dev/shm/" + name[1:], "w"))
 attempt(lambda: NamedSemaphore(name + "x"))
 attempt(lambda: NamedSemaphore(name + "x", handle_existence=Flags.RAISE_IF_NOT_EXISTS))
+print(repr(notes), flush=True)
+sem.close()
+os._exit(0)  # other ends may create files
 """
     refused, *linked = on_this_machine(SECCOMP + code, name)
     assert refused[0] == "PermissionError"

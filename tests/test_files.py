@@ -128,6 +128,14 @@ def test_a_file_on_which_a_process_has_a_lease_is_not_waited_for(name, path):
     assert path.exists()
 
 
+def test_clean_up_leaves_a_file_that_is_no_semaphore(name, path):
+    sem = NamedSemaphore(name)
+    sem.unlink()
+    path.write_bytes(b"")
+    sem.close()
+    assert path.exists()
+
+
 def test_an_address_that_nothing_is_mapped_at_is_an_error():
     for address in (-4096, 4096):  # on 32 bits addresses may be negative
         with pytest.raises(OSError, match="nothing is mapped"):

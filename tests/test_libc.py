@@ -18,7 +18,7 @@ import pytest
 from kinds import bound
 from support import SLOW, alarm, run_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, _base
+from named_semaphores import NamedSemaphore, _base, _libc
 from named_semaphores._libc import Libc, load, system
 
 if profiles.why_impossible():
@@ -201,6 +201,17 @@ def test_macos_handle_0_is_a_semaphore(name):
     libc.unlink(name)
     with pytest.raises(FileNotFoundError):
         libc.unlink(name)
+
+
+def test_at_the_end_of_the_interpreter_the_kernel_closes():
+    # A generator may still be finalized then, and leave its with statement.
+    closed = []
+    mapping = _libc._Mapping(4096, closed.append)
+    mapping.__del__(lambda: True)
+    assert closed == []
+    del mapping
+    gc.collect()
+    assert closed == [4096]
 
 
 @pytest.mark.parametrize(("told", "value"), [(-3, 0), (0, 0), (7, 7)])

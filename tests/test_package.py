@@ -36,7 +36,7 @@ sys.modules["ctypes"] = sys.modules["_ctypes"] = None
 sys.platform = sys.argv[1]
 """
 USE = """
-import named_semaphores
+import named_semaphores, named_semaphores._names
 from named_semaphores import NamedSemaphore
 print(*[flag.name for flag in NamedSemaphore.Flags])
 for make in (lambda: NamedSemaphore("/jobs"), lambda: NamedSemaphore("jobs", 3, NamedSemaphore.Flags.UNLINK_AND_CREATE)):
@@ -137,7 +137,7 @@ interpreters.destroy(made)
 @pytest.mark.skipif(sys.version_info < (3, 12) or sys.implementation.name != "cpython", reason="no isolated interpreters before 3.12")
 def test_an_isolated_subinterpreter_works_or_says_why_not(name):
     done = run_python(ISOLATED, name)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     if done.stdout != "works\n":
         assert done.stdout.startswith("named semaphores need ctypes, and this Python cannot import it: ")
         assert "subinterpreter" in done.stdout

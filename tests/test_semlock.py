@@ -54,11 +54,12 @@ def test_multiprocessing_is_not_imported(name):
     # Its resource tracker unlinks other processes' names.
     code = """
 import sys
+before = set(sys.modules)
 from named_semaphores import NamedSemaphore
 sem = NamedSemaphore(sys.argv[1])
 with sem:
     assert not sem.acquire(timeout=0.01)
-print([module for module in sys.modules if module.startswith("multiprocessing")])
+print([module for module in set(sys.modules) - before if module.startswith("multiprocessing")])
 """
     done = run_python(code, name)
     assert (done.stdout, done.stderr) == ("[]\n", "")
