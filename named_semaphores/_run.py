@@ -190,22 +190,24 @@ def _wait(opened: Set, operations: list[Any], timeout: float | None) -> bool:
 
 
 def _tell_later(opened: Set, n: int, total: int) -> None:
-    """After a second, say that this process waits. A thread does that, so that the wait keeps its place in the queue; exec ends the thread."""
+    # By a thread, so that the wait keeps its place in the queue. exec ends the thread.
     import _thread
 
-    def tell() -> None:
-        time.sleep(_SILENCE)
-        try:
-            waiting = opened.waiting()
-        except OSError:  # removed
-            return
-        if waiting:
-            complain(f"waiting for {n} of {total} tokens of {opened.name} ({waiting} wait{'s' if waiting == 1 else ''})")
-
     try:
-        _thread.start_new_thread(tell, ())
+        _thread.start_new_thread(_tell, (opened, n, total))
     except RuntimeError:  # this user's limit of threads
         pass
+
+
+def _tell(opened: Set, n: int, total: int) -> None:
+    """After a second, say that this process waits."""
+    time.sleep(_SILENCE)
+    try:
+        waiting = opened.waiting()
+    except OSError:  # removed
+        return
+    if waiting:
+        complain(f"waiting for {n} of {total} tokens of {opened.name} ({waiting} wait{'s' if waiting == 1 else ''})")
 
 
 # --- The command --------------------------------------------------------------------------------------------------------------------
@@ -219,9 +221,6 @@ def _execute(command: list[str]) -> int:
     except OSError as error:
         complain(OSError(error.errno, error.strerror, command[0]))
         return _NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else _CANNOT_EXECUTE
-    except ValueError as error:  # an empty command name on some systems
-        complain(f"{command[0]!r}: {error}")
-    return _CANNOT_EXECUTE
 
 
 def _execvp(command: list[str]) -> None:
