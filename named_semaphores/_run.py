@@ -16,7 +16,7 @@ from ._check import check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, TypeVar
+    from typing import Any, Callable, NoReturn, TypeVar
 
     from ._sysv import Set
 
@@ -223,7 +223,7 @@ def _execute(command: list[str]) -> int:
         return _NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else _CANNOT_EXECUTE
 
 
-def _execvp(command: list[str]) -> None:
+def _execvp(command: list[str]) -> NoReturn:
     """As execvp(3). ``os.execvp`` does not run a script without "#!" by the shell."""
     program = command[0]
     folders = [""] if os.path.dirname(program) else os.environ.get("PATH", os.defpath).split(os.pathsep)
