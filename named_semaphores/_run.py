@@ -226,7 +226,8 @@ def _execute(command: list[str]) -> int:
 def _execvp(command: list[str]) -> NoReturn:
     """As execvp(3). ``os.execvp`` does not run a script without "#!" by the shell."""
     program = command[0]
-    folders = [""] if os.path.dirname(program) else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    is_path = bool(os.path.dirname(program))
+    folders = [""] if is_path else os.environ.get("PATH", os.defpath).split(os.pathsep)
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for folder in folders if program else ():
         path = os.path.join(folder, program)
@@ -235,7 +236,7 @@ def _execvp(command: list[str]) -> NoReturn:
         except OSError as error:
             if error.errno == errno.ENOEXEC and _is_text(path):
                 os.execv("/bin/sh", ["/bin/sh", path, *command[1:]])
-            if path == program or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            if is_path or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 raise
             if error.errno == errno.EACCES and os.path.exists(path):  # false in a folder that this user may not search
                 failure = error

@@ -157,8 +157,9 @@ def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
     assert (result.stdout, result.returncode) == ("found\n", 0)
     result = run(name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/a:{tmp_path}/none"})
     assert result.returncode == 126
-    result = run(name, "script", cwd=tmp_path / "b", env={**ENVIRONMENT, "PATH": ""})  # an empty entry is the current folder
-    assert (result.stdout, result.returncode) == ("found\n", 0)
+    for path, folder in (("", "b"), (f":{tmp_path}/b", "a/.."), (f"{tmp_path}/none:", "b")):  # an empty entry is the current folder
+        result = run(name, "script", cwd=tmp_path / folder, env={**ENVIRONMENT, "PATH": path})
+        assert (result.stdout, result.returncode) == ("found\n", 0)
 
 
 def test_a_folder_of_the_path_that_cannot_be_searched(capfd, monkeypatch):
