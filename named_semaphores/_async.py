@@ -65,6 +65,7 @@ class _Queue:
         ] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
         self.delivered = threading.Event()
         self.polls = False
+        self.is_daemon = threading.current_thread().daemon
 
     async def wait(self, deadline: int | None) -> bool:
         waiter: asyncio.Future[bool] = self.loop.create_future()
@@ -112,6 +113,7 @@ class _Queue:
         """Give a token to the task that has waited longest, or back."""
         for waiter in self.waiters:
             if not waiter.done():
+                del self.waiters[waiter]  # now, and not when its task runs: the thread must not wait for another token meanwhile
                 waiter.set_result(True)
                 return
         self._give_back()
@@ -138,8 +140,8 @@ class _Queue:
             self.arrived.pop()
         except IndexError:  # the thread has given it back
             return
-        self.delivered.set()
         self._hand_over()
+        self.delivered.set()
 
     def _fail(self, error: BaseException) -> None:
         for waiter in self.waiters:
@@ -186,7 +188,9 @@ class _Queue:
             return self.has_thread
 
     def _is_over(self) -> bool:
-        return self.loop.is_closed() or not threading.main_thread().is_alive()
+        """Whether the loop will not run any more. At the interpreter's end one in a daemon thread may say that it runs, frozen."""
+        loop = self.loop
+        return loop.is_closed() or (not threading.main_thread().is_alive() and (self.is_daemon or not loop.is_running()))
 
     def _send(self) -> None:
         """Send a token to the loop, and return when it has arrived. Give it back if nobody waits, or the loop does not run any more."""
@@ -196,7 +200,7 @@ class _Queue:
         self.delivered.clear()
         self.arrived.append(True)
         self._call(self._deliver)
-        while not self.delivered.wait(_CHECK):
+        while self._is_over() or not self.delivered.wait(_CHECK):
             if not self.loop.is_running() or self._is_over():
                 try:
                     self.arrived.pop()

@@ -534,7 +534,7 @@ def _every(interval: float) -> Iterator[None]:
     import select
 
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    os.set_blocking(writing, False)  # type: ignore[attr-defined,unused-ignore]
     signal.set_wakeup_fd(writing)
     signal.signal(_signal.SIGWINCH, lambda signum, frame: None)
     while True:

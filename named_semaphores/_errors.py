@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 
 from . import _files
 
@@ -78,13 +77,3 @@ def _hint(error: int, libc: Libc, name: str) -> str | None:
     if error in (errno.EACCES, errno.EPERM):
         return f"it belongs to user {status.st_uid}, group {status.st_gid}, with mode {stat.S_IMODE(status.st_mode):04o}"
     return None
-
-
-def warn_of_name(error: OSError) -> None:
-    """Say that clean-up could not remove a name, where nobody could catch the exception."""
-    import warnings  # at run time only when needed
-
-    try:
-        warnings.warn(f"a semaphore's name could not be removed: {error}", RuntimeWarning, stacklevel=3)
-    except RuntimeWarning:  # python -W error
-        sys.excepthook(*sys.exc_info())

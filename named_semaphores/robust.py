@@ -8,6 +8,7 @@ list changes in C, in the same step that takes or gives, so that no signal comes
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found,unused-ignore]  # whose functions, other than signal's, are C code
 import ctypes
 import operator
 import os
@@ -43,23 +44,23 @@ class _Held(list):  # type: ignore[type-arg]
 
     __slots__ = ("entry", "inherited", "n")
 
-    def __init__(self, semset: _sysv.Set, n: int) -> None:
+    def __init__(self, entry: Any, n: int, inherited: int = 0) -> None:
         self.n = n
-        self.entry = semset.give(n)[1]
-        self.inherited = 0  # in a child of fork: how many entries its parent had. With statements of then give nothing back
+        self.entry = entry
+        self.inherited = inherited  # in a child of fork: how many entries its parent had
 
 
 class _Holding:
     """What this process holds of one set: all its objects on that set share this."""
 
     def __init__(self, semset: _sysv.Set) -> None:
-        self.lists = {1: _Held(semset, 1)}
+        self.lists = {1: _Held(semset.give(1)[1], 1)}
         self.kept: list[_sysv.Set] = []  # of an object that is gone although tokens are held: keeps the set in use
 
     def held(self, n: int, semset: _sysv.Set) -> _Held:
         with _lock:
             if n not in self.lists:
-                self.lists[n] = _Held(semset, n)
+                self.lists[n] = _Held(semset.give(n)[1], n)
             return self.lists[n]
 
     def tokens(self) -> int:
@@ -86,6 +87,14 @@ class _Holding:
             ones += [ones.entry] * (got - wanted.n)
             wanted += [wanted.entry]
             return True
+
+    def forget(self) -> None:
+        """In a child of fork: hold nothing. What ends its parent's with statements has the old lists, and gives nothing back."""
+        old = self.lists
+        self.lists = {n: _Held(held.entry, n, held.inherited + len(held)) for n, held in old.items()}
+        for held in old.values():
+            held.clear()
+        self.kept.clear()
 
     def end(self, semset: _sysv.Set) -> None:
         """A use of the set ends. It stays as long as tokens are held, so that no other process begins anew."""
@@ -155,8 +164,13 @@ def _leave_all() -> None:
             user.set.leave()
 
 
-def _before_fork() -> None:
-    _lock.acquire()
+# --- Forks --------------------------------------------------------------------------------------------------------------------------------
+
+_pipe: list[int] = []  # its two ends, while this process forks
+_masks: list[Any] = []  # of signals, while this process forks
+
+
+def _open_pipe() -> None:
     if _users:
         try:
             _pipe[:] = os.pipe()
@@ -164,29 +178,27 @@ def _before_fork() -> None:
             pass
 
 
-def _after_fork_in_parent() -> None:
-    """Wait until the child is a user: if this process left before, as the last one, it would remove the set."""
+def _await_child() -> None:
+    """Wait until the child is a user: if the parent left before, as the last user, it would remove the set."""
     ends = _pipe[:]
     _pipe.clear()
-    _lock.release()
     if ends:
         os.close(ends[1])
-        poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
-        poll.register(ends[0])
-        poll.poll(1000)  # until the child closes its end, or dies; a child that is stopped must not stop this process
-        os.close(ends[0])
+        try:
+            poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
+            poll.register(ends[0])
+            poll.poll(100)  # milliseconds; until the child closes its end, or dies. It may be stopped, or busy with hooks of others
+        finally:
+            os.close(ends[0])
 
 
-def _after_fork_in_child() -> None:
+def _begin_child() -> None:
     """A child of fork holds nothing, and is a user of its own."""
     for holding in list(_holdings.values()):
-        for held in holding.lists.values():
-            held.inherited += len(held)
-            held.clear()
-        holding.kept.clear()
+        holding.forget()
     _kept.clear()
     for sem in list(_open.values()):
-        sem._forget_with()
+        sem._renew()
     for user in list(_users):
         try:
             user.set.rejoin()
@@ -195,15 +207,16 @@ def _after_fork_in_child() -> None:
     for end in _pipe:
         os.close(end)
     _pipe.clear()
-    if _users:
-        at_exit(_leave_all)
-    _lock.release()
 
-
-_pipe: list[int] = []  # its two ends, while this process forks
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    # "before" functions are called in the reverse order: lock, block signals, open the pipe. Then the child begins, the parent waits for it, and
+    # both restore their signals, and unlock. A signal handler that raised in between would leave out the rest: so what blocks signals is C code.
+    os.register_at_fork(before=_open_pipe, after_in_child=_begin_child, after_in_parent=_await_child)
+    _block = map(_signal.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(_signal.valid_signals()))
+    _restore = map(_signal.pthread_sigmask, repeat(_signal.SIG_SETMASK), starmap(_masks.pop, repeat(())))
+    os.register_at_fork(before=map(_masks.append, _block).__next__, after_in_child=_restore.__next__, after_in_parent=_restore.__next__)
+    os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release, after_in_parent=_lock.release)
 
 
 class _Giver:
@@ -238,24 +251,17 @@ class _Ended(dict):  # type: ignore[type-arg]
 
     def __init__(self, giver: _Giver) -> None:
         super().__init__({0: None})
-        self.giver: _Giver | None = giver
-        # Each step takes the last entry off the list; NULL if the list is empty, which semop refuses with EFAULT.
-        self._entry = {True: giver.held.pop, False: c_void_p}
-        self.entries = map(_call, map(self._entry.__getitem__, map(bool, repeat(giver.held))))
+        self.giver = giver
 
     def __missing__(self, status: int) -> None:
         giver = self.giver
-        if giver is None:
+        held = giver.held
+        if held is not giver.holding.lists.get(held.n):  # the with statement began before a fork, in the parent
             return
-        if giver.held.inherited:  # of ends that were not bound when the child was forked: an ExitStack's, async with
-            giver.held.inherited -= 1
+        if held.inherited:  # the same; but what ends it was looked up in the child: by an ExitStack, or an async with statement
+            held.inherited -= 1
         elif not giver.set.is_gone():
             giver.give()
-
-    def disable(self) -> None:
-        """Give nothing from now on."""
-        self.giver = None
-        self._entry[True] = c_void_p
 
 
 class _Handle:
@@ -278,12 +284,10 @@ class _Handle:
         self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat((*semset.try_to_take(n)[:2], _FAST_OPERATIONS)))))
         self.posts = giver.posts
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        self.bind_leave()
-
-    def bind_leave(self) -> None:
-        self.ended = ended = _Ended(self.giver)
-        self.leave = partial(self.set.library.semop_leaving(ended.__getitem__), self.set.id, ended.entries, _OPERATIONS)
-        self.leave.opening = self.opening  # type: ignore[attr-defined]
+        # Each step takes the last entry off the list; NULL if the list is empty, which semop refuses with EFAULT.
+        entries = map(_call, map({True: giver.held.pop, False: c_void_p}.__getitem__, map(bool, repeat(giver.held))))
+        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), semset.id, entries, _OPERATIONS)
+        self.leave.opening = opening  # type: ignore[attr-defined]
 
     def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
         return map(_call, map(self._outcomes.__getitem__, statuses))
@@ -325,13 +329,11 @@ class _Robust(Semaphore):
         super()._use(handle)
         _open[id(self)] = self
 
-    def _forget_with(self) -> None:
-        """In a child of fork: with statements that began before it give nothing back."""
+    def _renew(self) -> None:
+        """In a child of fork: take and give by the new lists of what is held."""
         handle: _Handle | None = self._handle
         if handle is not None:
-            handle.ended.disable()
-            handle.bind_leave()
-            self._exit = handle.leave
+            self._use(_Handle(handle.opening, handle.n))
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         if error not in RETRY:
@@ -505,7 +507,10 @@ class RobustSemaphore(_Robust):
         """Return a context manager that takes ``n`` tokens, all or none, and gives them back: ``with sem.tokens(3):``, also async."""
         handle: _Handle = self._open_handle()
         n = check_integer(self._name, "n", n, 1, _sysv.MAX_TOKENS)
-        return self._several.get(n) or self._several.setdefault(n, Tokens(_Handle(handle.opening, n), self.name))
+        tokens = self._several.get(n)
+        if tokens is None or tokens.closed:
+            tokens = self._several[n] = Tokens(_Handle(handle.opening, n), self.name)
+        return tokens
 
     def release(self, n: int = 1) -> None:
         """Give ``n`` tokens back, all or none, in one step that no signal interrupts. Any thread of the process that took them may.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import glob
+import itertools
 import multiprocessing
 import os
 import platform
@@ -54,11 +55,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kind", [profile for profile in all_kinds if profile in chosen], indirect=True)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    # Each test ends with a collection. What was made until here need not be looked through each time.
+def _forget_what_stays() -> None:
+    # Each test ends with a collection. What stays until the end, such as reports, need not be looked through each time.
     gc.collect()
     if hasattr(gc, "freeze"):  # not on PyPy
         gc.freeze()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _forget_what_stays()
+
+
+_tests = itertools.count(1)
+
+
+def pytest_runtest_logfinish() -> None:
+    if next(_tests) % 50 == 0:
+        _forget_what_stays()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -90,7 +103,17 @@ def _left_names() -> list[str]:
     return [path for path in (*glob.glob("/dev/shm/*"), *glob.glob("/tmp/SEMD*")) if PREFIX in path]
 
 
-def _left_sets() -> list[_sysv.Listed]:
+def _set_ids() -> set[str]:
+    try:
+        with open("/proc/sysvipc/sem", encoding="ascii") as file:
+            return {line.split()[1] for line in file}
+    except OSError:
+        return set()
+
+
+def _left_sets(before: set[str]) -> list[_sysv.Listed]:
+    if _set_ids() <= before:  # the listing asks for each set on this machine
+        return []
     try:
         return [listed for listed in _sysv.list_sets() if listed.name is not None and PREFIX in listed.name]
     except NotImplementedError:
@@ -100,19 +123,19 @@ def _left_sets() -> list[_sysv.Listed]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process behind."""
-    before = set(threading.enumerate())
+    threads_before, sets_before = set(threading.enumerate()), _set_ids()
     yield
+    threads = [thread for thread in threading.enumerate() if thread not in threads_before]
+    for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
+        thread.join(5 * SLOW)
+    threads = [thread for thread in threads if thread.is_alive()]
     gc.collect()
     names = _left_names()
     for path in names:
         os.unlink(path)
-    sets = _left_sets()
+    sets = _left_sets(sets_before)
     for listed in sets:
         _sysv.system().remove(listed.id)
-    threads = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
-        thread.join(5 * SLOW)
-    threads = [thread for thread in threads if thread.is_alive()]
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

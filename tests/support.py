@@ -34,10 +34,19 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.001)
 
 
+class Child(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that a failed with statement kills instead of waiting for it."""
+
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
+        if exc_type is not None:
+            self.kill()
+        super().__exit__(exc_type, *rest)
+
+
 def start_python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
     """Start this interpreter on the code, with pipes for its standard streams."""
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], **streams)
+    return Child([sys.executable, "-c", code, *arguments], **streams)
 
 
 def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, float]:

@@ -8,12 +8,11 @@ import errno
 import os
 import stat
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from kinds import file_of, libc_of
-from support import SLOW, start_python
+from support import SLOW, elapsed, start_python
 
 from named_semaphores import NamedSemaphore, _files
 
@@ -124,9 +123,24 @@ def test_a_file_on_which_a_process_has_a_lease_is_not_waited_for(name, path):
             with pytest.raises(OSError, match=f"another process has a lease on its file.*{name}") as raised:
                 NamedSemaphore(name, 1, flag)
             assert raised.value.errno == errno.EAGAIN
-        start = time.monotonic()
-        sem.close()  # it looks whether the name still stands for its own; it compares what is mapped, and leaves the file alone
-        assert path.exists()
-        assert time.monotonic() - start < 10 * SLOW
+        _, seconds = elapsed(sem.close)  # looks whether the name still stands for its own
+        assert seconds < 10 * SLOW
+    assert path.exists()
+
+
+def test_an_address_that_nothing_is_mapped_at_is_an_error():
+    for address in (-4096, 4096):  # on 32 bits addresses may be negative
+        with pytest.raises(OSError, match="nothing is mapped"):
+            _files.is_mapped_at("/dev/shm", address)
+
+
+def test_a_file_is_told_from_its_successor_by_the_mapping(name, path):
+    sem = NamedSemaphore(name)
+    address = sem._handle.address
+    assert _files.is_mapped_at(str(path), address)
+    sem.unlink()
+    assert not _files.is_mapped_at(str(path), address)
+    path.write_bytes(b"\0" * _files.SIZE)
+    assert not _files.is_mapped_at(str(path), address)
     sem.close()
     assert path.exists()

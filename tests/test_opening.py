@@ -81,6 +81,15 @@ def test_musl_opens_256_semaphores_and_says_so(name, rest):
     assert not os.path.exists(file_of(name, MuslSemaphore))
 
 
+def test_musls_successors_are_left_though_they_cannot_be_opened(name, rest):
+    last = MuslSemaphore(name)
+    last.unlink()
+    os.link(file_of(rest[1].name, MuslSemaphore), file_of(name, MuslSemaphore))  # stands for another process's
+    last.close()
+    assert os.path.exists(file_of(name, MuslSemaphore))
+    os.unlink(file_of(name, MuslSemaphore))
+
+
 # --- other processes come between -----------------------------------------------------------------------------------------------------
 
 

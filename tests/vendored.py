@@ -37,7 +37,8 @@ def main(folder: str) -> int:
         subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, check=True)
     command = [sys.executable, "-m", "app._vendor.named_semaphores", "run", name, "--", "true"]
     subprocess.run(command, cwd=folder, check=True)
-    return subprocess.run([*command[:3], "unlink", name], cwd=folder, check=True).returncode
+    # The command's end leaves an idle set, which counts as not there.
+    return subprocess.run([*command[:3], "unlink", "--unused", "--yes", name], cwd=folder, check=True).returncode
 
 
 if __name__ == "__main__":

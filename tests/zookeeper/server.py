@@ -88,8 +88,10 @@ class Server:
 
     def remove(self) -> None:
         """End it, and remove its data."""
-        self.stop(signal.SIGKILL)
-        shutil.rmtree(self._folder)
+        try:
+            self.stop(signal.SIGKILL)
+        finally:
+            shutil.rmtree(self._folder)
 
 
 def main() -> str | None:

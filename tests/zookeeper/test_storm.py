@@ -62,8 +62,9 @@ def test_a_killed_holders_token_comes_back_with_its_sessions_end(server, client,
     )
 
 
+@pytest.mark.timeout(600)
 def test_never_more_inside_than_there_are_tokens(server, client, name, tmp_path, full, tell):
-    tokens, number, seconds = 3, 8, 60 if full else 15
+    tokens, number, seconds = 3, 8, 60 if full else 10
     path = str(tmp_path / "slots")
     with open(path, "wb") as file:
         file.write(bytes(8 * len(FIELDS) * number))

@@ -272,6 +272,7 @@ def test_it_works_in_a_copy_of_the_package(server, tmp_path, name):
     shutil.copytree(package, tmp_path / "app" / "_vendor" / "named_semaphores")
     code = """
 import sys
+sys.path.insert(0, sys.argv[3])
 from kazoo.client import KazooClient
 from app._vendor.named_semaphores.zookeeper import ZooKeeperSemaphore
 assert "named_semaphores" not in sys.modules
@@ -281,7 +282,7 @@ with ZooKeeperSemaphore(sys.argv[2], 1, client=client) as sem:
     print(sem.value)
 client.stop()
 """
-    done = run_python(code, server.address, name, cwd=tmp_path)
+    done = run_python(code, server.address, name, str(tmp_path))
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
@@ -401,12 +402,13 @@ def test_tasks_wait_while_the_loop_runs(client, name):
     assert sem.value == 2
 
 
+@pytest.mark.timeout(600)
 def test_a_cancelled_task_has_no_token_and_leaves_no_node(client, name, full):
     sem = ZooKeeperSemaphore(name, 1, client=client)
 
     async def main():
         held = 0
-        for number in range(2000 if full else 150):
+        for number in range(2000 if full else 100):
             task = asyncio.ensure_future(sem.acquire_async())
             await asyncio.sleep(number % 15 / 1000)
             task.cancel()
@@ -499,8 +501,9 @@ client.stop()
 """
 
 
+@pytest.mark.timeout(600)
 def test_signal_handlers_that_raise_in_a_wait_cost_no_token(server, name, full):
-    number = 3000 if full else 200
+    number = 3000 if full else 100
     done = subprocess.run(
         [sys.executable, "-c", STORM, server.address, name, str(number)], capture_output=True, text=True, timeout=300 * SLOW, check=False
     )
