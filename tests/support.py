@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import itertools
 import os
 import signal
@@ -74,6 +75,8 @@ def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0
     """Let the handler get SIGALRM, after so many seconds and then again and again."""
     # pytest-timeout uses the same signal. Meanwhile a thread of C code sees to it that nothing hangs.
     faulthandler.dump_traceback_later(100 * SLOW, exit=True)
+    gc.collect()
+    gc.disable()  # a signal in a finalizer of other tests' garbage would be swallowed
     before = signal.signal(signal.SIGALRM, handler)
     timer = signal.setitimer(signal.ITIMER_REAL, first, interval)
     try:
@@ -82,6 +85,7 @@ def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)
+        gc.enable()
         faulthandler.cancel_dump_traceback_later()
 
 

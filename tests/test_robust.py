@@ -624,7 +624,7 @@ def test_after_unlink_there_is_nothing_to_acquire(sem):
         ):
             with pytest.raises(FileNotFoundError, match="it was removed"):
                 use()
-    assert repr(sem) == f"<RobustSemaphore {sem.name!r} value=unknown>"
+    assert repr(sem) == f"<{type(sem).__name__} {sem.name!r} value=unknown>"
     assert held(sem) == 0
 
 
@@ -673,7 +673,7 @@ def test_close_under_waiters(Robust, name):
         other.release(3)
     assert results == ["inside"] * 2
     assert (other.value, held(other)) == (3, 0)
-    sem = enter = None
+    sem = None
     wait_for(lambda: collect() or users_of(other) == 1)
     other.close()
 
@@ -1192,10 +1192,12 @@ def storm(sem, count, step, still):
     with alarm(handler):
         while interrupts < count:
             try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * 2e-4)
+                # Again after a while: a signal whose exception a finalizer swallows must not be the last.
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * 2e-4, 0.3)
                 while True:
                     step()
             except Alarm:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 interrupts += 1
             with still():
                 really, believed = sem.initial_value - sem.value, held(sem)
@@ -1244,7 +1246,7 @@ def storm_sizes(full):
 
 
 # Where it is not exact, a signal may come between any two instructions.
-SHARE = 0 if EXACT else 0.05 if not PYPY else 0.5
+SHARE = 0 if EXACT else 0.15 if not PYPY else 0.5
 
 
 def check_storm(outcome, count, statement):
