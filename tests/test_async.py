@@ -174,6 +174,21 @@ def test_a_refusal_at_the_deadline_reaches_the_task(sem, monkeypatch):
     assert_nothing_is_left(sem, 0)
 
 
+def test_a_refusal_reaches_those_that_still_wait(sem):
+    async def main():
+        loop = asyncio.get_running_loop()
+        queue = _async._Queue(loop, sem, sem._handle)
+        done, waiting = loop.create_future(), loop.create_future()
+        queue.waiters.update({done: None, waiting: None})
+        done.set_result(True)
+        queue._fail(error)
+        assert done.result()
+        assert waiting.exception() is error
+
+    error = OSError(errno.EINVAL, "")
+    asyncio.run(main())
+
+
 # --- cancelled ------------------------------------------------------------------------------------------------------------------------
 
 
