@@ -18,9 +18,8 @@ def main() -> NoReturn:
     # settings are lost: they get the default, as in a child of subprocess (restore_signals).
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        if hasattr(_signal, name):
-            _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+    for name in {"SIGPIPE", "SIGXFSZ"}.intersection(dir(_signal)):  # Windows has neither
+        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
 
     words = sys.argv[1:]
     if words[:1] == ["run"]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ._base import Semaphore
 
-# The thread cannot be woken, so its slices are as long as it may hold up the interpreter's end. The kernel gives the tokens of a RobustSemaphore
+# The thread cannot be woken: its slice bounds the delay at the interpreter's end. The kernel gives the tokens of a RobustSemaphore
 # back whatever becomes of the thread: there it is a daemon, which holds up nothing, and keeps its place in the queue as long as other waiters.
 _SLICES = (FIRST_SLICE, LATER_SLICES[0], 250_000_000)  # nanoseconds
 _FIRST_PAUSE = 0.001  # seconds

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: what all semaphores of this package have in common. A subclass opens a handle, whose calls this class makes.
+"""Policy: what all semaphores of this package have in common. Subclasses open a handle; ``Semaphore`` makes its calls.
 
 A signal must not cost a token. CPython runs signal handlers inside most calls, after the C function has returned and before its result is stored:
 ``taken = try_acquire()`` loses the token when the handler raises. A for statement does both in one instruction, which does not look at signals:
-``for taken in tries: break`` (CPython 3.11 and later). Between that and ``return`` there must be no call.
+``for taken in tries: break`` (CPython 3.11 and later). Make no call between the for statement and ``return``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Octal(int):
 
 DEFAULT_MODE = _Octal(0o600)
 
-RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # a call got no token for want of one, or of time, or for a signal
+RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # of a call that got no token: none was free, a signal came, time was over
 
 
 class _Bound(property):
@@ -78,7 +78,8 @@ class Semaphore:
         RAISE_IF_EXISTS: create it; FileExistsError if there is one.
         LINK_OR_CREATE (the default): link to it, or create it if there is none.
         RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
-        UNLINK_AND_CREATE: create it, and unlink the name of an existing one first. Processes that have that one open keep it.
+        UNLINK_AND_CREATE: create it, and unlink an existing one first. Users of an unlinked NamedSemaphore keep it; users of an unlinked
+        RobustSemaphore get FileNotFoundError.
         """
 
         RAISE_IF_EXISTS = 0
@@ -86,7 +87,7 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS = 2
         UNLINK_AND_CREATE = 3
 
-    # These defaults are for an object whose constructor did not run: it is closed, and has a repr. Attributes of the hot path have none:
+    # These defaults are for an object whose constructor did not run: close() and repr() work. Attributes of the hot path have none:
     # CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name.
     _name: str | None = None
     _handle: Any = None
@@ -253,8 +254,8 @@ class Semaphore:
     def close(self) -> None:
         """Close the semaphore. A second call does nothing.
 
-        A thread that waits goes on waiting, and gets its token. Every other use is a ValueError from now on, but a with statement that began
-        before still puts its token back.
+        A thread that waits goes on waiting, and gets its token. Every other use is a ValueError from now on, ``release()`` too; but a with
+        statement that began before puts its token back.
         """
         if self._handle is not None:
             self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
@@ -267,7 +268,7 @@ class Semaphore:
         pass
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. A subclass's own attributes are carried along."""
+        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. The attributes in a subclass's ``__dict__`` are carried along."""
         self._open_handle()
         ours = type(self)._attributes()
         return _linked, (type(self), self._name), {key: value for key, value in self.__dict__.items() if key not in ours}

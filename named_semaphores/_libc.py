@@ -130,7 +130,7 @@ class _Ignored(c_int):
 
 
 class _Mapping:
-    """Closes the semaphore when its last reference goes."""
+    """Closes the semaphore when garbage-collected."""
 
     __slots__ = ("address", "close")
 
@@ -150,9 +150,8 @@ _mappings: set[_Mapping] = set()
 class _Pointer:
     """The semaphore as an argument of C calls, each of which keeps it alive.
 
-    The collector calls the finalizers of all objects it has found before it frees any. A generator suspended inside a with statement may be
-    finalized last, and posts then: the semaphore must not be closed before. ``_mappings`` hides the mapping from the collector until this
-    object's finalizer has run, so that the mapping dies with the last reference to this object.
+    The collector runs all finalizers before it frees anything. A generator suspended inside a with statement may post in its finalizer. So
+    ``_mappings`` keeps the mapping alive until this object's finalizer has run; the mapping is freed with this object.
     """
 
     __slots__ = ("_as_parameter_", "_forget", "_mapping")

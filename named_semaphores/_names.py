@@ -5,9 +5,9 @@ Who frees what, when, and in which process:
 
 | what | by | when | in a child of fork |
 |---|---|---|---|
-| an open POSIX semaphore | SemLock's deallocator, or ``_libc._Mapping`` | its last call and its last object are gone | frees its own copy |
-| an open System V set, as one of its users | ``robust._Opening`` | the same; nothing is held | joined when it was forked |
-| a name, if ``unlink_on_delete`` | ``Owner`` | on ``close()``, or when its object and the with statements in it are gone | never |
+| an open POSIX semaphore | SemLock's deallocator, or ``_libc._Mapping`` | when the last call has returned and the last object was collected | frees its own copy |
+| an open System V set, as one of its users | ``robust._Opening`` | the same, and nothing is held | joined when it was forked |
+| a name, if ``unlink_on_delete`` | ``Owner`` | on ``close()``, or when the object and its with statements were collected | never |
 | a name or set of which a signal's exception, or the interpreter's end, kept that from happening | ``_clean_up_orphans``, ``_clean_up_all`` | when the next one is made; at exit | never |
 
 Whatever else ends the process, the kernel frees the first two.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 _names: set[_Name] = set()  # that are still to be unlinked by this process
-_orphans: list[_Name] = []  # those whose owner is gone; it has unlinked them, or a signal's exception kept it from that
+_orphans: list[_Name] = []  # whose owner was collected. Most are unlinked; a signal's exception may have prevented it
 _at_exit: list[Callable[[], None]] = []  # what this process does at its end
 
 

@@ -16,7 +16,7 @@ from ._check import check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, TypeVar
+    from typing import Any, Callable, NoReturn, TypeVar
 
     from ._sysv import Set
 
@@ -190,22 +190,24 @@ def _wait(opened: Set, operations: list[Any], timeout: float | None) -> bool:
 
 
 def _tell_later(opened: Set, n: int, total: int) -> None:
-    """After a second, say that this process waits. A thread does that, so that the wait keeps its place in the queue; exec ends the thread."""
+    # By a thread, so that the wait keeps its place in the queue. exec ends the thread.
     import _thread
 
-    def tell() -> None:
-        time.sleep(_SILENCE)
-        try:
-            waiting = opened.waiting()
-        except OSError:  # removed
-            return
-        if waiting:
-            complain(f"waiting for {n} of {total} tokens of {opened.name} ({waiting} wait{'s' if waiting == 1 else ''})")
-
     try:
-        _thread.start_new_thread(tell, ())
+        _thread.start_new_thread(_tell, (opened, n, total))
     except RuntimeError:  # this user's limit of threads
         pass
+
+
+def _tell(opened: Set, n: int, total: int) -> None:
+    """After a second, say that this process waits."""
+    time.sleep(_SILENCE)
+    try:
+        waiting = opened.waiting()
+    except OSError:  # removed
+        return
+    if waiting:
+        complain(f"waiting for {n} of {total} tokens of {opened.name} ({waiting} wait{'s' if waiting == 1 else ''})")
 
 
 # --- The command --------------------------------------------------------------------------------------------------------------------
@@ -219,15 +221,13 @@ def _execute(command: list[str]) -> int:
     except OSError as error:
         complain(OSError(error.errno, error.strerror, command[0]))
         return _NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else _CANNOT_EXECUTE
-    except ValueError as error:  # an empty command name on some systems
-        complain(f"{command[0]!r}: {error}")
-    return _CANNOT_EXECUTE
 
 
-def _execvp(command: list[str]) -> None:
+def _execvp(command: list[str]) -> NoReturn:
     """As execvp(3). ``os.execvp`` does not run a script without "#!" by the shell."""
     program = command[0]
-    folders = [""] if os.path.dirname(program) else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    is_path = bool(os.path.dirname(program))
+    folders = [""] if is_path else os.environ.get("PATH", os.defpath).split(os.pathsep)
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     for folder in folders if program else ():
         path = os.path.join(folder, program)
@@ -236,7 +236,7 @@ def _execvp(command: list[str]) -> None:
         except OSError as error:
             if error.errno == errno.ENOEXEC and _is_text(path):
                 os.execv("/bin/sh", ["/bin/sh", path, *command[1:]])
-            if path == program or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            if is_path or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 raise
             if error.errno == errno.EACCES and os.path.exists(path):  # false in a folder that this user may not search
                 failure = error

@@ -143,7 +143,7 @@ class NamedSemaphore(Semaphore):
         try:
             for failed in self._posts:
                 break
-        except ValueError:  # SemLock's word for the maximum; or this is closed
+        except ValueError:  # SemLock raises it at the maximum; so does a closed semaphore
             self._open_handle()
             failed = True
         if failed:
@@ -173,8 +173,12 @@ class NamedSemaphore(Semaphore):
     def close(self) -> None:
         """Close the semaphore, and unlink its name if ``unlink_on_delete`` says so and the name still stands for this semaphore.
 
-        A thread that waits goes on waiting, and gets its token. Every other use is a ValueError from now on, but a with statement that began
-        before still puts its token back; for that, the semaphore stays mapped until this object is deleted. A second call does nothing.
+        A thread that waits goes on waiting, and gets its token. Every other use is a ValueError from now on, ``release()`` too; but a with
+        statement that began before puts its token back. For that, the semaphore stays mapped until this object is deleted. A second call does
+        nothing.
+
+        Looking whether the name is ours and unlinking it are two system calls. If another process replaces the semaphore between the two, the
+        new name is unlinked.
 
         PermissionError: the name may not be unlinked. Another OSError: the system does not tell whose it is; a second call tries again. The
         semaphore is closed nevertheless.

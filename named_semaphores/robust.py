@@ -55,7 +55,7 @@ class _Holding:
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.lists = {1: _Held(semset.give(1)[1], 1)}
-        self.kept: list[_sysv.Set] = []  # of an object that is gone although tokens are held: keeps the set in use
+        self.kept: list[_sysv.Set] = []  # of a collected object whose tokens are still held: keeps the set in use
 
     def held(self, n: int, semset: _sysv.Set) -> _Held:
         with _lock:
@@ -64,7 +64,7 @@ class _Holding:
             return self.lists[n]
 
     def tokens(self) -> int:
-        with _lock:  # regroup() has some of them in its hands
+        with _lock:  # regroup() removes entries for a moment
             return sum(held.n * len(held) for held in self.lists.values())
 
     def regroup(self, wanted: _Held) -> bool:
@@ -119,7 +119,7 @@ _lock = RLock()  # the collector or a signal handler may open or close while its
 
 
 class _User:
-    """This process as a user of the set, until the last reference goes."""
+    """Counts this process as a user of the set until garbage-collected."""
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.set = semset
@@ -156,8 +156,8 @@ class _Opening:
 
 
 def _leave_all() -> None:
-    """At the process's end: the last user removes the set. If a token is held, the kernel gives it back first, and the set stays until somebody
-    comes.
+    """At the process's end: leave the sets; the last user removes a set. If a token is held, the kernel returns it and lowers the count of users;
+    the next process that opens the name removes the set.
     """
     for user in list(_users):
         if not user.holding.tokens():
@@ -342,7 +342,7 @@ class _Robust(Semaphore):
     def _close_exit(self) -> None:
         leave: Any = self._exit
         if not leave.opening.user.holding.tokens():
-            # Nothing is held: this process is a user no more. An ExitStack may still look for the end of a with statement whose beginning waits.
+            # Nothing is held: this process is no user any more. ExitStack looks __exit__ up after __enter__ has returned, so it stays valid.
             self._exit = partial(leave.func, *leave.args)
 
 
@@ -391,16 +391,19 @@ class RobustSemaphore(_Robust):
 
     A token belongs to the process that took it: any thread of it may release it, and when the process ends, by whatever signal, the kernel gives
     it back at once. A child of fork holds nothing; a program executed in the process's place (``os.execvp``) keeps the tokens until it ends.
-    Waiters get tokens in the order in which they came (who waits for several at once can be overtaken; and a wait renews its place every second).
+    Linux serves waiters in the order in which they came, with two exceptions. A waiter for several tokens can be overtaken by waiters for fewer. And
+    so that signals are noticed, a wait begins again after 10 ms, 110 ms, and then every second, behind those that came meanwhile.
 
-    A name lives as long as its users: it goes with the last process that has it open, however that process ends.
+    A name ends with its last user, a process that has it open, however that process ends. A program that was started by fork and exec without
+    closing (``preexec_fn``) is a user too.
 
     name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
-    initial_value: the number of tokens, 1 to 32,767. None, the default: 1 if the semaphore is created, whatever it has if it exists. An existing
-        one with another number is a ValueError; but if no process has it open, it begins anew with the given number.
+    initial_value: the number of tokens, 1 to 32,767. None, the default: 1 if the semaphore is created, whatever it has if it exists (to link only,
+        say RAISE_IF_NOT_EXISTS). An existing one with another number is a ValueError; but if no process has it open, it begins anew with the
+        given number.
     handle_existence: what to do if a process has a semaphore of this name open, or none has; a member of ``RobustSemaphore.Flags``.
-    unlink_on_delete: None, the default: the name goes with its last user. False: it stays until ``unlink()``. True: it goes when this object is
-        closed or deleted, or the interpreter ends.
+    unlink_on_delete: None, the default: the name ends with its last user. False: it stays until ``unlink()``. True: it is unlinked when this
+        object is closed or deleted, or the interpreter ends.
     mode: its permission bits if it is created, e.g. 0o660. They are exact: the umask does not cut them.
 
     Raises:
@@ -465,7 +468,7 @@ class RobustSemaphore(_Robust):
 
     @property
     def waiting(self) -> int:
-        """How many processes, threads and tasks' loops wait for tokens now."""
+        """The number of threads, in all processes, that wait for tokens now. One thread waits for all tasks of an event loop."""
         self._open_handle()
         return self._set.waiting()
 
@@ -530,7 +533,7 @@ class RobustSemaphore(_Robust):
             self._open_handle().giver.give()
 
     def resize(self, total: int, timeout: float | None = None) -> bool:
-        """Let there be ``total`` tokens, for everybody and in one step. If that is fewer, wait until as many are free as go.
+        """Let there be ``total`` tokens, for everybody and in one step. If that is fewer, wait until enough tokens are free to remove.
 
         The number that programs name when they open it stays the one it was created with.
 

@@ -75,17 +75,6 @@ def new(name):
         pass
 
 
-@pytest.fixture(autouse=True)
-def no_set_left():
-    yield
-    try:
-        sets = [found for found in _sysv.list_sets() if found.name and PREFIX in found.name]
-    except (NotImplementedError, FileNotFoundError):
-        return
-    _sysv.remove_idle_sets([found.name for found in sets])
-    assert not [(found.name, found.users, found.stays) for found in sets if found.users or found.stays]
-
-
 def create(name, value=0):
     NamedSemaphore(name, value, unlink_on_delete=False)
 
@@ -554,16 +543,51 @@ def test_watch_redraws_at_once_when_the_window_changes(sem):
     assert re.search(r"\x1b\[H\d\d:\d\d:\d\d, \x1b", terminal.shown)
 
 
-def test_watch_shows_an_error_and_goes_on(capfd, monkeypatch):
+@pytest.fixture
+def terminal_of_24_lines(monkeypatch):
+    monkeypatch.setattr(_cli, "_every", lambda interval: range(2))
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((0, 0)))  # it does not tell
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
+
+
+def test_watch_shows_an_error_and_goes_on(capfd, monkeypatch, terminal_of_24_lines):
     def fail():
         raise OSError(errno.ENOMEM, "no memory")
 
     monkeypatch.setattr(listing, "list_semaphores", fail)
-    monkeypatch.setattr(_cli, "_every", lambda interval: range(2))
-    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((0, 0)))
-    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
     out, _, code = quick(capfd, "list", "--watch")
     assert (out.count("no memory"), code) == (2, 0)
+
+
+@pytest.mark.parametrize(("rows", "shown", "more"), [(20, 20, 0), (21, 19, 2), (100, 19, 81)])
+def test_watch_shows_what_has_room(capfd, monkeypatch, terminal_of_24_lines, rows, shown, more):
+    monkeypatch.setattr(listing, "list_semaphores", lambda: [info(name=f"/semaphore{number}") for number in range(rows)])
+    picture = pictures(quick(capfd, "list", "--watch")[0])[0]
+    assert picture.count("/semaphore") == shown
+    assert picture.count("\n") <= 23
+    assert (f"... {more} more" in picture) is bool(more)
+
+
+@on_linux
+def test_every_interval_and_at_once_when_the_window_changes():
+    before = signal.getsignal(signal.SIGWINCH)
+    descriptors = set(os.listdir("/proc/self/fd"))
+    try:
+        every = _cli._every(600)
+        next(every)
+        os.kill(os.getpid(), signal.SIGWINCH)
+        next(every)
+        every = _cli._every(0.01)
+        next(every)
+        next(every)
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGWINCH, before)
+        for descriptor in set(os.listdir("/proc/self/fd")) - descriptors:
+            try:
+                os.close(int(descriptor))
+            except OSError:  # listdir's own
+                pass
 
 
 # unlink --unused

@@ -221,6 +221,23 @@ def test_listing_maps_nothing(sem, monkeypatch):
     assert found(sem.name).value == 3
 
 
+def ints(*numbers):
+    return b"".join(number.to_bytes(4, sys.byteorder) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("is_glibc", "size", "start"),
+    [
+        pytest.param(True, 32, (5 | 2 << 32).to_bytes(8, sys.byteorder) + ints(128, 0), id="glibc-64-bits"),
+        pytest.param(True, 16, ints(5 << 1 | 1, 128, 2), id="glibc-32-bits"),
+        pytest.param(False, 32, ints(5 | 1 << 31, 2, 0), id="musl"),
+    ],
+)
+def test_how_each_libc_keeps_the_value_beside_two_waiters(monkeypatch, is_glibc, size, start):
+    monkeypatch.setattr(_files, "SIZE", size)
+    assert listing._value_of(types.SimpleNamespace(is_glibc=is_glibc), start.ljust(size, b"\0")) == 5
+
+
 @on_linux
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="on 32 bits the number is 0 in both")
 def test_how_musl_is_read(sem):
@@ -355,7 +372,7 @@ def test_a_set_in_use_is_not_removed(robust):
 @on_linux
 def test_a_set_that_is_removed_or_opened_meanwhile(robust, monkeypatch):
     gone = _sysv.Listed(robust.id, 0, 0, 0, 0)
-    gone.name, gone.users, gone.stays = robust.name, 0, False
+    gone.name, gone.users, gone.persistent = robust.name, 0, False
     monkeypatch.setattr(_sysv, "list_sets", lambda: [gone])
     assert _sysv.remove_idle_sets() == []  # it is open
     gone.id = -1

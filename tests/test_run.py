@@ -56,11 +56,10 @@ def end(process):
 
 
 @pytest.fixture(autouse=True)
-def no_set_left():
+def no_idle_set():
+    """Remove the sets that executed commands leave."""
     yield
-    left = [(found.name, found.users) for found in _sysv.list_sets() if found.name and PREFIX in found.name and found.users]
-    _sysv.remove_idle_sets([found.name for found in _sysv.list_sets() if found.name and PREFIX in found.name])
-    assert not left
+    _sysv.remove_idle_sets([found for found in _sysv.idle_sets() if PREFIX in found])
 
 
 @pytest.fixture
@@ -158,8 +157,9 @@ def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
     assert (result.stdout, result.returncode) == ("found\n", 0)
     result = run(name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/a:{tmp_path}/none"})
     assert result.returncode == 126
-    result = run(name, "script", cwd=tmp_path / "b", env={**ENVIRONMENT, "PATH": ""})  # an empty entry is the current folder
-    assert (result.stdout, result.returncode) == ("found\n", 0)
+    for path, folder in (("", "b"), (f":{tmp_path}/b", "a/.."), (f"{tmp_path}/none:", "b")):  # an empty entry is the current folder
+        result = run(name, "script", cwd=tmp_path / folder, env={**ENVIRONMENT, "PATH": path})
+        assert (result.stdout, result.returncode) == ("found\n", 0)
 
 
 def test_a_folder_of_the_path_that_cannot_be_searched(capfd, monkeypatch):
@@ -169,6 +169,10 @@ def test_a_folder_of_the_path_that_cannot_be_searched(capfd, monkeypatch):
     monkeypatch.setattr(os, "execv", refuse)
     assert _run._execute(["no-such-command"]) == 127
     assert capfd.readouterr().err == f"named-semaphores: no-such-command: {os.strerror(errno.ENOENT)}\n"
+
+
+def test_a_file_that_may_be_executed_but_not_read_is_the_shells(tmp_path):
+    assert _run._is_text(str(tmp_path / "none"))
 
 
 def test_a_command_line_that_is_too_long(capfd, monkeypatch):
@@ -217,11 +221,16 @@ def test_the_command_finds_the_environment_as_it_was(name, locale):
     assert dict(entry.split("=", 1) for entry in result.stdout.splitlines()) == environment
 
 
-def test_an_environment_that_nobody_tells(monkeypatch):
+@pytest.mark.parametrize(
+    ("entries", "after"), [([b"A=b"], None), ([b"LC_CTYPE=POSIX", b""], "POSIX"), (None, "C.UTF-8")], ids=["none", "POSIX", "unknown"]
+)
+def test_the_locale_before_python_changed_it(monkeypatch, tmp_path, entries, after):
+    if entries is not None:
+        (tmp_path / "environ").write_bytes(b"\0".join(entries))
     monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
-    monkeypatch.setattr(_run, "open", lambda *arguments: os.open("/no/such/file", os.O_RDONLY), raising=False)
+    monkeypatch.setattr(_run, "open", lambda path, mode: open(tmp_path / "environ", mode), raising=False)
     _run._restore_locale()
-    assert os.environ["LC_CTYPE"] == "C.UTF-8"
+    assert os.environ.get("LC_CTYPE") == after
 
 
 # Tokens
@@ -453,6 +462,20 @@ def test_no_room_for_a_thread(opened, monkeypatch):
     _run._tell_later(opened, 1, 2)
 
 
+def test_what_the_thread_says(name, capfd, monkeypatch):
+    monkeypatch.setattr(_run, "_SILENCE", 0)
+    opened = SYSTEM.open(name, 2)
+    _run._tell(opened, 1, 2)  # nobody waits
+    take(opened, 2)
+    with start(name, "true") as other:
+        wait_for(lambda: opened.waiting() == 1)
+        _run._tell(opened, 2, 2)
+        opened.remove()
+        assert end(other)[2] == 2
+    _run._tell(opened, 1, 2)  # it is removed
+    assert capfd.readouterr().err == f"named-semaphores: waiting for 2 of 2 tokens of {name} (1 waits)\n"
+
+
 # Surroundings
 
 
@@ -468,11 +491,10 @@ def test_what_happens(scenario):
 
 HOLDS = """
 import sys
-from named_semaphores import _sysv
-held = _sysv.system().open(sys.argv[1], 2)
-assert held.wait_taking(1, None) == 0
-print(flush=True)
-sys.stdin.read()
+from named_semaphores import RobustSemaphore
+with RobustSemaphore(sys.argv[1], 2):
+    print(flush=True)
+    sys.stdin.read()
 """
 
 

@@ -37,7 +37,7 @@ GROUPS = {
         "processes.measure_handovers", 1, 3, "each of two processes releases what the other waits for (median)", report.median
     ),
     "contention": Group("processes.measure_contention", 1, 1, "acquire+release where all want the only token (median)", report.median),
-    "queue": Group("processes.measure_queue", 1, 3, "time for each process that waits for one token (median)", report.median),
+    "queue": Group("processes.measure_queue", 1, 1, "time for each process that waits for one token (median)", report.median),
     "handles": Group("handles.measure", 1, 1, "with many semaphores open (median)", report.median),
     "memory": Group("handles.measure_memory", 1, 1, "bytes a handle", report.number_of_bytes),
     "fairness": Group("serving.measure_fairness", 1, 1, "two tokens, held for 20 ms (fewest to most)", report.range_of_counts),

@@ -463,6 +463,8 @@ def missing(scenario: Callable[[Run], str]) -> str | None:
             return "PID namespaces"
     if scenario is other_user and os.geteuid():
         return "root, to make a set-user-ID program"
+    if scenario is no_streams and "COVERAGE_RUN" in os.environ:
+        return "standard streams that coverage does not use for its files"
     needs = {by_timeout: "timeout", in_its_own_session: "setsid", under_nohup: "nohup"}.get(scenario)
     return needs if needs and not shutil.which(needs) else None
 
