@@ -128,6 +128,17 @@ def test_a_timer_that_comes_early_is_set_again(sem, monkeypatch):
     assert 0.05 <= asyncio.run(main()) < 5 * SLOW
 
 
+def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
+    async def main():
+        waiter = await begin(sem, 0.02)
+        sem.release()
+        time.sleep(0.1)  # then the loop has both to do
+        assert await waiter
+
+    asyncio.run(main())
+    assert_nothing_is_left(sem, 0)
+
+
 @pytest.mark.parametrize("by", ["its own timeout", "wait_for"])
 def test_a_token_that_is_there_at_the_deadline_is_taken_or_left(sem, by):
     async def main():
@@ -172,6 +183,21 @@ def test_a_refusal_at_the_deadline_reaches_the_task(sem, monkeypatch):
 
     asyncio.run(main())
     assert_nothing_is_left(sem, 0)
+
+
+def test_a_refusal_reaches_those_that_still_wait(sem):
+    async def main():
+        loop = asyncio.get_running_loop()
+        queue = _async._Queue(loop, sem, sem._handle)
+        done, waiting = loop.create_future(), loop.create_future()
+        queue.waiters.update({done: None, waiting: None})
+        done.set_result(True)
+        queue._fail(error)
+        assert done.result()
+        assert waiting.exception() is error
+
+    error = OSError(errno.EINVAL, "")
+    asyncio.run(main())
 
 
 # --- cancelled ------------------------------------------------------------------------------------------------------------------------
@@ -331,6 +357,18 @@ def test_a_token_on_its_way_is_given_once(sem, quick):
     queue._send()  # too late: it has arrived
     assert tokens(sem) == 0
     loop.close()
+
+
+def test_the_thread_gives_back_a_token_that_nobody_can_get(sem):
+    loop = asyncio.new_event_loop()
+    queue = _async._Queue(loop, sem, sem._handle)
+    queue._send()  # nobody waits
+    assert tokens(sem) == 1
+    assert sem.acquire(False)
+    queue.waiters[loop.create_future()] = None
+    loop.close()
+    queue._send()
+    assert tokens(sem) == 1
 
 
 END = {

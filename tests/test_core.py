@@ -219,22 +219,25 @@ def test_unlink_leaves_the_semaphore_to_those_who_have_it(kind, sem):
 
 
 @pytest.mark.native
-def test_a_creation_that_a_signal_interrupts_leaves_no_name(kind, name, monkeypatch):
-    # Between the step that creates the semaphore and the constructor's end.
+@pytest.mark.parametrize("step", ["create", "_opened"], ids=["before", "after"])
+def test_a_creation_that_a_signal_interrupts_leaves_no_name(kind, name, monkeypatch, step):
+    # Before the step that creates the semaphore, and between that and the constructor's end.
     class Struck(Exception):
         pass
 
     def strike(*_):
         raise Struck
 
-    monkeypatch.setattr(type(kind.libc), "_opened", strike)
+    monkeypatch.setattr(type(kind.libc), step, strike)
     with pytest.raises(Struck) as raised:
         kind.cls(name, 1, Flags.RAISE_IF_EXISTS)
     monkeypatch.undo()
-    assert kind.exists(name)
+    assert kind.exists(name) is (step == "_opened")
+    theirs = kind.cls(name) if step == "create" else None
     del raised  # and with it the constructor's frame
     gc.collect()
-    assert not kind.exists(name)
+    assert kind.exists(name) is (theirs is not None)
+    del theirs
 
 
 @pytest.mark.parametrize("closed", [True, False])

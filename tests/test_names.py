@@ -197,9 +197,10 @@ def test_a_forked_child_of_the_same_number_leaves_the_name(name):
     assert not exists(name)
 
 
-def test_a_forked_child_unlinks_what_it_created_itself(name):
+@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["alone", "multiprocessing imported first"])
+def test_a_forked_child_unlinks_what_it_created_itself(name, first):
     code = "sem = NamedSemaphore(sys.argv[1])\nif os.fork() == 0:\n    own = NamedSemaphore(sys.argv[1] + 'x')\nelse:\n    os.wait()"
-    done = run_python(START + code, name)
+    done = run_python(first + START + code, name)
     assert (done.returncode, done.stderr) == (0, "")
     assert not exists(name)
     assert not exists(name + "x")
