@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import gc
 import multiprocessing
@@ -18,15 +17,15 @@ import sys
 import threading
 import time
 from decimal import Decimal
-from functools import lru_cache
 
-import profiles
 import pytest
 import users
-from support import EXACT, SLOW, in_threads, run_python, start_python, wait_for
+from kinds import ROBUST
+from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv
 
+KINDS = ROBUST
 Flags = RobustSemaphore.Flags
 PYPY = sys.implementation.name == "pypy"
 
@@ -34,16 +33,10 @@ if sys.version_info >= (3, 12):
     pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 
 
-@lru_cache(maxsize=None)
-def robust_class(profile):
-    library = profiles.sysv_library(profile)
-    return RobustSemaphore if profile == "native" else type("RobustSemaphore", (RobustSemaphore,), {"_library": library})
-
-
-@pytest.fixture(params=profiles.SYSV_NAMES)
-def Robust(request):
+@pytest.fixture
+def Robust(kind):
     """The class, bound to the library of one platform profile."""
-    return robust_class(request.param)
+    return kind.cls
 
 
 @pytest.fixture
@@ -52,7 +45,7 @@ def sem(Robust, name):
     sem = Robust(name, 3)
     yield sem
     held_at_the_end = held(sem)
-    sem.close()
+    close(sem)
     assert held_at_the_end == 0
 
 
@@ -60,7 +53,7 @@ def sem(Robust, name):
 def native(name):
     sem = RobustSemaphore(name, 3)
     yield sem
-    sem.close()
+    close(sem)
 
 
 def held(sem):
@@ -68,17 +61,29 @@ def held(sem):
     return sem._handle.giver.holding.tokens()
 
 
+def close(*sems):
+    """Close them. PyPy ends the use of a semaphore only when it collects what is left of it."""
+    for sem in sems:
+        sem.close()
+    if PYPY:
+        collect()
+
+
 def users_of(sem):
+    if PYPY:
+        collect()
     return sem._set.users()
 
 
 def exists(name):
+    if PYPY:
+        collect()
     return any(listed.name == name for listed in _sysv.list_sets())
 
 
 def remove(name):
     """Remove a set that was left without users."""
-    RobustSemaphore(name).close()
+    close(RobustSemaphore(name))
     assert not exists(name)
 
 
@@ -103,17 +108,6 @@ def in_child(work):
         result = pipe.read()
     os.waitpid(pid, 0)
     return result
-
-
-@contextlib.contextmanager
-def thread(work):
-    running = threading.Thread(target=work)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.join(30 * SLOW)
-        assert not running.is_alive()
 
 
 @contextlib.contextmanager
@@ -255,7 +249,7 @@ def test_a_with_statement_beside_a_thread_that_splits_what_it_took(Robust, name)
         split.set()
     assert (sem.value, held(sem)) == (2, 1)
     sem.release()
-    sem.close()
+    close(sem)
 
 
 def test_threads_in_different_numbers_lose_nothing(name, full):
@@ -281,18 +275,16 @@ def test_threads_in_different_numbers_lose_nothing(name, full):
 
     in_threads(6, use)
     assert (sem.value, held(sem)) == (20, 0)
-    sem.close()
+    close(sem)
 
 
 def test_releasing_many_that_were_taken_singly_is_quick(name):
     sem = RobustSemaphore(name, 20_000)
     for _ in range(20_000):
         sem.acquire()
-    start = time.monotonic()
-    sem.release(20_000)
-    assert time.monotonic() - start < 2 * SLOW
+    assert elapsed(sem.release, 20_000)[1] < 2 * SLOW
     assert sem.value == 20_000
-    sem.close()
+    close(sem)
 
 
 # --- releasing what is not held -------------------------------------------------------------------------------------------------------
@@ -328,7 +320,7 @@ def test_another_thread_and_another_object_may_release(sem):
         pass
     again.release()
     assert (sem.value, held(sem), held(again)) == (3, 0, 0)
-    again.close()
+    close(again)
 
 
 def test_another_process_may_not_release(native):
@@ -346,11 +338,11 @@ def test_another_process_may_not_release(native):
 def test_without_a_number_there_is_one_token_or_what_there_is(Robust, name):
     one = Robust(name)
     assert (one.value, one.initial_value) == (1, 1)
-    one.close()
+    close(one)
     three, link = Robust(name, 3), Robust(name)
     assert (link.value, link.initial_value, link.linked_existing_semaphore) == (3, 3, True)
-    link.close()
-    three.close()
+    close(link)
+    close(three)
 
 
 def test_another_number_than_the_existing_ones_is_an_error(sem):
@@ -371,7 +363,7 @@ def test_the_most_tokens(Robust, name):
     assert sem.acquire()
     assert sem.value == 32766
     sem.release()
-    sem.close()
+    close(sem)
 
 
 def test_a_name_that_nobody_has_open_begins_anew_with_another_number(name):
@@ -384,7 +376,7 @@ def test_a_name_that_nobody_has_open_begins_anew_with_another_number(name):
         RobustSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     sem = RobustSemaphore(name, 5, Flags.RAISE_IF_EXISTS)
     assert (sem.value, sem.linked_existing_semaphore) == (5, False)
-    sem.close()
+    close(sem)
 
 
 def test_posix_semaphores_are_others(name):
@@ -392,9 +384,9 @@ def test_posix_semaphores_are_others(name):
     assert not sem.linked_existing_semaphore
     with sem:
         assert (posix.value, sem.value) == (2, 2)
-    posix.close()
+    close(posix)
     assert sem.value == 3
-    sem.close()
+    close(sem)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777])
@@ -405,7 +397,7 @@ def test_the_umask_does_not_cut_the_mode(name, mode):
     finally:
         os.umask(before)
     assert [listed.mode for listed in _sysv.list_sets() if listed.name == name] == [mode]
-    sem.close()
+    close(sem)
 
 
 @pytest.mark.parametrize("mode", [0, 0o400, 0o200, 0o066])
@@ -425,7 +417,7 @@ def test_another_user_is_told_so(name):
         return RobustSemaphore(name)
 
     assert in_child(other).startswith("PermissionError(13, ")
-    sem.close()
+    close(sem)
     sem = RobustSemaphore(name, 3, mode=0o666)
 
     def shared():
@@ -440,7 +432,7 @@ def test_another_user_is_told_so(name):
 
     assert in_child(shared) == repr(name)
     assert sem.value == 3
-    sem.close()
+    close(sem)
 
 
 # --- waiting, resizing ----------------------------------------------------------------------------------------------------------------
@@ -466,16 +458,15 @@ def test_waiters_are_served_in_their_order(native):
         with native:
             order.append(number)
 
-    waiters = [threading.Thread(target=enter, args=(number,)) for number in range(8)]
-    for number, waiter in enumerate(waiters):
-        waiter.start()
-        wait_for(lambda number=number: native.waiting == number + 1)
-    time.sleep(0.3)  # after the first two slices of a wait, each of which begins anew
-    native.release()
-    for waiter in waiters:
-        waiter.join()
+    with contextlib.ExitStack() as stack:
+        for number in range(4):
+            stack.enter_context(thread(enter, number))
+            wait_for(lambda number=number: native.waiting == number + 1)
+            time.sleep(0.1)  # a wait renews its place after 0.01 s, 0.1 s and 1 s: whoever came as late as that may be overtaken
+        time.sleep(0.2)
+        native.release()
     native.release(2)
-    assert order == list(range(8))
+    assert order == list(range(4))
 
 
 def test_processes_are_served_in_their_order(native):
@@ -486,7 +477,7 @@ def test_processes_are_served_in_their_order(native):
             code = "threading.Thread(target=lambda: (sem.acquire(), print('entered', flush=True)), daemon=True).start()"
             others.append(stack.enter_context(holder(native.name, code)))
             wait_for(lambda number=number: native.waiting == number + 1)
-        time.sleep(0.3)
+        time.sleep(0.2)
         for number, other in enumerate(others):
             native.release()
             assert other.stdout.readline() == "entered\n"
@@ -507,8 +498,8 @@ def test_resize_is_for_everybody_at_once(sem):
     with pytest.raises(ValueError, match="at most 2"):
         sem.acquire(n=3)
     link = type(sem)(sem.name, 3)  # the number that programs name
-    link.close()
-    again.close()
+    close(link)
+    close(again)
 
 
 def test_resize_to_fewer_waits_for_free_tokens(sem):
@@ -516,8 +507,7 @@ def test_resize_to_fewer_waits_for_free_tokens(sem):
     assert not sem.resize(2, 0)
     assert not sem.resize(2, timeout=0.05)
     assert (sem.initial_value, sem.value) == (3, 0)
-    results = []
-    with thread(lambda: results.append(sem.resize(1))):
+    with thread(sem.resize, 1) as results:
         sem.release()
         sem.release()
         wait_for(lambda: results)
@@ -553,6 +543,7 @@ def test_resize_refuses_other_timeouts(sem, bad):
     assert sem.initial_value == 3
 
 
+@pytest.mark.refcounts
 def test_whoever_waits_for_more_than_a_resize_left_is_told(native):
     errors = []
 
@@ -587,25 +578,25 @@ def test_how_long_a_name_lives(Robust, name, creators, linkers, first_out):
     assert (creator.unlink_on_delete, linker.unlink_on_delete) == (bool(creators), bool(linkers))
     first, second = (creator, linker) if first_out == "creator" else (linker, creator)
     unlinks = {"creator": (creators, linkers), "linker": (linkers, creators)}[first_out]
-    first.close()
+    close(first)
     if unlinks[0]:  # its name goes with it, whoever uses the semaphore
         assert not exists(name)
         with pytest.raises(FileNotFoundError, match="it was removed") as raised:
             second.acquire()
         assert raised.value.filename == name
-        second.close()
+        close(second)
     else:
         assert exists(name)
         with second:
             assert second.value == 1
-        second.close()
+        close(second)
         stays = not unlinks[1] and False in unlinks
         assert exists(name) == stays
         if stays:
             last = Robust(name, 2)
             assert last.linked_existing_semaphore
             last.unlink()
-            last.close()
+            close(last)
     assert not exists(name)
 
 
@@ -640,7 +631,7 @@ def test_after_unlink_there_is_nothing_to_acquire(sem):
         for use in (lambda: sem.value, lambda: sem.initial_value, lambda: sem.waiting, lambda: sem.resize(2), lambda: asyncio.run(sem.acquire_async())):
             with pytest.raises(FileNotFoundError, match="it was removed"):
                 use()
-    assert repr(sem) == f"<RobustSemaphore {sem.name!r} value=unknown>"
+    assert repr(sem) == f"<{type(sem).__name__} {sem.name!r} value=unknown>"
     assert held(sem) == 0
 
 
@@ -680,7 +671,7 @@ def test_close_under_waiters(Robust, name):
 
     with thread(lambda: enter(sem)), thread(lambda: enter(sem.tokens(2))):
         time.sleep(0.15)  # both wait, and not for the first time
-        sem.close()
+        close(sem)
         for use in (sem.acquire, sem.release, lambda: sem.tokens(2), lambda: sem.acquire(n=2), lambda: sem.value, lambda: sem.waiting):
             with pytest.raises(ValueError, match="is closed"):
                 use()
@@ -689,9 +680,9 @@ def test_close_under_waiters(Robust, name):
         other.release(3)
     assert results == ["inside"] * 2
     assert (other.value, held(other)) == (3, 0)
-    del sem, enter
+    sem = enter = None
     wait_for(lambda: collect() or users_of(other) == 1)
-    other.close()
+    close(other)
 
 
 def test_what_close_leaves_in_use(native):
@@ -699,12 +690,12 @@ def test_what_close_leaves_in_use(native):
     for used in (lambda sem: sem.tokens(2).acquire() and sem.release(2), lambda sem: None):
         used(other)
         assert users_of(native) == 2
-        other.close()
+        close(other)
         collect()
         assert users_of(native) == 1
         other = RobustSemaphore(native.name)
     with other:
-        other.close()
+        close(other)
         assert users_of(native) == 2  # it holds a token
     assert native.value == 3
     del other
@@ -717,17 +708,17 @@ def test_an_exit_stack_gives_back_after_close(Robust, name):
     with contextlib.ExitStack() as stack:
         stack.enter_context(sem)
         stack.enter_context(sem.tokens(2))
-        sem.close()
+        close(sem)
         assert again.value == 0
     assert again.value == 3
-    again.close()
+    close(again)
 
 
 def test_close_in_a_thread_just_before_a_token_is_taken(native):
     # The call has begun, and the semaphore is closed before it reaches the kernel: the process must remain a user while it holds the token.
     other = RobustSemaphore(native.name)
     call = other._tries
-    other.close()
+    close(other)
     assert users_of(native) == 2
     assert next(call)
     del call
@@ -751,7 +742,7 @@ def test_a_token_outlives_its_object(native):
 
 def test_an_object_whose_constructor_did_not_run_can_be_closed():
     sem = RobustSemaphore.__new__(RobustSemaphore)
-    sem.close()
+    close(sem)
     assert sem.closed
     assert repr(sem) == "<RobustSemaphore None closed>"
 
@@ -976,16 +967,20 @@ for number in range(20):
     remove(name)
 
 
-def test_a_stopped_child_stops_its_parent_shortly(native):
-    os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGSTOP) if stopping else None)
-    # Hooks are called in their order, and that one is later than the library's: so the child has joined.
-    stopping = [True]
-    pid = os.fork()
-    if not pid:
-        os._exit(0)
-    stopping.clear()
-    os.kill(pid, signal.SIGCONT)
-    os.waitpid(pid, 0)
+def test_a_stopped_child_does_not_stop_its_parent(name):
+    code = """
+import os, signal, sys, time
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGSTOP))  # before the library's
+from named_semaphores import RobustSemaphore
+sem = RobustSemaphore(sys.argv[1])
+pid = os.fork()
+if not pid:
+    os._exit(0)
+os.kill(pid, signal.SIGKILL)
+assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+"""
+    done = run_python(code, name)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_child_with_its_parents_process_number(name):
@@ -1049,7 +1044,7 @@ DEATHS = {
     "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
     "_exit": "os._exit(0)",
     "abort": "os.abort()",
-    "crash": "import ctypes; ctypes.string_at(0)",
+    "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
     "exit with a daemon thread inside": "sys.exit()",
     "the end of a program executed instead": "os.execv('/bin/sh', ['sh', '-c', 'exit 3'])",
     "SIGKILL of a program executed instead": "os.execv('/bin/sh', ['sh', '-c', 'kill -9 $$'])",
@@ -1075,8 +1070,7 @@ threading.Thread(target=die).start()
 """
     with holder(native.name, code) as process:
         wait_for(lambda: native.value == 0)
-        woken = []
-        with thread(lambda: woken.append(native.acquire(timeout=20 * SLOW))):
+        with thread(lambda: native.acquire(timeout=20 * SLOW)) as woken:
             wait_for(lambda: native.waiting == 1)
             process.stdin.write("x")
             process.stdin.flush()
@@ -1112,8 +1106,7 @@ def test_subprocesses_inherit_nothing(native):
         "threading.Thread(target=lambda: sem.acquire(n=1), daemon=True).start()",
         "global_cycle = [sem]; global_cycle.append(global_cycle)",
         "pid = os.fork(); os.waitpid(pid, 0) if pid else None",
-        "pid = os.fork(); os._exit(0) if pid else None",
-    ],
+        ],
 )
 @pytest.mark.parametrize("before", ["", "import multiprocessing.util"])
 def test_the_last_process_to_exit_removes_the_name(name, before, code):
@@ -1162,7 +1155,7 @@ def test_errors_name_the_semaphore(Robust, name):
         assert raised.value.errno == number
         assert raised.value.filename.startswith(name)
         assert raised.value.strerror.endswith(")")
-    sem.close()
+    close(sem)
 
 
 def test_another_programs_set_under_its_key_is_left_alone(name):
@@ -1182,7 +1175,7 @@ def test_pickles_link_and_hold_nothing(native):
         copy = pickle.loads(pickle.dumps(native))
         assert (copy.name, copy.linked_existing_semaphore, copy.unlink_on_delete) == (native.name, True, False)
         assert copy.value == 2
-        copy.close()
+        close(copy)
     assert native.value == 3
 
 
@@ -1194,8 +1187,8 @@ class Alarm(Exception):
 
 
 def storm(sem, count, step, still):
-    """Let the step be interrupted so many times, at random moments. Return the tokens lost, and gained, and how often what the process believes to
-    hold was not what it held. ``still()`` returns a context in which no other thread holds a token.
+    """Let the step be interrupted so many times, at random moments. Return how often tokens were lost, or gained, and how often what the process
+    believed to hold was not what it held. ``still()`` returns a context in which no other thread holds a token.
     """
     lost = gained = wrong = interrupts = 0
     chance = random.Random(7)
@@ -1203,8 +1196,7 @@ def storm(sem, count, step, still):
     def handler(*_):
         raise Alarm
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    with alarm(handler):
         while interrupts < count:
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * 2e-4)
@@ -1218,12 +1210,9 @@ def storm(sem, count, step, still):
                 if believed:
                     sem.release(believed)
                 left = sem.initial_value - sem.value
-                lost, gained = lost + max(0, left), gained + max(0, -left)
+                lost, gained = lost + (left > 0), gained + (left < 0)
                 if left:  # mended, so that each is counted once
                     sem._set.library.operate(sem._set.id, [(_sysv.TOKENS, left, _sysv.NOWAIT)])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     return lost, gained, wrong
 
 
@@ -1262,7 +1251,7 @@ def storm_sizes(full):
 
 
 # Where it is not exact, a signal may come between any two instructions.
-SHARE = 0 if EXACT else 0.05 if not PYPY else 0.5
+SHARE = 0 if EXACT else 0.05 if not PYPY else 0.6
 
 
 def check_storm(outcome, count, statement):
@@ -1274,7 +1263,7 @@ def check_storm(outcome, count, statement):
 @pytest.mark.parametrize("statement", ["with", "tokens", "timed", "several", "regrouped"])
 def test_a_storm(native, full, statement):
     count = storm_sizes(full)
-    check_storm(storm(native, count, by_steps(native)[statement], contextlib.nullcontext if sys.version_info >= (3, 7) else None), count, statement)
+    check_storm(storm(native, count, by_steps(native)[statement], contextlib.nullcontext), count, statement)
 
 
 @pytest.mark.parametrize("statement", ["with", "tokens", "timed"])
@@ -1345,6 +1334,6 @@ def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp
     assert 1 <= marks[0] <= users.LIMIT
     sem = RobustSemaphore(name)
     assert sem.value == sem.initial_value
-    sem.close()
+    close(sem)
     assert not exists(name)
     marks.close()
