@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import gc
 import itertools
 import os
 import signal
@@ -74,9 +73,10 @@ def thread(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> It
 def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0) -> Iterator[None]:
     """Let the handler get SIGALRM, after so many seconds and then again and again."""
     # pytest-timeout uses the same signal. Meanwhile a thread of C code sees to it that nothing hangs.
+    # It inherits the mask: CPython notices a signal that another thread got only when it next changes threads.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     faulthandler.dump_traceback_later(100 * SLOW, exit=True)
-    gc.collect()
-    gc.disable()  # a signal in a finalizer of other tests' garbage would be swallowed
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     before = signal.signal(signal.SIGALRM, handler)
     timer = signal.setitimer(signal.ITIMER_REAL, first, interval)
     try:
@@ -85,7 +85,6 @@ def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         signal.setitimer(signal.ITIMER_REAL, *timer)
-        gc.enable()
         faulthandler.cancel_dump_traceback_later()
 
 

@@ -45,7 +45,7 @@ def sem(Robust, name):
     sem = Robust(name, 3)
     yield sem
     held_at_the_end = held(sem)
-    sem.close()
+    close(sem)
     assert held_at_the_end == 0
 
 
@@ -53,7 +53,7 @@ def sem(Robust, name):
 def native(name):
     sem = RobustSemaphore(name, 3)
     yield sem
-    sem.close()
+    close(sem)
 
 
 def held(sem):
@@ -61,17 +61,29 @@ def held(sem):
     return sem._handle.giver.holding.tokens()
 
 
+def close(*sems):
+    """Close them. PyPy ends the use of a semaphore only when it collects what is left of it."""
+    for sem in sems:
+        sem.close()
+    if PYPY:
+        collect()
+
+
 def users_of(sem):
+    if PYPY:
+        collect()
     return sem._set.users()
 
 
 def exists(name):
+    if PYPY:
+        collect()
     return any(listed.name == name for listed in _sysv.list_sets())
 
 
 def remove(name):
     """Remove a set that was left without users."""
-    RobustSemaphore(name).close()
+    close(RobustSemaphore(name))
     assert not exists(name)
 
 
@@ -237,7 +249,7 @@ def test_a_with_statement_beside_a_thread_that_splits_what_it_took(Robust, name)
         split.set()
     assert (sem.value, held(sem)) == (2, 1)
     sem.release()
-    sem.close()
+    close(sem)
 
 
 def test_threads_in_different_numbers_lose_nothing(name, full):
@@ -263,7 +275,7 @@ def test_threads_in_different_numbers_lose_nothing(name, full):
 
     in_threads(6, use)
     assert (sem.value, held(sem)) == (20, 0)
-    sem.close()
+    close(sem)
 
 
 def test_releasing_many_that_were_taken_singly_is_quick(name):
@@ -272,7 +284,7 @@ def test_releasing_many_that_were_taken_singly_is_quick(name):
         sem.acquire()
     assert elapsed(sem.release, 20_000)[1] < 2 * SLOW
     assert sem.value == 20_000
-    sem.close()
+    close(sem)
 
 
 # --- releasing what is not held -------------------------------------------------------------------------------------------------------
@@ -308,7 +320,7 @@ def test_another_thread_and_another_object_may_release(sem):
         pass
     again.release()
     assert (sem.value, held(sem), held(again)) == (3, 0, 0)
-    again.close()
+    close(again)
 
 
 def test_another_process_may_not_release(native):
@@ -326,11 +338,11 @@ def test_another_process_may_not_release(native):
 def test_without_a_number_there_is_one_token_or_what_there_is(Robust, name):
     one = Robust(name)
     assert (one.value, one.initial_value) == (1, 1)
-    one.close()
+    close(one)
     three, link = Robust(name, 3), Robust(name)
     assert (link.value, link.initial_value, link.linked_existing_semaphore) == (3, 3, True)
-    link.close()
-    three.close()
+    close(link)
+    close(three)
 
 
 def test_another_number_than_the_existing_ones_is_an_error(sem):
@@ -351,7 +363,7 @@ def test_the_most_tokens(Robust, name):
     assert sem.acquire()
     assert sem.value == 32766
     sem.release()
-    sem.close()
+    close(sem)
 
 
 def test_a_name_that_nobody_has_open_begins_anew_with_another_number(name):
@@ -364,7 +376,7 @@ def test_a_name_that_nobody_has_open_begins_anew_with_another_number(name):
         RobustSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     sem = RobustSemaphore(name, 5, Flags.RAISE_IF_EXISTS)
     assert (sem.value, sem.linked_existing_semaphore) == (5, False)
-    sem.close()
+    close(sem)
 
 
 def test_posix_semaphores_are_others(name):
@@ -372,9 +384,9 @@ def test_posix_semaphores_are_others(name):
     assert not sem.linked_existing_semaphore
     with sem:
         assert (posix.value, sem.value) == (2, 2)
-    posix.close()
+    close(posix)
     assert sem.value == 3
-    sem.close()
+    close(sem)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777])
@@ -385,7 +397,7 @@ def test_the_umask_does_not_cut_the_mode(name, mode):
     finally:
         os.umask(before)
     assert [listed.mode for listed in _sysv.list_sets() if listed.name == name] == [mode]
-    sem.close()
+    close(sem)
 
 
 @pytest.mark.parametrize("mode", [0, 0o400, 0o200, 0o066])
@@ -405,7 +417,7 @@ def test_another_user_is_told_so(name):
         return RobustSemaphore(name)
 
     assert in_child(other).startswith("PermissionError(13, ")
-    sem.close()
+    close(sem)
     sem = RobustSemaphore(name, 3, mode=0o666)
 
     def shared():
@@ -420,7 +432,7 @@ def test_another_user_is_told_so(name):
 
     assert in_child(shared) == repr(name)
     assert sem.value == 3
-    sem.close()
+    close(sem)
 
 
 # --- waiting, resizing ----------------------------------------------------------------------------------------------------------------
@@ -486,8 +498,8 @@ def test_resize_is_for_everybody_at_once(sem):
     with pytest.raises(ValueError, match="at most 2"):
         sem.acquire(n=3)
     link = type(sem)(sem.name, 3)  # the number that programs name
-    link.close()
-    again.close()
+    close(link)
+    close(again)
 
 
 def test_resize_to_fewer_waits_for_free_tokens(sem):
@@ -531,6 +543,7 @@ def test_resize_refuses_other_timeouts(sem, bad):
     assert sem.initial_value == 3
 
 
+@pytest.mark.refcounts
 def test_whoever_waits_for_more_than_a_resize_left_is_told(native):
     errors = []
 
@@ -565,25 +578,25 @@ def test_how_long_a_name_lives(Robust, name, creators, linkers, first_out):
     assert (creator.unlink_on_delete, linker.unlink_on_delete) == (bool(creators), bool(linkers))
     first, second = (creator, linker) if first_out == "creator" else (linker, creator)
     unlinks = {"creator": (creators, linkers), "linker": (linkers, creators)}[first_out]
-    first.close()
+    close(first)
     if unlinks[0]:  # its name goes with it, whoever uses the semaphore
         assert not exists(name)
         with pytest.raises(FileNotFoundError, match="it was removed") as raised:
             second.acquire()
         assert raised.value.filename == name
-        second.close()
+        close(second)
     else:
         assert exists(name)
         with second:
             assert second.value == 1
-        second.close()
+        close(second)
         stays = not unlinks[1] and False in unlinks
         assert exists(name) == stays
         if stays:
             last = Robust(name, 2)
             assert last.linked_existing_semaphore
             last.unlink()
-            last.close()
+            close(last)
     assert not exists(name)
 
 
@@ -664,7 +677,7 @@ def test_close_under_waiters(Robust, name):
 
     with thread(lambda: enter(sem)), thread(lambda: enter(sem.tokens(2))):
         time.sleep(0.15)  # both wait, and not for the first time
-        sem.close()
+        close(sem)
         for use in (sem.acquire, sem.release, lambda: sem.tokens(2), lambda: sem.acquire(n=2), lambda: sem.value, lambda: sem.waiting):
             with pytest.raises(ValueError, match="is closed"):
                 use()
@@ -675,7 +688,7 @@ def test_close_under_waiters(Robust, name):
     assert (other.value, held(other)) == (3, 0)
     sem = None
     wait_for(lambda: collect() or users_of(other) == 1)
-    other.close()
+    close(other)
 
 
 def test_what_close_leaves_in_use(native):
@@ -683,12 +696,12 @@ def test_what_close_leaves_in_use(native):
     for used in (lambda sem: sem.tokens(2).acquire() and sem.release(2), lambda sem: None):
         used(other)
         assert users_of(native) == 2
-        other.close()
+        close(other)
         collect()
         assert users_of(native) == 1
         other = RobustSemaphore(native.name)
     with other:
-        other.close()
+        close(other)
         assert users_of(native) == 2  # it holds a token
     assert native.value == 3
     del other
@@ -701,17 +714,17 @@ def test_an_exit_stack_gives_back_after_close(Robust, name):
     with contextlib.ExitStack() as stack:
         stack.enter_context(sem)
         stack.enter_context(sem.tokens(2))
-        sem.close()
+        close(sem)
         assert again.value == 0
     assert again.value == 3
-    again.close()
+    close(again)
 
 
 def test_close_in_a_thread_just_before_a_token_is_taken(native):
     # The call has begun, and the semaphore is closed before it reaches the kernel: the process must remain a user while it holds the token.
     other = RobustSemaphore(native.name)
     call = other._tries
-    other.close()
+    close(other)
     assert users_of(native) == 2
     assert next(call)
     del call
@@ -735,7 +748,7 @@ def test_a_token_outlives_its_object(native):
 
 def test_an_object_whose_constructor_did_not_run_can_be_closed():
     sem = RobustSemaphore.__new__(RobustSemaphore)
-    sem.close()
+    close(sem)
     assert sem.closed
     assert repr(sem) == "<RobustSemaphore None closed>"
 
@@ -1037,7 +1050,7 @@ DEATHS = {
     "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
     "_exit": "os._exit(0)",
     "abort": "os.abort()",
-    "crash": "import ctypes; ctypes.string_at(0)",
+    "crash": "os.kill(os.getpid(), signal.SIGSEGV)",
     "exit with a daemon thread inside": "sys.exit()",
     "the end of a program executed instead": "os.execv('/bin/sh', ['sh', '-c', 'exit 3'])",
     "SIGKILL of a program executed instead": "os.execv('/bin/sh', ['sh', '-c', 'kill -9 $$'])",
@@ -1148,7 +1161,7 @@ def test_errors_name_the_semaphore(Robust, name):
         assert raised.value.errno == number
         assert raised.value.filename.startswith(name)
         assert raised.value.strerror.endswith(")")
-    sem.close()
+    close(sem)
 
 
 def test_another_programs_set_under_its_key_is_left_alone(name):
@@ -1168,7 +1181,7 @@ def test_pickles_link_and_hold_nothing(native):
         copy = pickle.loads(pickle.dumps(native))
         assert (copy.name, copy.linked_existing_semaphore, copy.unlink_on_delete) == (native.name, True, False)
         assert copy.value == 2
-        copy.close()
+        close(copy)
     assert native.value == 3
 
 
@@ -1180,8 +1193,8 @@ class Alarm(Exception):
 
 
 def storm(sem, count, step, still):
-    """Let the step be interrupted so many times, at random moments. Return the tokens lost, and gained, and how often what the process believes to
-    hold was not what it held. ``still()`` returns a context in which no other thread holds a token.
+    """Let the step be interrupted so many times, at random moments. Return how often tokens were lost, or gained, and how often what the process
+    believed to hold was not what it held. ``still()`` returns a context in which no other thread holds a token.
     """
     lost = gained = wrong = interrupts = 0
     chance = random.Random(7)
@@ -1205,7 +1218,7 @@ def storm(sem, count, step, still):
                 if believed:
                     sem.release(believed)
                 left = sem.initial_value - sem.value
-                lost, gained = lost + max(0, left), gained + max(0, -left)
+                lost, gained = lost + (left > 0), gained + (left < 0)
                 if left:  # mended, so that each is counted once
                     sem._set.library.operate(sem._set.id, [(_sysv.TOKENS, left, _sysv.NOWAIT)])
     return lost, gained, wrong
@@ -1246,7 +1259,7 @@ def storm_sizes(full):
 
 
 # Where it is not exact, a signal may come between any two instructions.
-SHARE = 0 if EXACT else 0.15 if not PYPY else 0.5
+SHARE = 0 if EXACT else 0.15 if not PYPY else 0.6
 
 
 def check_storm(outcome, count, statement):
@@ -1331,6 +1344,6 @@ def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp
     assert 1 <= marks[0] <= users.LIMIT
     sem = RobustSemaphore(name)
     assert sem.value == sem.initial_value
-    sem.close()
+    close(sem)
     assert not exists(name)
     marks.close()
