@@ -1,153 +1,216 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: waiting in an asyncio event loop, which the class imports with the first such wait.
+"""Policy: waiting in an asyncio event loop. The package imports this with the first such wait.
 
-No system call waits for a semaphore and a loop at once, and a thread for each waiter costs more than it gives. So each loop has one poller: it
-looks at all semaphores that tasks wait for, soon at first, then a hundred times a second, and hands each token to the task that has waited
-longest.
+While tasks of a loop wait for a semaphore, one thread waits in the kernel's queue on their behalf, like any other waiter. It takes one token at a
+time and hands it to the task that has waited longest. It ends when no task waits.
+
+Where the library has no timed wait (macOS), or no thread can be started, the loop itself looks for tokens, 100 times a second at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
-from errno import EAGAIN, EINTR
-from time import monotonic_ns
+from time import monotonic_ns, sleep
+from weakref import WeakValueDictionary
 
-from ._errors import oserror
+from ._base import FIRST_SLICE, LATER_SLICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._libc import Handle, Libc
+    from typing import Any
 
-FIRST_PAUSE = 0.001  # seconds
-LONGEST_PAUSE = 0.01
+    from ._base import Semaphore
+
+# The thread cannot be woken: its slice bounds the delay at the interpreter's end. The kernel gives the tokens of a RobustSemaphore
+# back whatever becomes of the thread: there it is a daemon, which holds up nothing, and keeps its place in the queue as long as other waiters.
+_SLICES = (FIRST_SLICE, LATER_SLICES[0], 250_000_000)  # nanoseconds
+_FIRST_PAUSE = 0.001  # seconds
+_LONGEST_PAUSE = 0.01
+_CHECK = 0.1  # seconds; how often the thread looks whether a loop that does not run has been closed
+
+# By the ids of loop and handle, which the queue keeps alive. The tasks that wait keep the queue: it dies with them, also if their loop is closed.
+_queues: WeakValueDictionary[tuple[int, int], _Queue] = WeakValueDictionary()
+
+
+def is_waited_for(handle: Any) -> bool:
+    """Return whether a task of the running loop waits for the semaphore."""
+    queue = _queues.get((id(asyncio.get_running_loop()), id(handle)))
+    return queue is not None and bool(queue.waiters)
+
+
+async def wait(sem: Semaphore, handle: Any, deadline: int | None) -> bool:
+    """Return True with a token; False without, once ``time.monotonic_ns()`` is ``deadline``."""
+    loop = asyncio.get_running_loop()
+    key = (id(loop), id(handle))
+    queue = _queues.get(key)
+    if queue is None:
+        queue = _queues[key] = _Queue(loop, sem, handle)
+    return await queue.wait(deadline)
 
 
 class _Queue:
-    """The tasks of one loop that wait for one semaphore, the oldest first."""
+    """The tasks of one loop that wait for one semaphore, the oldest first, and the thread that waits for them."""
 
-    def __init__(self, libc: Libc, handle: Handle, name: str) -> None:
-        self.libc = libc
-        self.handle = handle  # kept, so that the semaphore may be closed meanwhile
-        self.name = name
+    def __init__(self, loop: asyncio.AbstractEventLoop, sem: Semaphore, handle: Any) -> None:
+        self.loop = loop
+        self.sem = sem
+        self.handle = handle  # the semaphore may be closed meanwhile
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self.lock = threading.Lock()  # for has_thread: the thread ends, or sees a new waiter
+        self.has_thread = False
+        self.arrived: list[
+            bool
+        ] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
+        self.delivered = threading.Event()
+        self.polls = False
+        self.is_daemon = threading.current_thread().daemon
 
-    def hand_out(self) -> bool:
-        """Give what tokens there are to those who wait. Return whether there was one."""
-        some = False
-        while self.waiters:
-            waiter = next(iter(self.waiters))
-            if waiter.done():  # cancelled, or out of time; its task will run soon
-                del self.waiters[waiter]
+    async def wait(self, deadline: int | None) -> bool:
+        waiter: asyncio.Future[bool] = self.loop.create_future()
+        self.waiters[waiter] = None
+        timer: asyncio.TimerHandle | None = None
+
+        def end() -> None:
+            nonlocal timer
+            left = (deadline or 0) - monotonic_ns()
+            if left > 0:  # uvloop's timers may come a millisecond early
+                timer = self.loop.call_later(left / 1e9, end)
+            elif not waiter.done():
+                try:
+                    waiter.set_result(self._try())
+                except OSError as error:
+                    waiter.set_exception(error)
+
+        try:
+            if deadline is not None:
+                timer = self.loop.call_later(max(0, deadline - monotonic_ns()) / 1e9, end)
+            self._start()
+            return await waiter
+        except BaseException:
+            # Cancelled after the token was handed over and before this task ran: the token goes back.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result():
+                self._give_back()
+            raise
+        finally:
+            self.waiters.pop(waiter, None)
+            if timer is not None:
+                timer.cancel()
+
+    def _try(self) -> bool:
+        for status, error in self.handle.try_once():
+            break
+        if status:
+            self.sem._raise_unless_retry(status, error)
+        return not status
+
+    def _give_back(self) -> None:
+        for _ in self.handle.post_once():
+            break
+
+    def _hand_over(self) -> None:
+        """Give a token to the task that has waited longest, or back."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                del self.waiters[waiter]  # now, and not when its task runs: the thread must not wait for another token meanwhile
+                waiter.set_result(True)
+                return
+        self._give_back()
+
+    def _start(self) -> None:
+        with self.lock:
+            if self.has_thread or self.polls:
+                return
+            if self.handle.is_steady:
+                thread = threading.Thread(target=self._serve, name=f"waits for {self.sem.name}", daemon=self.handle.is_robust)
+                try:
+                    thread.start()
+                    self.has_thread = True
+                    return
+                except RuntimeError:  # the system has no more threads, or the interpreter ends
+                    pass
+            self.polls = True
+        self._look(_FIRST_PAUSE)
+
+    # In the loop:
+
+    def _deliver(self) -> None:
+        try:
+            self.arrived.pop()
+        except IndexError:  # the thread has given it back
+            return
+        self._hand_over()
+        self.delivered.set()
+
+    def _fail(self, error: BaseException) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _look(self, pause: float) -> None:
+        """Without a thread: look for tokens, and again later."""
+        try:
+            while any(not waiter.done() for waiter in self.waiters) and self._try():
+                pause = _FIRST_PAUSE
+                self._hand_over()
+        except Exception as error:
+            self._fail(error)
+        if self.waiters:
+            self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
+        else:
+            self.polls = False
+
+    # In the thread, where no signal handler runs:
+
+    def _serve(self) -> None:
+        slices = list(_SLICES if not self.handle.is_robust else (FIRST_SLICE, *LATER_SLICES))
+        while self._is_wanted():
+            if not self.loop.is_running():  # a token could not be handed over
+                sleep(_CHECK)
                 continue
-            for status, error in self.libc.trywait(self.handle):
+            for status, error in self.handle.wait_until(monotonic_ns() + slices[0]):
                 break
             if not status:
-                some = True
-                waiter.set_result(True)
-            elif self.libc.failure(status, error) in (EAGAIN, EINTR):
-                return some
+                self._send()
             else:
-                waiter.set_exception(oserror(self.libc.failure(status, error), self.libc, self.name))
-        return some
+                try:
+                    self.sem._raise_unless_retry(status, error)
+                except Exception as failure:
+                    self._call(self._fail, failure)
+                    sleep(_CHECK)
+                if len(slices) > 1:
+                    del slices[0]
 
+    def _is_wanted(self) -> bool:
+        with self.lock:
+            self.has_thread = bool(self.waiters) and not self._is_over()
+            return self.has_thread
 
-class _Poller:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.queues: dict[Handle, _Queue] = {}
-        self.pause = FIRST_PAUSE
-        self.next_look: asyncio.Handle | None = None
+    def _is_over(self) -> bool:
+        """Whether the loop will not run any more. At the interpreter's end one in a daemon thread may say that it runs, frozen."""
+        loop = self.loop
+        return loop.is_closed() or (not threading.main_thread().is_alive() and (self.is_daemon or not loop.is_running()))
 
-    def look(self) -> None:
-        """Look at every semaphore, and arrange for the next look."""
-        some = False
-        for handle, queue in list(self.queues.items()):
-            some |= queue.hand_out()
-            if not queue.waiters:
-                self.queues.pop(handle, None)
-        self.next_look = None
-        if self.queues:
-            self.pause = FIRST_PAUSE if some else min(2 * self.pause, LONGEST_PAUSE)
-            self.next_look = self.loop.call_later(self.pause, self.look)
-        else:
-            self.end()
+    def _send(self) -> None:
+        """Send a token to the loop, and return when it has arrived. Give it back if nobody waits, or the loop does not run any more."""
+        if not self.waiters:
+            self._give_back()
+            return
+        self.delivered.clear()
+        self.arrived.append(True)
+        self._call(self._deliver)
+        while self._is_over() or not self.delivered.wait(_CHECK):
+            if not self.loop.is_running() or self._is_over():
+                try:
+                    self.arrived.pop()
+                except IndexError:  # it has arrived just now
+                    return
+                self._give_back()
+                return
 
-    def end(self) -> None:
-        if self.next_look is not None:
-            self.next_look.cancel()
-        if _pollers.get(self.loop) is self:
-            del _pollers[self.loop]
-
-    def forget(self, queue: _Queue) -> None:
-        """Drop a queue in which nobody waits any more; its loop may never run again."""
-        if not queue.waiters:
-            if self.queues.get(queue.handle) is queue:  # else it was dropped, and others wait in a new one
-                del self.queues[queue.handle]
-            if not self.queues:
-                self.end()
-
-    def look_soon(self) -> None:
-        """Look as soon as the loop is free: there is a new waiter, or a token has come back."""
-        if self.next_look is not None:
-            self.next_look.cancel()
-        self.pause = FIRST_PAUSE
-        self.next_look = self.loop.call_soon(self.look)
-
-
-_pollers: dict[asyncio.AbstractEventLoop, _Poller] = {}
-
-
-def is_waited_for(handle: Handle) -> bool:
-    """Return whether a task of the running loop waits for the semaphore."""
-    poller = _pollers.get(asyncio.get_running_loop())
-    return poller is not None and handle in poller.queues
-
-
-def released(loop: asyncio.AbstractEventLoop | None = None) -> None:
-    """Tell the waiters of the loop, by default the running one, that a token has come back."""
-    poller = _pollers.get(loop or asyncio.get_running_loop())
-    if poller is not None:
-        poller.look_soon()
-
-
-async def wait(libc: Libc, handle: Handle, name: str, deadline: int | None) -> bool:
-    """Return True with a token; False without, once ``time.monotonic_ns()`` is ``deadline``."""
-    loop = asyncio.get_running_loop()
-    poller = _pollers.get(loop)
-    if poller is None:
-        poller = _pollers[loop] = _Poller(loop)
-    queue = poller.queues.get(handle)
-    if queue is None:
-        queue = poller.queues[handle] = _Queue(libc, handle, name)
-    waiter: asyncio.Future[bool] = loop.create_future()
-    queue.waiters[waiter] = None
-    poller.look_soon()
-
-    timer: asyncio.TimerHandle | None = None
-
-    def end() -> None:
-        nonlocal timer
-        queue.hand_out()
-        left = 0 if deadline is None else deadline - monotonic_ns()
-        if left > 0:  # uvloop's timers may come a millisecond early
-            timer = loop.call_later(left / 1e9, end)
-        elif not waiter.done():
-            waiter.set_result(False)
-
-    if deadline is not None:
-        timer = loop.call_later(max(0, deadline - monotonic_ns()) / 1e9, end)
-    try:
-        return await waiter
-    except BaseException:
-        # Cancelled after the token was handed over and before this task ran: the token goes back.
-        if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result():
-            for _ in libc.post(handle):
-                break
-            released(loop)  # this poller may have ended, and another begun
-        raise
-    finally:
-        queue.waiters.pop(waiter, None)
-        poller.forget(queue)
-        if timer is not None:
-            timer.cancel()
+    def _call(self, function: Any, *arguments: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed
+            pass

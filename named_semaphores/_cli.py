@@ -1,102 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``named-semaphores``, or ``python -m named_semaphores``.
+"""The command line's help, and all commands except run.
 
-Exit codes: 0 done; 1 no token in time; 2 a usage error, or the system refused. ``run`` hands on the command's.
+Signals have their default actions (``__main__`` sets them). Only acquire can lose a token by a signal, and blocks signals.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import math
 import os
 import signal
 import sys
+import time
 
-from . import __version__, _opening
-from .core import NamedSemaphore, _checked_name, _linked, _system_libc
+from . import NamedSemaphore, __version__, _sysv
+from ._check import check_name
+from ._errors import explained
+from ._libc import system
+from ._run import ERROR, NO_TOKEN, complain, prog, seconds, tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn, Sequence
+    from typing import Any, Callable, Iterator, NoReturn, Sequence
 
     from .listing import SemaphoreInfo
 
-_DONE, _NO_TOKEN, _ERROR = range(3)
+_signal: Any = signal  # for mypy: Windows lacks some of it
+_DONE = 0
+_SLICE = 0.1  # seconds that acquire blocks signals at a time
+
+_RECOVERY = """\
+Recovery: run never loses a token; the kernel returns it when the command ends. A POSIX semaphore loses the token of a killed process. To check:
+type "list"; FREE plus the tokens that the processes in PIDS hold should be the number of tokens you created (the semaphore does not store that
+number). To repair: type "release NAME" once for each lost token. To start over: stop the processes in PIDS, then type "unlink NAME" and "create
+NAME --value N"; unlink wakes nobody, so a process that waits on the old semaphore waits for ever.
+
+Exit codes: 0: done; 1: no token in time; 2: wrong usage, or the system refused. run has the command's exit code; 127: not found, 126: not
+executable. For the options type COMMAND --help."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit code. A signal that ends a command ends this process too."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command: list[str] | None = None
-    if arguments[:1] == ["run"] and "--" in arguments:
-        # By hand: what argparse makes of "--" differs from version to version.
-        at = arguments.index("--")
-        arguments, command = arguments[:at], arguments[at + 1 :]
-    code = _ERROR
-    prog = _prog()
+def main(words: Sequence[str]) -> int:
+    """Do what the words say, and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # it is None if the descriptor is closed
+            stream.reconfigure(errors="backslashreplace")  # another program's name may have any character
     try:
-        options = _parser(prog).parse_args(arguments)
-        options.command = command
-        _system_libc()  # NotImplementedError where there are no semaphores
-        code = options.do(options)
+        options = _parser(prog()).parse_args(words)
+        code: int = options.do(options)
+        return code
     except SystemExit as error:  # argparse's
-        code = error.code if isinstance(error.code, int) else _ERROR
-    except KeyboardInterrupt:
-        code = -signal.SIGINT
-    except BrokenPipeError:
-        code = 128 + 13  # what a shell says of a program that SIGPIPE ended
+        return error.code if isinstance(error.code, int) else ERROR
     except (OSError, ValueError, NotImplementedError) as error:
-        _complain(prog, error)
-    if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    return code
+        complain(error)
+        return ERROR
 
 
-def _prog() -> str:
-    if getattr(sys.modules["__main__"], "__package__", None) == __package__:
-        return f"{os.path.basename(sys.executable)} -m {__package__}"
-    return "named-semaphores"
-
-
-def _complain(prog: str, problem: object) -> None:
-    text = str(problem)
-    if isinstance(problem, OSError) and problem.strerror:
-        text = problem.strerror if problem.filename is None else f"{os.fsdecode(problem.filename)}: {problem.strerror}"
-    try:
-        if sys.stderr is not None:  # else it is closed, and print would take standard output
-            print(f"{prog}: {text}", file=sys.stderr, flush=True)
-    except OSError:  # the terminal hung up
-        pass
-
-
-def _show(text: object) -> None:
-    try:
-        print(text, flush=True)
-    except OSError:  # once is enough: at its end the interpreter would try again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+# --- The parser ---------------------------------------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(_ERROR, f"{self.prog}: {message} (--help tells more)\n")
+        self.exit(ERROR, f"{self.prog}: {message} (--help tells more)\n")
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Fills each paragraph by itself."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
-        description="Semaphores that all processes of this machine share by name.",
-        epilog="Exit codes: 0 done, 1 no token in time, 2 error; run: the command's. COMMAND --help tells more.",
+        description="Counted limits that all processes of this machine share by name. There are two kinds. Robust semaphores (System V; RobustSemaphore in "
+        "Python): the kernel returns the tokens of a process that ends. POSIX named semaphores (NamedSemaphore): C programs can use them too.",
+        epilog=_RECOVERY,
+        formatter_class=_Paragraphs,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"named-semaphores {__version__}")
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
 
-    def add(
-        do: Callable[[argparse.Namespace], int], name: str, text: str, more: str, example: str, **options: Any
-    ) -> argparse.ArgumentParser:
+    def add(do: Callable[[Any], int] | None, name: str, text: str, more: str, example: str, **options: Any) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = commands.add_parser(
             name,
             help=text,
@@ -105,257 +92,346 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             allow_abbrev=False,
             **options,
         )
-        added.set_defaults(do=do, prog=prog, parser=added)
+        added.set_defaults(do=do, parser=added)
         return added
 
-    def add_wait(parser: argparse.ArgumentParser) -> None:
-        wait = parser.add_mutually_exclusive_group()
-        wait.add_argument("--timeout", type=_seconds, metavar="S", help="wait no longer than S seconds for a token")
-        wait.add_argument("--no-wait", dest="timeout", action="store_const", const=0.0, help="do not wait for a token")
+    def add_name(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", type=_argument(check_name), metavar="NAME", help="the semaphore")
 
+    def add_kind(parser: argparse.ArgumentParser) -> None:
+        kind = parser.add_mutually_exclusive_group()
+        kind.add_argument("--robust", dest="kind", action="store_const", const="robust", help="the robust one of this name")
+        kind.add_argument("--posix", dest="kind", action="store_const", const="posix", help="the POSIX one of this name")
+
+    def add_wait(parser: argparse.ArgumentParser, what: str) -> None:
+        wait = parser.add_mutually_exclusive_group()
+        wait.add_argument("--timeout", type=_argument(seconds), metavar="S", help=f"wait no longer than S seconds for {what}")
+        wait.add_argument("--no-wait", dest="timeout", action="store_const", const=0.0, help="do not wait")
+
+    # For its help only; _run parses run's words.
     run = add(
-        _run,
+        None,
         "run",
         "run a command with a token, at most so many at once on this machine",
-        "Waits for a token, runs the command, and puts the token back however the command ends. Its exit code is the command's: 128+N if "
-        "signal N ended it, 127 if it was not found, 126 if it cannot be executed. SIGINT, SIGTERM, SIGHUP and other signals reach the "
-        "command. The semaphore is created if there is none, and stays for later runs.",
-        "run build --slots 2 -- make all",
-        usage=f"{prog} run NAME [--slots N] [--timeout S | --no-wait] [--conflict-exit-code E] -- COMMAND...",
+        "Acquires a token of the robust semaphore NAME, then executes the command in the same process: the exit code and all signals are the "
+        "command's. The kernel returns the token when the command ends, also when it is killed. A process that the command leaves in the background "
+        "holds no token. The semaphore needs no creation and no removal: it exists while a process has it open.",
+        "run build --slots 2 make all",
+        usage=f"{prog} run NAME [--slots N] [--take K] [--timeout S | --no-wait] [--conflict-exit-code E] [--verbose] [--] COMMAND...",
     )
     run.add_argument("name", metavar="NAME", help="the semaphore")
-    run.add_argument("misplaced", nargs="*", default=[], help=argparse.SUPPRESS)  # with a default it is not named as missing
+    run.add_argument("command", nargs="*", metavar="COMMAND", help="begins with the first word after NAME that is no option")
     run.add_argument(
         "--slots",
-        type=_count,
-        default=1,
         metavar="N",
-        help="create it with N tokens (default 1). An existing one keeps its number, which nobody can ask: give the same N everywhere",
+        help="the number of tokens; an error if other processes have it open with another number. Default: its number, or 1 if no process has it open",
     )
-    add_wait(run)
-    run.add_argument(
-        "--conflict-exit-code", type=_exit_code, default=_NO_TOKEN, metavar="E", help="exit code if there was no token in time (default 1)"
-    )
+    run.add_argument("--take", metavar="K", help="take K tokens, all at once (default 1)")
+    run.add_argument("--timeout", metavar="S", help="wait no longer than S seconds for a token")
+    run.add_argument("--no-wait", action="store_true", help="do not wait for a token")
+    run.add_argument("--conflict-exit-code", metavar="E", help="exit code if no token was free in time (default 1)")
+    run.add_argument("--verbose", action="store_true", help="after a second, say that it waits, even if standard error is no terminal")
 
     listing = add(
         _list,
         "list",
         "list the semaphores of this machine",
-        "PIDS are the processes that have it open; a ? among them stands for processes that this user may not look into: those of others.",
-        "list --json",
+        "USERS: how many times processes have it open. PIDS: these processes; ? means that there may be others, which the system does not show to "
+        "this user. TOTAL and WAITING exist for robust semaphores only. Robust semaphores are listed on Linux, if this user may read them.",
+        "list --watch 1",
     )
-    listing.add_argument("--json", action="store_true", help="for programs: also why a value is missing, and times in seconds")
+    listing.add_argument("--json", action="store_true", help="for programs; also has the reason of a missing value, and times in seconds")
+    listing.add_argument(
+        "--watch",
+        nargs="?",
+        type=_argument(seconds),
+        const=2.0,
+        metavar="SECONDS",
+        help="redraw the list on the terminal every SECONDS (default 2) until Ctrl-C",
+    )
 
     value = add(_value, "value", "print the number of free tokens", "", "value build")
-    value.add_argument("name", metavar="NAME", help="the semaphore")
+    add_name(value)
+    add_kind(value)
 
     acquire = add(
         _acquire,
         "acquire",
-        "take a token",
-        "It stays taken after this command, until somebody releases it: run is safer.",
-        "acquire build --timeout 10",
+        "take a token of a POSIX semaphore",
+        "It stays taken after this command, until a release: run is safer.",
+        "acquire pool --timeout 10",
     )
-    acquire.add_argument("name", metavar="NAME", help="the semaphore")
-    add_wait(acquire)
+    add_name(acquire)
+    add_wait(acquire, "a token")
+    acquire.add_argument("--verbose", action="store_true", help="after a second, say that it waits, even if standard error is no terminal")
 
-    release = add(_release, "release", "put tokens back", "", "release build")
-    release.add_argument("name", metavar="NAME", help="the semaphore")
-    release.add_argument("-n", type=_count, default=1, metavar="N", help="how many (default 1)")
+    release = add(_release, "release", "put tokens of a POSIX semaphore back", "", "release pool")
+    add_name(release)
+    release.add_argument("-n", type=_argument(tokens), default=1, metavar="N", help="how many (default 1)")
 
-    create = add(_create, "create", "create a semaphore", "An error if there is one.", "create build --value 4 --mode 0660")
-    create.add_argument("name", metavar="NAME", help="the semaphore")
+    create = add(
+        _create,
+        "create",
+        "create a semaphore",
+        "A POSIX semaphore; with --robust a robust one, which exists until unlink or a restart of the machine, also without users. An error if it exists.",
+        "create pool --value 4 --mode 0660",
+    )
+    add_name(create)
     create.add_argument("--value", type=int, required=True, metavar="N", help="its number of tokens")
     create.add_argument(
         "--mode",
-        type=_mode,
+        type=_argument(_mode),
+        default=0o600,
         metavar="MODE",
         help="who may use it, in octal, whatever the umask (default 0600: this user); 0660: the group too",
     )
+    add_kind(create)
+
+    resize = add(
+        _resize,
+        "resize",
+        "change the number of tokens of a robust semaphore",
+        "In one step, for all processes that have it open. A smaller N waits until enough tokens are free.",
+        "resize build 4",
+    )
+    add_name(resize)
+    resize.add_argument("total", type=_argument(tokens), metavar="N", help="the new number of tokens")
+    add_wait(resize, "tokens to become free")
 
     unlink = add(
         _unlink,
         "unlink",
-        "remove names",
-        "Who has such a semaphore open goes on using it; the name is free for another.",
-        "unlink build",
+        "remove semaphores",
+        "The name is free for a new semaphore. Processes that have a POSIX one open continue to use it. Processes that wait on a robust one get an error.",
+        "unlink pool",
     )
-    unlink.add_argument("names", nargs="*", metavar="NAME", help="the semaphores")
+    unlink.add_argument("names", nargs="*", type=_argument(check_name), metavar="NAME", help="the semaphores")
+    add_kind(unlink)
     unlink.add_argument(
         "--unused",
         action="store_true",
-        help="those of this user that no process has open, also if a token of theirs is taken by the acquire command; asks first (Linux)",
+        help="only semaphores that no process has open, even if the acquire command took a token. Without NAME: only robust ones, which run leaves "
+        "in the kernel, and no POSIX ones, because they may be another program's. Lists them and asks first (Linux)",
     )
     unlink.add_argument("--yes", action="store_true", help="do not ask")
     return parser
 
 
-def _number(convert: Callable[[str], Any], fits: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
-    def number(text: str) -> Any:
+def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert_argument(text: str) -> Any:
         try:
-            result = convert(text)
-        except ValueError:
-            result = None
-        if result is None or not fits(result):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return result
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    return number
+    return convert_argument
 
 
-_seconds = _number(float, lambda number: not math.isnan(number) and number >= 0, "a number of seconds from 0")
-_count = _number(int, lambda number: number >= 1, "a number from 1")
-_exit_code = _number(int, lambda number: 0 <= number <= 255, "an exit code from 0 to 255")
-_mode = _number(lambda text: int(text, 8), lambda number: 0 <= number <= 0o777, "a mode in octal, as 0660")
-
-
-def _say_waiting(options: argparse.Namespace) -> Callable[[], None]:
-    def say() -> None:
-        if sys.stderr is not None and sys.stderr.isatty():
-            _complain(options.prog, f"waiting for a token of {options.name}")
-
-    return say
-
-
-def _run(options: argparse.Namespace) -> int:
-    import shutil
-
-    from ._run import Stoppable, run  # type: ignore[attr-defined,unused-ignore]
-
-    if options.misplaced or not options.command:
-        options.parser.error("the command to run comes last, after --")
-    semaphore = Stoppable(options.name, options.slots, unlink_on_delete=False)
+def _mode(text: str) -> int:
     try:
-        code: int = run(semaphore, options.command, options.timeout, options.conflict_exit_code, _say_waiting(options))
-        return code
-    except OSError as error:
-        if error.filename == semaphore.name:
-            raise
-        number, program = error.errno or 0, options.command[0]
-        if number == errno.EACCES and not os.path.dirname(program) and shutil.which(program, os.F_OK) is None:
-            number = errno.ENOENT  # a folder of PATH that this user may not read
-        _complain(options.prog, OSError(number, os.strerror(number), program))
-        return 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126  # as shells do
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"{text!r} is not a mode in octal, as 0660")
+    return mode
 
 
-def _acquire(options: argparse.Namespace) -> int:
-    from ._run import Signals, Stoppable, take  # type: ignore[attr-defined,unused-ignore]
+# --- One semaphore ------------------------------------------------------------------------------------------------------------------
 
-    semaphore = _linked(Stoppable, options.name)
-    signals = Signals()
-    signals.__enter__()
-    if take(semaphore, signals, options.timeout, _say_waiting(options)):
-        return _DONE  # with signals blocked to the end: one that ended this process now would say that there is no token
-    signals.__exit__()
-    return -signals.noted[0] if signals.noted else _NO_TOKEN
+
+def _open_posix(name: str) -> NamedSemaphore:
+    return NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False)
+
+
+def _open_robust(name: str) -> _sysv.Set:
+    return _sysv.system().open(name, None, create=False)
+
+
+def _kinds(name: str) -> list[str]:
+    """Return of which kinds there is a semaphore of this name."""
+    kinds = []
+    try:
+        _open_posix(name).close()
+        kinds.append("posix")
+    except (FileNotFoundError, NotImplementedError):
+        pass
+    except OSError:  # this user may not open it, or it is another file
+        kinds.append("posix")
+    try:
+        _open_robust(name).leave()
+        kinds.append("robust")
+    except (FileNotFoundError, FileExistsError, NotImplementedError):  # FileExistsError: another set has this key
+        pass
+    except OSError:
+        kinds.append("robust")
+    return kinds
+
+
+def _kind(name: str, given: str | None) -> str:
+    kinds = [given] if given else _kinds(name)
+    if not kinds:
+        raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)} (there is no semaphore of this name)", name)
+    if len(kinds) > 1:
+        raise ValueError(f"a POSIX and a robust semaphore have the name {name}: add --posix or --robust")
+    return kinds[0]
+
+
+def _only_posix(name: str, why: str) -> NamedSemaphore:
+    try:
+        return _open_posix(name)
+    except FileNotFoundError:
+        if "robust" in _kinds(name):
+            raise ValueError(f"{name} is robust: {why}") from None
+        raise
 
 
 def _value(options: argparse.Namespace) -> int:
-    _show(_linked(NamedSemaphore, options.name).value)
+    if _kind(options.name, options.kind) == "posix":
+        _show(_open_posix(options.name).value)
+        return _DONE
+    opened = _open_robust(options.name)
+    try:
+        _show(opened.value())
+    finally:
+        opened.leave()
+    return _DONE
+
+
+def _acquire(options: argparse.Namespace) -> int:
+    semaphore = _only_posix(options.name, "the kernel would return the token when this command ends; use run")
+    begin, told = time.monotonic(), not (options.verbose or os.isatty(2))
+    deadline = float("inf") if options.timeout is None else begin + options.timeout
+    # The exit code must tell the truth: no signal may end this process between the acquire and its exit. So signals are blocked during each
+    # slice of the wait; a pending one ends the process after a slice without a token. With a token they stay blocked.
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
+    while not semaphore.acquire(timeout=max(0.0, min(_SLICE, deadline - time.monotonic()))):
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        now = time.monotonic()
+        if now >= deadline:
+            complain(f"{options.name}: no token was free" + (f" within {options.timeout:g} s" if options.timeout else ""))
+            return NO_TOKEN
+        if not told and now > begin + 1:
+            told = True
+            complain(f"waiting for a token of {options.name}")
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
     return _DONE
 
 
 def _release(options: argparse.Namespace) -> int:
-    _linked(NamedSemaphore, options.name).release(options.n)
+    why = "each holder returns its own tokens, at its end at the latest; for more tokens use resize"
+    _only_posix(options.name, why).release(options.n)
     return _DONE
 
 
 def _create(options: argparse.Namespace) -> int:
-    if options.mode is not None:
-        os.umask(0)  # as mkdir -m does: who gives a mode wants that mode
-    mode = 0o600 if options.mode is None else options.mode
-    NamedSemaphore(options.name, options.value, NamedSemaphore.Flags.RAISE_IF_EXISTS, unlink_on_delete=False, mode=mode)
+    name = options.name
+    kind = options.kind or "posix"
+    there = [other for other in _kinds(name) if other != kind]
+    if kind == "posix":
+        os.umask(0)  # the mode is exact, as with mkdir -m
+        NamedSemaphore(name, options.value, NamedSemaphore.Flags.RAISE_IF_EXISTS, unlink_on_delete=False, mode=options.mode)
+    else:
+        total = tokens(str(options.value))
+        _sysv.system().open(name, total, link=False, persist=True, mode=options.mode).leave()
+    if there:
+        complain(f"now a POSIX and a robust semaphore have the name {name}: two limits, which know nothing of each other")
     return _DONE
 
 
-def _list(options: argparse.Namespace) -> int:
-    from .listing import list_semaphores
-
-    found = list_semaphores()
-    if options.json:
-        import json
-
-        _show(json.dumps([_as_json(info) for info in found], indent=2))
-        return _DONE
-    table = [("NAME", "VALUE", "MODE", "OWNER", "AGE", "PIDS")]
-    table += [
-        (_shown(i.name), "?" if i.value is None else str(i.value), f"{i.mode:04o}", i.owner, _shown_age(i.age), _shown_pids(i))
-        for i in found
-    ]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    _show("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table))
-    return _DONE
-
-
-def _as_json(info: SemaphoreInfo) -> dict[str, Any]:
-    return {**info._asdict(), "mode": f"{info.mode:04o}", "owner": info.owner, "age": round(info.age, 3)}
+def _resize(options: argparse.Namespace) -> int:
+    try:
+        opened = _open_robust(options.name)
+    except FileNotFoundError:
+        if "posix" in _kinds(options.name):
+            raise ValueError(
+                f"{options.name} is a POSIX semaphore, which does not store its number of tokens: use release and acquire"
+            ) from None
+        raise
+    try:
+        if opened.resize(options.total, options.timeout):
+            return _DONE
+        complain(f"{options.name}: too few tokens were free" + (f" within {options.timeout:g} s" if options.timeout else ""))
+        return NO_TOKEN
+    finally:
+        opened.leave()
 
 
-def _shown(name: str) -> str:
-    # Anybody can make a file with a name that does things to a terminal.
-    return name if name.isprintable() else ascii(name)[1:-1]
-
-
-def _shown_age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f}{unit}"
-    return f"{seconds:.0f}s"
-
-
-def _shown_pids(info: SemaphoreInfo) -> str:
-    pids = [str(pid) for pid in info.pids or ()]
-    return ",".join(pids if info.all_pids else [*pids, "?"]) or "-"
+# --- unlink -------------------------------------------------------------------------------------------------------------------------
 
 
 def _unlink(options: argparse.Namespace) -> int:
     if options.unused:
-        if options.names:
-            options.parser.error("either names or --unused")
         return _unlink_unused(options)
     if not options.names:
         options.parser.error("which names?")
-    return _unlink_names(options, options.names)
-
-
-def _unlink_names(options: argparse.Namespace, names: Sequence[str]) -> int:
-    libc = _system_libc()
     code = _DONE
-    for name in names:
+    for name in options.names:
         try:
-            # Without opening it, which its mode may not allow. Other programs' names may have more characters than ours.
-            _opening.unlink(libc, name if options.unused else _checked_name(name))
-        except (OSError, ValueError) as error:
-            _complain(options.prog, error)
-            code = _ERROR
+            if _kind(name, options.kind) == "posix":
+                _unlink_posix(name)
+            else:
+                _open_robust(name).remove()
+        except (OSError, ValueError, NotImplementedError) as error:
+            complain(error)
+            code = ERROR
     return code
 
 
+def _unlink_posix(name: str) -> None:
+    # Not opened: its mode may forbid that to its owner.
+    libc = system()
+    try:
+        libc.unlink(name)
+    except OSError as error:
+        raise explained(error, libc, name) from None
+
+
 def _unlink_unused(options: argparse.Namespace) -> int:
-    from .listing import list_semaphores
+    from .listing import list_posix
 
-    terminal = sys.stdin is not None and sys.stdin.isatty()
-    if not options.yes and not terminal:
-        options.parser.error("--unused asks first, and standard input is no terminal: add --yes")
-    me = os.geteuid()  # type: ignore[attr-defined,unused-ignore]
-    names, code = _unused(options, [info.name for info in list_semaphores() if info.uid == me])
-    if not names:
-        _show("no unused semaphores")
+    names = options.names or None
+    robust = _sysv.idle_sets(names) if options.kind != "posix" else []
+    posix: list[str] = []
+    code = _DONE
+    if options.kind != "robust":
+        me = os.geteuid()  # type: ignore[attr-defined,unused-ignore]
+        posix, code = _unused(names or [info.name for info in list_posix() if info.uid == me])
+    if posix and not names:
+        _show(f"Kept, because they may be another program's; name the ones to remove: {' '.join(map(_shown, posix))}")
+        posix = []
+    if not posix and not robust:
+        _show("nothing to remove")
         return code
-    _show("\n".join(map(_shown, names)))
+    _show("\n".join([f"{name} (POSIX)" for name in posix] + [f"{name} (robust)" for name in robust]))
     if not options.yes:
-        try:
-            answer = input(f"Remove {len(names)}? [y/N] ")
-        except EOFError:  # Ctrl-D
-            answer = ""
-            _show("")
-        if answer.strip().lower() not in ("y", "yes"):
+        if not _agrees(options, len(posix) + len(robust)):
             return code
-        names, _ = _unused(options, names)  # the question may have been open for long
-    return max(code, _unlink_names(options, names))
+        posix, _ = _unused(posix)  # another process may have opened one since
+    for name in posix:
+        try:
+            _unlink_posix(name)
+        except OSError as error:
+            complain(error)
+            code = ERROR
+    if robust:
+        _sysv.remove_idle_sets(names)  # checks again, in the step that removes
+    return code
 
 
-def _unused(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[str], int]:
+def _agrees(options: argparse.Namespace, count: int) -> bool:
+    if sys.stdin is None or not sys.stdin.isatty():
+        options.parser.error(f"not removed: to remove {count} without a question, add --yes")
+    try:
+        answer = input(f"Remove {count}? [y/N] ")
+    except EOFError:  # Ctrl-D
+        _show("")
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _unused(names: Sequence[str]) -> tuple[list[str], int]:
+    """Return the POSIX semaphores of these that no process has open, and the exit code."""
     from .listing import is_in_use
 
     unused, code = [], _DONE
@@ -363,9 +439,113 @@ def _unused(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[str
         try:
             if not is_in_use(name):
                 unused.append(name)
-        except FileNotFoundError:  # removed since
+        except FileNotFoundError:  # robust, or unlinked since
             pass
         except PermissionError as error:
-            _complain(options.prog, error)
-            code = _ERROR
+            complain(error)
+            code = ERROR
     return unused, code
+
+
+# --- list ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> int:
+    from .listing import list_semaphores
+
+    if options.watch is not None:
+        if options.json:
+            options.parser.error("either --json or --watch")
+        return _watch(options)
+    found = list_semaphores()
+    if options.json:
+        import json
+
+        _show(json.dumps([_as_json(info) for info in found], indent=2))
+    else:
+        _show("\n".join(_table(found)))
+    return _DONE
+
+
+def _as_json(info: SemaphoreInfo) -> dict[str, Any]:
+    return {**info._asdict(), "mode": f"{info.mode:04o}", "owner": info.owner, "age": round(info.age, 3)}
+
+
+def _table(found: Sequence[SemaphoreInfo]) -> list[str]:
+    rows = [("NAME", "KIND", "FREE", "TOTAL", "WAITING", "USERS", "PIDS", "MODE", "OWNER", "AGE"), *map(_row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _row(info: SemaphoreInfo) -> tuple[str, ...]:
+    free = "?" if info.value is None else str(info.value)
+    pids = [str(pid) for pid in info.pids or ()]
+    if not info.all_pids and info.users != 0:
+        pids.append("?")
+    if info.kind == "robust":
+        numbers = free, str(info.total), str(info.waiting), str(info.users)
+    else:
+        users = str(len(pids)) if info.all_pids else f"{len(pids) - 1}+" if len(pids) > 1 else "?"
+        numbers = free, "-", "-", users
+    return _shown(info.name), info.kind, *numbers, ",".join(pids) or "-", f"{info.mode:04o}", info.owner, _shown_age(info.age)
+
+
+def _shown(name: str) -> str:
+    # A file's name may contain control sequences for a terminal.
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _shown_age(age: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if age >= size:
+            return f"{age // size:.0f}{unit}"
+    return f"{age:.0f}s"
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Redraw the list at the top of the terminal. One write replaces the last picture, so nothing flickers, and Ctrl-C can end it at any time."""
+    from .listing import list_semaphores
+
+    if sys.stdout is None or not sys.stdout.isatty():
+        options.parser.error("--watch needs a terminal")
+    _show("\n" * _size()[1])  # scrolls the terminal's contents up, where they stay
+    for _ in _every(max(0.1, options.watch)):
+        columns, height = _size()
+        heading = f"{time.strftime('%H:%M:%S')}, every {options.watch:g} s until Ctrl-C"
+        try:
+            lines = [heading, "", *_table(list_semaphores())]
+        except OSError as error:
+            lines = [heading, "", str(error)]
+        room = max(1, height - 1)
+        if len(lines) > room:
+            lines[room - 1 :] = [f"... {len(lines) - room + 1} more"]
+        # Cursor to the top; clear the rest of each line; clear the rest of the screen.
+        _show("\x1b[H" + "".join(f"{line[: columns - 1]}\x1b[K\n" for line in lines) + "\x1b[J", end="")
+    return _DONE
+
+
+def _size() -> tuple[int, int]:
+    columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    return columns or 80, lines or 24  # 0: unknown
+
+
+def _every(interval: float) -> Iterator[None]:
+    """Yield at once, then after each interval, and whenever the terminal's size changes."""
+    import select
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)  # type: ignore[attr-defined,unused-ignore]
+    signal.set_wakeup_fd(writing)
+    signal.signal(_signal.SIGWINCH, lambda signum, frame: None)
+    while True:
+        yield
+        if select.select([reading], [], [], interval)[0]:
+            os.read(reading, 1000)
+
+
+def _show(text: object, end: str = "\n") -> None:
+    try:
+        print(text, end=end, flush=True)
+    except OSError:  # else the interpreter tries again at its end, and complains again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: from an errno to an exception that names the semaphore and says what helps."""
+"""Policy: turn an errno into an exception that names the semaphore and says what helps."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-import sys
 
-from . import _shm
+from . import _files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,23 +20,31 @@ def oserror(error: int, libc: Libc, name: str, hint: str | None = None) -> OSErr
     return OSError(error, os.strerror(error) + (f" ({hint})" if hint else ""), name)
 
 
-def open_error(error: int, libc: Libc, name: str, creating: bool = False) -> Exception:
+def explained(error: OSError, libc: Libc, name: str) -> OSError:
+    """Return what a call of ``Libc`` raised, with the semaphore's name and what helps."""
+    # An error from the library has strerror's text; a reason of our own is kept.
+    reason = error.strerror if error.strerror != os.strerror(error.errno or 0) else None
+    return oserror(error.errno or 0, libc, name, reason)
+
+
+def open_error(error: OSError, libc: Libc, name: str, creating: bool = False) -> Exception:
     """Return the exception for a semaphore that could not be opened."""
+    number = error.errno or 0
     directory = os.path.dirname(libc.files) if libc.files else None
-    if directory and error in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL) and not os.path.isdir(directory):
+    if directory and number in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL) and not os.path.isdir(directory):
         # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
         hint = f"{directory}, the shared memory file system that holds semaphores, is missing: mount a tmpfs there"
         return oserror(errno.ENOSYS, libc, name, hint)
-    if error == errno.ENOSYS:
+    if number == errno.ENOSYS:
         return NotImplementedError(f"this system ({libc.platform}) has no POSIX named semaphores (ENOSYS): cannot open {name!r}")
-    if creating and error == errno.ENOENT:
+    if creating and number == errno.ENOENT:
         # "There is none" is no reason not to create it. glibc says so where this user may not search the directory.
         return oserror(errno.EACCES, libc, name)
-    return oserror(error, libc, name)
+    return explained(error, libc, name)
 
 
 def _hint(error: int, libc: Libc, name: str) -> str | None:
-    path = _shm.path(libc, name)
+    path = _files.path(libc, name)
     if error == errno.ENAMETOOLONG:
         return f"a name has at most {libc.longest_name} bytes here, its slash included, and this one {len(os.fsencode(name))}"
     if error == errno.EMFILE:
@@ -70,13 +77,3 @@ def _hint(error: int, libc: Libc, name: str) -> str | None:
     if error in (errno.EACCES, errno.EPERM):
         return f"it belongs to user {status.st_uid}, group {status.st_gid}, with mode {stat.S_IMODE(status.st_mode):04o}"
     return None
-
-
-def warn_of_name(error: OSError) -> None:
-    """Say that clean-up could not remove a name, where nobody could catch the exception."""
-    import warnings  # at run time only when needed
-
-    try:
-        warnings.warn(f"a semaphore's name could not be removed: {error}", RuntimeWarning, stacklevel=3)
-    except RuntimeWarning:  # python -W error
-        sys.excepthook(*sys.exc_info())

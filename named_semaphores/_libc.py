@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mechanism: the C library's named semaphores through ctypes.
 
-Every symbol, prototype, constant and errno of this package is here. ``Libc`` binds a library object it is given, so that a test can hand in
-one that behaves as another platform's; ``load`` finds the running system's. What a library has is asked of it. The platform's name decides
-only what cannot be asked, and all of that is in ``_SYSTEMS``.
+Every symbol, prototype, constant and errno of POSIX semaphores is here. ``Libc`` binds the library object it is given, so that a test can
+hand in one that behaves like another platform's; ``system`` returns the running system's. ``Libc`` asks the library which symbols it has. The
+platform's name decides only what cannot be asked: all of that is in ``_SYSTEMS``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import errno
 import os
 import sys
 import time
-from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint
-from itertools import chain, islice, repeat, starmap
-from operator import attrgetter
+from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
+from itertools import islice, repeat, starmap
+from operator import not_
 from types import MethodType
 
 TYPE_CHECKING = False
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
 _SECOND = 1_000_000_000  # in nanoseconds
-
-# PyPy has no PYFUNCTYPE.
-_PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
+_PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # a call keeps the GIL; PyPy's ctypes has no flag for it
 
 
 class _System:
@@ -33,102 +31,61 @@ class _System:
 
     libraries: tuple[str | None, ...] = (None,)  # where sem_open may be, in this order; None is the process itself
     sem_failed = 0  # what a failed sem_open returns
-    same_address = True  # POSIX: a process that opens a name again gets the same address (as long as it is the same semaphore)
-    counted = True  # ... and closes it once for each time
+    same_address = True  # POSIX: a process that opens a name again gets the same address, if it is the same semaphore
+    counted = True  # ... and closes it once for each open
     longest_name: int | None = None  # in bytes, the slash included
     value_max: int | None = None  # None: sysconf tells
     checks_post = True  # sem_post fails, and says so, past the maximum
     time_t: Any = c_long  # what the plain symbols of timed waits take
     opens_any_file = False  # of the right name, and maps it as a semaphore
-    files: str | None = None  # what comes before a semaphore's name in the path of its file, if it has one
+    files: str | None = None  # what precedes a semaphore's name in the path of its file, if it has one
+
+    def __init__(self, **differences: Any) -> None:
+        self.__dict__.update(differences)
 
 
-class _Linux(_System):
-    libraries = (None, "libpthread.so.0")  # glibc before 2.34 has sem_* in libpthread
-    longest_name = 252
-    value_max = 2**31 - 1
-    opens_any_file = True
-    files = "/dev/shm/sem."
-
-
-class _Musl(_Linux):
-    longest_name = 256
-    files = "/dev/shm/"
-
-
-class _MacOS(_System):  # XNU: a handle is a file descriptor, so 0 is a valid one
-    sem_failed = -1
-    same_address = False
-    longest_name = 30
-    value_max = 32767
-    checks_post = False
-
-
-class _FreeBSD(_System):
-    time_t = c_long if ctypes.alignment(c_int64) == 4 else c_int64  # 32 bits on i386 alone, which aligns these to 4 bytes
-    longest_name = 252
-    value_max = 2**31 - 1
-    files = "/tmp/SEMD"
-
-
-class _NetBSD(_System):
-    libraries = (None, "libpthread.so")
-    same_address = False
-    longest_name = 255
-    value_max = 2**31 - 1  # more works, but sem_getvalue's int does not tell it
-    time_t = c_int64
-
-
-class _OpenBSD(_System):
-    libraries = (None, "libpthread.so")
-    same_address = False
-    value_max = 2**31 - 1  # more works, but sem_getvalue's int does not tell it
-    checks_post = False
-    time_t = c_int64
-
-
-class _DragonFly(_System):
-    libraries = (None, "libpthread.so")
-
-
-class _Illumos(_System):
-    sem_failed = -1
-    counted = False
-    longest_name = 255
-
-
-class _Cygwin(_System):  # the process itself is only the .exe there
-    libraries = ("cygwin1.dll", "msys-2.0.dll")
-    counted = False
-    longest_name = 251
-    value_max = 1147483648
-    files = "/dev/shm/sem."
-    checks_post = False  # returns 0 and leaves the value as it is
-
-
-class _Nowhere(_System):  # Emscripten's stubs do nothing and say it worked, so they are not asked
-    libraries = ()
-
+# glibc before 2.34 has sem_* in libpthread.
+_LINUX = _System(libraries=(None, "libpthread.so.0"), longest_name=252, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/sem.")
+_MUSL = _System(longest_name=256, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/")
+# XNU: a handle is a file descriptor, so 0 is a valid one.
+_MACOS = _System(sem_failed=-1, same_address=False, longest_name=30, value_max=32767, checks_post=False)
+# time_t has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
+_FREEBSD = _System(time_t=c_long if ctypes.alignment(c_int64) == 4 else c_int64, longest_name=252, value_max=2**31 - 1, files="/tmp/SEMD")
+# The last two allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
+_DRAGONFLY = _System(libraries=(None, "libpthread.so"))
+_NETBSD = _System(libraries=(None, "libpthread.so"), same_address=False, longest_name=255, value_max=2**31 - 1, time_t=c_int64)
+_OPENBSD = _System(libraries=(None, "libpthread.so"), same_address=False, value_max=2**31 - 1, checks_post=False, time_t=c_int64)
+_ILLUMOS = _System(sem_failed=-1, counted=False, longest_name=255)
+# The process itself is only the .exe there. Past the maximum sem_post returns 0, and leaves the value as it is.
+_CYGWIN = _System(
+    libraries=("cygwin1.dll", "msys-2.0.dll"),
+    counted=False,
+    longest_name=251,
+    value_max=1147483648,
+    files="/dev/shm/sem.",
+    checks_post=False,
+)
+_NOWHERE = _System(libraries=())  # Emscripten's stubs do nothing and say it worked, so they are not asked
 
 _SYSTEMS = {
-    "linux": _Linux,
-    "darwin": _MacOS,
-    "freebsd": _FreeBSD,
-    "netbsd": _NetBSD,
-    "openbsd": _OpenBSD,
-    "dragonfly": _DragonFly,
-    "sunos": _Illumos,
-    "cygwin": _Cygwin,
-    "msys": _Cygwin,
-    "win32": _Nowhere,
-    "emscripten": _Nowhere,
-    "wasi": _Nowhere,
+    "linux": _LINUX,
+    "darwin": _MACOS,
+    "freebsd": _FREEBSD,
+    "netbsd": _NETBSD,
+    "openbsd": _OPENBSD,
+    "dragonfly": _DRAGONFLY,
+    "sunos": _ILLUMOS,
+    "cygwin": _CYGWIN,
+    "msys": _CYGWIN,
+    "win32": _NOWHERE,
+    "emscripten": _NOWHERE,
+    "wasi": _NOWHERE,
 }
 
 
-def _system(platform: str) -> type[_System]:
+def _system(platform: str) -> _System:
     # The BSDs' and illumos' names carry a version.
-    return next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), _System)
+    return next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), _System())
 
 
 def load(platform: str = sys.platform) -> ctypes.CDLL:
@@ -143,32 +100,25 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
     raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
 
 
-class Handle(int):
-    """An open semaphore: its address, or what the system has instead.
+def system() -> Libc:
+    """Return the running system's ``Libc``, found once. NotImplementedError where there is none."""
+    if not _found:
+        from ._semlock import InterpretersLibc, semlock
 
-    Each ``Libc`` has a subclass of its own whose finalizer is sem_close. It runs when the last reference goes, and a call in flight holds
-    one, so no semaphore is unmapped under a waiter.
-    """
-
-    __slots__ = ()
-    # One that is opened twice has two handles.
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-    __ne__ = object.__ne__
+        library = load()
+        _found.setdefault("libc", InterpretersLibc(library) if semlock(sys.platform) else Libc(library))
+    return _found["libc"]
 
 
-# The garbage collector runs the finalizers of all it has found, in no order, before it clears any of it. It must not find a handle: a generator
-# inside a with statement, finalized later, would post into nothing. So each is here, in sys, which the interpreter clears last, until the
-# finalizer of the sem_t that refers to it takes it out.
-_handles: set[Handle] = sys.__dict__.setdefault(f"_{__name__}._handles", set())
+_found: dict[str, Libc] = {}  # setdefault is atomic: all threads share one, which on Cygwin counts
 
 
-class sem_t(ctypes.Structure):
-    """What is at a handle's address, with nothing to look into; a pointer to it is the argument that costs ctypes least."""
-
-    _fields_ = []  # PyPy wants it said
-    __slots__ = ("release",)
-    __del__ = property(attrgetter("release"))  # C code: a finalizer in Python can be interrupted before its first statement
+def _prototype(restype: Any, *argtypes: Any) -> Any:
+    """Return a function type as PYFUNCTYPE does, whose calls keep the GIL, and save errno."""
+    # glibc's sem_open and sem_close take a lock that fork does not reset: without the GIL, a fork in another thread would copy it locked, and
+    # the child's next sem_open would hang. (PYFUNCTYPE itself cannot save errno.)
+    base: Any = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
+    return type("prototype", base.__bases__, {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI})
 
 
 def _timespec(time_t: Any, long: Any) -> Any:
@@ -179,94 +129,147 @@ class _Ignored(c_int):
     from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
 
 
-class _Next(c_int):
-    from_param = next  # of a WithCount, the pointer; a POINTER type would check it, for 140 ns
+class _Mapping:
+    """Closes the semaphore when garbage-collected."""
+
+    __slots__ = ("address", "close")
+
+    def __init__(self, address: int, close: Callable[[int], int]) -> None:
+        self.close = close
+        self.address = address
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the interpreter's end the kernel closes it. Until then a generator may still be finalized, and leave its with statement.
+        if hasattr(self, "address") and not is_finalizing():
+            self.close(self.address)
 
 
-class WithCount(repeat):  # type: ignore[type-arg]
-    """An iterator of the pointer, advanced by each sem_post that ends a with statement: what is left of MOST tells how many ended."""
+_mappings: set[_Mapping] = set()
 
-    __slots__ = ("__weakref__", "begun", "is_exact", "owner")
-    MOST = sys.maxsize
-    leave: Callable[..., None]  # of each Libc; takes one of these, and three arguments it ignores
-    begun: int | None  # how many with statements began; None until the first
-    is_exact: bool  # whether each that ended had been counted when it began
-    owner: object  # what is to live as long as one of them is on its way
 
-    def held(self) -> int:
-        """Return how many with statements have a token now."""
-        return (self.begun or 0) - (self.MOST - self.__length_hint__())
+class _Pointer:
+    """The semaphore as an argument of C calls, each of which keeps it alive.
+
+    The collector runs all finalizers before it frees anything. A generator suspended inside a with statement may post in its finalizer. So
+    ``_mappings`` keeps the mapping alive until this object's finalizer has run; the mapping is freed with this object.
+    """
+
+    __slots__ = ("_as_parameter_", "_forget", "_mapping")
+
+    def __init__(self, mapping: _Mapping) -> None:
+        self._as_parameter_ = mapping.address
+        self._mapping = mapping
+        self._forget = _mappings.discard
+        _mappings.add(mapping)
+
+    def __del__(self) -> None:
+        self._forget(self._mapping)
+
+
+class Handle:
+    """An open semaphore and its calls.
+
+    Calls that take or give a token are iterators: a for statement makes the call and stores its result before Python looks at signals again, so
+    that no handler can come between a token and its owner. The first four are endless, made once, and hold what they need.
+
+    tries: each step takes a token if one is free. True or False.
+    first_waits: the same, and may wait for ``_base.FIRST_SLICE`` (without an end where the library has no timed wait).
+    posts: each step puts a token back. False, or None; True, or ValueError, if it would pass the maximum.
+    leave: a C function that puts a token back and ignores the three arguments of ``__exit__``.
+    """
+
+    is_robust = False  # the kernel does not give back what a thread holds that is frozen at the interpreter's end
+    tries: Iterator[bool]
+    first_waits: Iterator[bool]
+    posts: Iterator[bool | None]
+    leave: Callable[..., None]
+
+    def __init__(self, libc: Libc, address: int) -> None:
+        self.libc = libc
+        self.address = address  # on macOS, a descriptor
+        self.pointer: Any = _Pointer(_Mapping(address, libc.sem_close))
+        self.is_steady = libc.is_steady  # wait_until serves: no step of a clock can lengthen or shorten it
+        arguments = (self.pointer,)
+        self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
+        self.posts = map(bool, starmap(libc.checked_post, repeat(arguments)))
+        self.leave = MethodType(libc.leave, self.pointer)
+
+    # The rest makes one call, and gives its status, 0 for success, and errno.
+
+    def try_once(self) -> Iterator[tuple[int, int]]:
+        """Take a token if one is free; EAGAIN if not."""
+        return _call(self.libc.sem_trywait, self.pointer)
+
+    def wait(self, nanoseconds: int) -> Iterator[tuple[int, int]]:
+        """Wait for a token, at most so long (without an end where the library has no timed wait)."""
+        if self.libc.has_timed_wait:
+            return self.wait_until(time.monotonic_ns() + nanoseconds)
+        return _call(self.libc.sem_wait, self.pointer)
+
+    def wait_until(self, deadline: int) -> Iterator[tuple[int, int]]:
+        """Wait for a token until ``time.monotonic_ns()`` is ``deadline``; then ETIMEDOUT."""
+        return _call(self.libc.sem_timedwait, self.pointer, *self.libc.until(deadline))
+
+    def post_once(self) -> Iterator[tuple[int, int]]:
+        """Put back a token that was taken, so that there is room for it."""
+        return _call(self.libc.sem_post, self.pointer)
 
 
 class Libc:
-    """The sem_* functions of one library.
-
-    Calls that give or take something return iterators, which make the call when they are advanced: ``for status, error in
-    libc.trywait(handle): break``. The for statement makes the call and stores its result before Python looks at signals again, so that no
-    handler can come between a token and its owner. A call that failed has a status other than 0; ``failure`` gives its errno.
-    """
+    """The sem_* functions of one library. Methods raise OSError with the plain errno; ``_errors`` adds what helps."""
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        self.lib = lib  # a test's library dies with its last reference
+        self.lib = lib
         self.is_glibc = hasattr(lib, "gnu_get_libc_version")
         system = _system(platform)
-        if system is _Linux and not self.is_glibc:
-            system = _Musl
+        if system is _LINUX and not self.is_glibc:
+            system = _MUSL
         self.platform = platform
         self.longest_name = system.longest_name
         self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")  # type: ignore[attr-defined,unused-ignore]
         self.same_address = system.same_address
         self.files = system.files
         self.opens_any_file = system.opens_any_file
+        self.sem_failed = system.sem_failed
         self._bind(system)
         self._choose_wait(system)
 
-    def _address(self, symbol: str) -> int:
+    def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
         # Prototypes of our own, on the symbol's address: those of the library object stay as they are, and a test's may be callbacks.
-        return ctypes.cast(getattr(self.lib, symbol), ctypes.c_void_p).value or 0
+        address = ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
+        function: Any = (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        function.library = self.lib  # a test's callbacks must live as long as what calls them
+        return function
 
-    def _function(self, symbol: str, restype: Any, *argtypes: Any) -> Any:
-        return ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)(self._address(symbol))
-
-    def _bind(self, system: type[_System]) -> None:
-        function, pointer = self._function, ctypes.c_void_p
-
+    def _bind(self, system: _System) -> None:
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
-        # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the others on the stack. They go as
-        # c_uint, whatever mode_t is. The result is an integer: as a c_void_p, macOS's handle 0 would become None.
-        sem_open = self.sem_open = function("sem_open", c_ssize_t, c_char_p, c_int)
-        self._is_open = system.sem_failed.__ne__
+        # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the others on the stack. They are c_uint,
+        # whatever mode_t is. The result is an integer: as a c_void_p, macOS's handle 0 would become None.
+        self.sem_open = self._function("sem_open", c_char_p, c_int, keep_gil=True)
+        self.sem_open.restype = c_ssize_t
         # int sem_close(sem_t *sem);
-        sem_close = function("sem_close", c_int, pointer)
+        self.sem_close = self._function("sem_close", c_void_p, keep_gil=True)
         if not system.counted:
-            from ._uncounted import counted
+            from ._refcount import counted
 
-            sem_open, sem_close = counted(sem_open, sem_close, self._is_open)
-        self._sem_open = sem_open
-        # C code again: the getter is MethodType(MethodType, sem_close), which called with a handle gives MethodType(sem_close, handle).
-        self._handle_type: Any = type("Handle", (Handle,), {"__slots__": (), "__del__": property(MethodType(MethodType, sem_close))})
+            self.sem_open, self.sem_close = counted(self.sem_open, self.sem_close, self.sem_failed)
         # int sem_unlink(const char *name);
-        self._sem_unlink = function("sem_unlink", c_int, c_char_p)
+        self.sem_unlink = self._function("sem_unlink", c_char_p)
         # int sem_getvalue(sem_t *sem, int *value);
-        self._sem_getvalue = function("sem_getvalue", c_int, pointer, ctypes.POINTER(c_int))
+        self.sem_getvalue = self._function("sem_getvalue", c_void_p, ctypes.POINTER(c_int), keep_gil=True)
         # int sem_wait(sem_t *sem);
-        self._sem_wait = function("sem_wait", c_int, pointer)
+        self.sem_wait = self._function("sem_wait", c_void_p)
         # int sem_trywait(sem_t *sem);
-        self._sem_trywait = function("sem_trywait", c_int, pointer)
+        self.sem_trywait = self._function("sem_trywait", c_void_p, keep_gil=True)
         # int sem_post(sem_t *sem);
-        self._sem_post = function("sem_post", c_int, pointer)
+        self.sem_post = self._function("sem_post", c_void_p, keep_gil=True)
+        self.checked_post = self.sem_post if system.checks_post else self._post_unless_full
+        # sem_post once more, as the end of a with statement: it drops the exception's three arguments, and returns None, so that no exception is
+        # swallowed. It puts back what was taken, so there is no maximum to check.
+        self.leave = self._function("sem_post", c_void_p, _Ignored, _Ignored, _Ignored, keep_gil=True)
+        self.leave.restype = None
 
-        # The two that never block again, for the hot path: they keep the GIL, and leave out the errno and the declaration of the pointer.
-        # Together that saves a third (tests/bench).
-        self._trywait = _PYFUNCTYPE(c_int)(self._address("sem_trywait"))
-        self._unchecked_post = _PYFUNCTYPE(c_int)(self._address("sem_post"))
-        self._post = self._unchecked_post if system.checks_post else self._post_unless_full
-        # And sem_post as the end of a with statement: it drops the exception's three arguments, and its result is never true, which would
-        # swallow the exception. It gives back what was taken, so there is no maximum to check.
-        leave = _PYFUNCTYPE(None, _Next, _Ignored, _Ignored, _Ignored)(self._address("sem_post"))
-        self._count_type: Any = type("WithCount", (WithCount,), {"__slots__": (), "leave": leave})
-
-    def _choose_wait(self, system: type[_System]) -> None:
+    def _choose_wait(self, system: _System) -> None:
         """Take the best timed wait this library has: one on the clock that does not jump, if there is one."""
         # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain symbols of glibc and musl keep the
         # 32-bit time of old binaries. There a 64-bit timespec has a 32-bit long and padding, which on big-endian machines comes first: an
@@ -289,23 +292,18 @@ class Libc:
         best = next((wait for wait in waits if hasattr(self.lib, wait[0])), None)
         self.has_timed_wait = best is not None
         self.is_steady = False
-        self.slice_end = 0
-        self._timespec, self._clock = plain, _steady_clock
-        self._slice_end = plain()
-        self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address("sem_wait"))
-        self._slice_arguments: tuple[Any, ...] = ()
         if best is None:
             return
         symbol, self._timespec, self._clock, self._before, self._after = best
-        types = [c_int] * len(self._before) + [ctypes.POINTER(self._timespec)] + [ctypes.c_void_p] * len(self._after)
-        self._sem_timedwait = self._function(symbol, c_int, ctypes.c_void_p, *types)
+        types = [c_int] * len(self._before) + [ctypes.POINTER(self._timespec)] + [c_void_p] * len(self._after)
+        self.sem_timedwait = self._function(symbol, c_void_p, *types)
         # A wait until a time of the wall clock: most systems compute what is left of it and sleep that long, so that a step of the clock
         # costs a slice at most. glibc hands the time itself to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
         self.is_steady = self._clock is not _wall_clock or not self.is_glibc
-        # The same without the errno, for the hot path, and until a time that all threads share: it is only ever too soon, and by a second.
-        self._slice_end = self._timespec()
-        self._slice_wait = ctypes.CFUNCTYPE(c_int)(self._address(symbol))
-        self._slice_arguments = (*self._before, ctypes.byref(self._slice_end), *self._after)
+
+    def until(self, deadline: int) -> tuple[Any, ...]:
+        """Return what ``sem_timedwait`` takes after the semaphore, to wait until ``time.monotonic_ns()`` is ``deadline``."""
+        return (*self._before, self._timespec(*divmod(self._clock(deadline), _SECOND)), *self._after)
 
     @staticmethod
     def failure(status: int, error: int) -> int:
@@ -313,85 +311,70 @@ class Libc:
         # Cygwin's and bionic's timed waits and old FreeBSD's sem_post return the errno itself.
         return error if status < 0 else status
 
-    def open(self, name: bytes, oflag: int, mode: int = 0, value: int = 0) -> Iterator[Any]:
-        """Return the iterator that opens the semaphore and gives its handle; or, if that fails, the errno."""
-        arguments = (name, oflag, c_uint(mode), c_uint(value)) if oflag else (name, oflag)
-        # A failure never becomes a handle: musl's sem_close of one would write to address 0.
-        handles = map(self._handle_type, filter(self._is_open, starmap(self._sem_open, (arguments,))))
-        return islice(chain(handles, iter(ctypes.get_errno, None)), 1)
+    def link(self, name: str) -> Handle:
+        """Open an existing semaphore."""
+        # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
+        return self._opened(*next(self._open(name, 0)))
 
-    def unlink(self, name: bytes) -> int:
-        """Remove the name. Return 0 or the errno."""
-        return self.failure(*next(_call(self._sem_unlink, name)))
+    def create(self, name: str, mode: int, value: int, created: list[tuple[Any, int]]) -> Handle:
+        """Create a semaphore. The list gets what was opened, and errno, in the step that opens it: no signal comes between."""
+        created.extend(self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value)))
+        return self._opened(*created[0])
 
-    def value(self, handle: Handle) -> tuple[int, int]:
-        """Return 0 or the errno, and the value."""
+    def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:
+        return _call(self.sem_open, self.encoded(name), *arguments)
+
+    def encoded(self, name: str) -> bytes:
+        encoded = os.fsencode(name)
+        if self.longest_name is not None and len(encoded) > self.longest_name:  # some systems say EINVAL
+            raise _oserror(errno.ENAMETOOLONG)
+        return encoded
+
+    def _opened(self, address: int, error: int) -> Handle:
+        if address == self.sem_failed:
+            raise _oserror(error)
+        return Handle(self, address)
+
+    @staticmethod
+    def address_of(opened: Any) -> int:
+        """Return the address of what was opened; it may be ``sem_failed``."""
+        return opened  # type: ignore[no-any-return]
+
+    def unlink(self, name: str) -> None:
+        """Remove the name."""
+        self._checked(self.sem_unlink, os.fsencode(name))
+
+    def value(self, handle: Handle) -> int:
+        """Return the number of tokens."""
         value = c_int()
-        status = self._sem_getvalue(handle, value)
-        error = self.failure(status, ctypes.get_errno()) if status else 0
-        return error, max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
+        self._checked(self.sem_getvalue, handle.pointer, ctypes.byref(value))
+        return max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
 
-    def hot_calls(
-        self, handle: Handle, owner: object
-    ) -> tuple[Iterator[int], Iterator[int], Iterator[int], Callable[..., None], WithCount]:
-        """Return endless iterators of trywait, of a slice of a wait, and of post; and what ends a with statement, with what that counts.
-
-        All of them hold the handle.
-        """
-        release = MethodType(_handles.discard, handle)
-        for sem in map(sem_t.from_address, (handle,)):  # "for" as in core: it is never without what its finalizer needs
-            sem.release = release
-        _handles.add(handle)
-        pointer = ctypes.byref(sem)
-        count: WithCount = self._count_type(pointer, WithCount.MOST)
-        count.begun = None
-        count.is_exact = True
-        if owner is not None:
-            count.owner = owner
-        # starmap calls with the tuple as it is, where map would make one for each call: a seventh of the time.
-        arguments = repeat((pointer,))
-        waits = starmap(self._slice_wait, repeat((pointer, *self._slice_arguments)))
-        return starmap(self._trywait, arguments), waits, starmap(self._post, arguments), MethodType(count.leave, count), count
-
-    def start_slice(self) -> None:
-        """Let the waits of ``hot_calls`` end within a second; call it when ``time.monotonic_ns()`` has come to ``slice_end``.
-
-        Where there is no timed wait they do not end.
-        """
-        now = time.monotonic_ns()
-        self._slice_end.tv_sec = self._clock(now) // _SECOND + 1
-        if self._clock is _steady_clock:  # else another's step of the clock would move the end: it is set anew for each wait
-            self.slice_end = (now // _SECOND + 1) * _SECOND
-
-    def trywait(self, handle: Handle) -> Iterator[tuple[int, int]]:
-        """Take a token if there is one; EAGAIN if not."""
-        return _call(self._sem_trywait, handle)
-
-    def wait(self, handle: Handle) -> Iterator[tuple[int, int]]:
-        """Wait for a token."""
-        return _call(self._sem_wait, handle)
-
-    def timedwait(self, handle: Handle, deadline: int) -> Iterator[tuple[int, int]]:
-        """Wait for a token until ``time.monotonic_ns()`` is ``deadline``; then ETIMEDOUT."""
-        timespec = self._timespec(*divmod(self._clock(deadline), _SECOND))
-        return _call(self._sem_timedwait, handle, *self._before, timespec, *self._after)
-
-    def post(self, handle: Handle) -> Iterator[tuple[int, int]]:
-        """Put back a token that was taken, so that there is room for it."""
-        return _call(self._sem_post, handle)
+    def _checked(self, function: Any, *arguments: Any) -> None:
+        for status, error in _call(function, *arguments):
+            break
+        if status:
+            raise _oserror(self.failure(status, error))
 
     def post_all(self, handle: Handle, n: int) -> bool:
         """Put n tokens back, in C, so that no signal ends it half-way. Return whether that went well; there must be room for all."""
-        return not any(islice(starmap(self._unchecked_post, repeat((ctypes.c_void_p(handle),))), n))
+        return not any(islice(starmap(self.sem_post, repeat((handle.pointer,))), n))
 
-    def _post_unless_full(self, handle: Any) -> int:
-        # For systems that do not check. A post that comes between is not noticed; where there is no value (macOS), none is.
-        error, value = self.value(handle)
-        return errno.EOVERFLOW if not error and value >= self.value_max else self._sem_post(handle)
+    def _post_unless_full(self, pointer: Any) -> int:
+        # For systems that do not check. A post of another process between the two calls is not noticed; where there is no value (macOS), no
+        # maximum is.
+        value = c_int()
+        if self.sem_getvalue(pointer, value) == 0 and value.value >= self.value_max:
+            return errno.EOVERFLOW
+        return self.sem_post(pointer)  # type: ignore[no-any-return]
 
 
-def _call(function: Any, *arguments: Any) -> Iterator[tuple[int, int]]:
-    """Return the iterator that calls the function once, and gives its status and the errno."""
+def _oserror(error: int) -> OSError:
+    return OSError(error, os.strerror(error))
+
+
+def _call(function: Any, *arguments: Any) -> Iterator[tuple[Any, int]]:
+    """Return the iterator that calls the function once, and gives what it returns and errno, before a signal handler can make other calls."""
     return zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None))
 
 

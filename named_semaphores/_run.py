@@ -1,223 +1,290 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holding a token in a program that signals may end: what ``run`` and ``acquire`` of the command line do.
+"""The command line's run: acquire tokens, then execute the command in this process. The kernel returns the tokens when the process ends.
 
-No signal handler raises anything here, so no token is ever between two owners: while this waits, handlers only note the signal, and the
-wait looks at the notes after each call that gave no token. Once a token is taken, signals are blocked, and received by sigwait.
+Nothing returns them between the acquire and the exec: no object here has a finalizer, and no Python signal handler is installed. This module
+must not import enum, argparse or typing, directly or not: each costs more than everything else here.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
+import time
 
-from .core import NamedSemaphore
-
-assert sys.platform != "win32"  # for mypy; there a semaphore's constructor has refused
+from ._check import check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, NoReturn, TypeVar
 
-    from ._libc import Handle, Libc
+    from ._sysv import Set
 
-# Those that do not end a process: it is stopped and continued with its command by the terminal, or both do nothing. SIGCHLD is for us.
-_HARMLESS = {"SIGKILL", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT", "SIGCHLD", "SIGWINCH", "SIGURG", "SIGINFO"}
-# A handler in Python would return to the faulty instruction, for ever. Blocked they still end a process that has a fault.
-_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS", "SIGEMT"}
-# Linux tells who sent a signal. The codes of other systems differ, and macOS and OpenBSD have no such call.
-_sigwaitinfo: Any = getattr(signal, "sigwaitinfo", None) if sys.platform.startswith("linux") else None
+    Number = TypeVar("Number", int, float)
 
-
-class Stoppable(NamedSemaphore):
-    """A semaphore whose wait ends when a signal was noted."""
-
-    signals: Signals
-
-    def _wait_endless(self) -> bool:
-        return self._wait(None)
-
-    def _wait(self, deadline: int | None, opened: tuple[Libc, Handle] | None = None) -> bool:
-        # A signal that comes before the wait does not end its first slice, which is a second long.
-        self._stop_if_noted()
-        return super()._wait(deadline, opened)
-
-    def _raise_unless_in_vain(self, libc: Libc, status: int, error: int) -> None:
-        super()._raise_unless_in_vain(libc, status, error)
-        self._stop_if_noted()
-
-    def _stop_if_noted(self) -> None:
-        if self.signals.noted:
-            raise _Stopped
+NO_TOKEN, ERROR = 1, 2  # exit codes
+_CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # a shell's
+_SILENCE = 1.0  # seconds of waiting before the message
+_FOREVER = 1e9  # seconds, 31 years; a longer timeout may overflow the system's time_t, and waits without a limit
+_MAX_TOKENS = 32767  # as in _sysv, which is imported only for a correct command line
 
 
-class _Stopped(Exception):
-    pass
-
-
-class Signals:
-    """The signals that end this process: noted from the beginning on, blocked after ``block``, as they were at the end.
-
-    A signal that was ignored before (nohup, a shell's background job) stays so, for the command too.
-    """
-
-    def __init__(self) -> None:
-        self.noted: list[int] = []
-        self.before: set[int] | None = None  # what was blocked
-
-    def __enter__(self) -> Signals:
-        self._handlers: dict[int, Any] = {}
-        faults = set()
-        for signum in signal.valid_signals():
-            name = getattr(signum, "name", "")  # that of a real-time signal is a number
-            if name in _HARMLESS or signal.getsignal(signum) in (signal.SIG_IGN, None):
-                continue
-            if name in _FAULTS:
-                faults.add(signum)
-            else:
-                self._handlers[signum] = signal.signal(signum, self._note)
-        self._endings = {*self._handlers, *faults}
-        # With a handler: where it is ignored children are not waited for, and BSDs drop a blocked signal whose default is to do nothing.
-        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-        return self
-
-    def _note(self, signum: int, frame: object) -> None:
-        self.noted.append(signum)
-
-    def block(self) -> None:
-        """Let no signal end this process from here on."""
-        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, {*self._endings, signal.SIGCHLD})
-
-    def default(self) -> None:  # pragma: no cover (in the child)
-        """Prepare a child for its program: handlers to the default first, so that a signal that waits ends it."""
-        for signum in self._handlers:
-            signal.signal(signum, signal.SIG_DFL)
-        for name in ("SIGPIPE", "SIGXFSZ"):  # which Python ignores
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.before or ())
-
-    def receive(self) -> tuple[int, bool, int]:
-        """Wait for a blocked signal. Return it, whether the terminal sent it to all its foreground processes, and the sender or 0."""
-        watched = {*self._endings, signal.SIGCHLD}
-        keys = (signal.SIGINT, signal.SIGQUIT)
-        if _sigwaitinfo is None:
-            # What a key may have sent is taken for that if this is one of the terminal's foreground processes.
-            signum = signal.sigwait(watched)
-            return signum, signum in keys and _is_in_foreground(), 0
-        info = _sigwaitinfo(watched)
-        signum = info.si_signo
-        # When a terminal hangs up, its session's leader gets SIGHUP alone; the foreground processes get it when the leader has ended.
-        everybody = signum in keys or (signum == signal.SIGHUP and os.getsid(0) != os.getpid())
-        return signum, everybody and info.si_code > 0, info.si_pid  # positive: the kernel's (SI_FROMKERNEL of asm-generic/siginfo.h)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self.before)  # what is pending is noted, too late to matter
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-
-
-def _is_in_foreground() -> bool:
+def run(words: list[str]) -> int | None:
+    """Acquire and execute as the words after "run" say. Returns only on failure, with the exit code, or with None if the user asks for help."""
     try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:  # there is none
-        return False
+        options = _parse(words)
+        return None if options is None else _run(options)
+    except ImportError as error:  # WASI's Python has no ctypes
+        complain(f"run needs ctypes, and this Python cannot import it: {error}")
+    except (NotImplementedError, OSError, ValueError) as error:
+        complain(error)
+    return ERROR
+
+
+# --- Words --------------------------------------------------------------------------------------------------------------------------
+
+
+class _Options:
+    name = ""
+    command: list[str]
+    slots: int | None = None
+    take = 1
+    timeout: float | None = None
+    no_wait = verbose = False
+    conflict_exit_code = NO_TOKEN
+
+
+def _number(convert: Callable[[str], Number], text: str, least: float, most: float, what: str) -> Number:
     try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:  # it hung up
-        return False
-    finally:
-        os.close(terminal)
+        number = convert(text)
+    except ValueError:
+        number = convert("-1")
+    if not least <= number <= most:  # false for NaN too
+        raise ValueError(f"{text!r} is not {what}")
+    return number
 
 
-def take(semaphore: Stoppable, signals: Signals, timeout: float | None, at_wait: Callable[[], None]) -> bool:
-    """Take a token, after which signals are blocked. False: there was none in time, or a signal was noted."""
-    semaphore.signals = signals
+def tokens(text: str) -> int:
+    return _number(int, text, 1, _MAX_TOKENS, f"a number from 1 to {_MAX_TOKENS}")
+
+
+def seconds(text: str) -> float:
+    return _number(float, text, 0, float("inf"), "a number of seconds from 0")
+
+
+def exit_code(text: str) -> int:
+    return _number(int, text, 0, 255, "an exit code from 0 to 255")
+
+
+_FLAGS = ("--no-wait", "--verbose")
+_VALUES: dict[str, Callable[[str], Any]] = {
+    "--slots": tokens,
+    "--take": tokens,
+    "--timeout": seconds,
+    "--conflict-exit-code": exit_code,
+}
+
+
+def _parse(words: list[str]) -> _Options | None:
+    """Return the options; None if the user asks for help. The first word after the name that is no option begins the command."""
+    options = _Options()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            break
+        option, equals, value = word.partition("=")
+        if word in ("-h", "--help"):
+            return None
+        if word in _FLAGS:
+            setattr(options, _attribute(word), True)
+        elif option in _VALUES:
+            if not equals:
+                if not rest:
+                    raise ValueError(f"run: {option} needs a value after it ({prog()} run --help tells more)")
+                value = rest.pop(0)
+            try:
+                setattr(options, _attribute(option), _VALUES[option](value))
+            except ValueError as error:
+                raise ValueError(f"run: {option}: {error}") from None
+        elif word.startswith("-") and word != "-":
+            hint = f"{prog()} run --help lists the options; a command that begins with '-' needs '--' before it"
+            raise ValueError(f"run: there is no option {word} ({hint})")
+        elif options.name:
+            rest.insert(0, word)
+            break
+        else:
+            options.name = word
+    if not options.name or not rest:
+        missing = "a command" if options.name else "a name and a command"
+        raise ValueError(f"run needs {missing}: {prog()} run {options.name or 'NAME'} [--slots N] COMMAND...")
+    if options.no_wait and options.timeout is not None:
+        raise ValueError("run: either --timeout or --no-wait, not both")
+    if options.slots is not None and options.take > options.slots:
+        raise ValueError(f"run: --take {options.take} is more than --slots {options.slots}: such a number is never free")
+    options.command = rest
+    return options
+
+
+def _attribute(option: str) -> str:
+    return option[2:].replace("-", "_")
+
+
+# --- Tokens -------------------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: _Options) -> int:
+    name = check_name(options.name)
+    from . import _sysv
+
     try:
-        taken = semaphore.acquire(False)
-        if not taken and timeout != 0:
-            at_wait()
-            taken = semaphore.acquire(timeout=timeout)
-    except _Stopped:
-        return False
-    if taken:
-        signals.block()
-        if signals.noted:
-            semaphore.release()
-            return False
-    return taken
+        system = _sysv.system()
+        opened = system.open(name, options.slots)
+    except NotImplementedError:
+        raise NotImplementedError(f"run needs System V semaphores, which this system ({sys.platform}) does not have") from None
+    except ValueError as error:  # other processes have it open with another number
+        raise ValueError(f"{error} (without --slots, run accepts any number)") from None
+    try:
+        if not _take(opened, options):
+            return options.conflict_exit_code
+        code = _execute(options.command)
+        system.operate(opened.id, _sysv.give(options.take))
+        return code
+    finally:  # reached only without an exec
+        opened.leave()
 
 
-def run(semaphore: Stoppable, command: list[str], timeout: float | None, conflict: int, at_wait: Callable[[], None]) -> int:
-    """Run the command with a token. Return its exit code, or -n if signal n is to end this process.
+def _take(opened: Set, options: _Options) -> bool:
+    from . import _sysv
 
-    OSError: the command could not be started.
-    """
-    with Signals() as signals:
-        if not take(semaphore, signals, timeout, at_wait):
-            return -signals.noted[0] if signals.noted else conflict
-        try:
-            return _run(signals, command)
-        finally:
-            semaphore.release()
+    n, total = options.take, opened.total()
+    if n > total:
+        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free")
+    operations, timeout = _sysv.take(n), 0.0 if options.no_wait else options.timeout
+    try:
+        if opened.library.operate(opened.id, _sysv.take(n, _sysv.NOWAIT)):
+            return True
+        if timeout != 0:
+            if options.verbose or os.isatty(2):
+                _tell_later(opened, n, total)
+            if _wait(opened, operations, timeout):
+                return True
+    except OSError as error:
+        raise opened.failure(error) from None
+    within = f" within {timeout:g} s" if timeout else ""
+    complain(f"{opened.name}: {n} of {total} tokens {'was' if n == 1 else 'were'} not free{within}")
+    return False
 
 
-def _run(signals: Signals, command: list[str]) -> int:
-    child, missed = _start(signals, command)
-    interrupted = False
+def _wait(opened: Set, operations: list[Any], timeout: float | None) -> bool:
+    # One call for the whole wait: the kernel serves waiters in order, and a wait in slices would join the end of the queue with each slice.
+    library = opened.library
+    deadline = None if timeout is None or timeout > _FOREVER else time.monotonic() + timeout
     while True:
-        signum, everybody, sender = signals.receive()
-        if signum == signal.SIGCHLD:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:  # else it was stopped or continued
-                break
-        elif signum in missed or not _has_got_it(child, everybody, sender):
-            missed.discard(signum)
-            os.kill(child, signum)
-        interrupted = interrupted or (signum == signal.SIGINT and everybody)
-    if not os.WIFSIGNALED(status):
-        return os.WEXITSTATUS(status)
-    by = os.WTERMSIG(status)
-    # A shell's script or loop ends at Ctrl-C only if we end by it. To the shell the code is the same, 128 + 2.
-    return -by if interrupted and by == signal.SIGINT else 128 + by
-
-
-def _start(signals: Signals, command: list[str]) -> tuple[int, set[int]]:
-    """Start the command. Return its process, and the signals that it may have missed, since they came before there was one.
-
-    By hand, since subprocess cannot tell those. Once the child is there, it gets what the terminal sends as we do. While it waits for its
-    cue here, such a signal stays pending, and one more makes no difference. So it gets each once, whether we send it again or not.
-    """
-    cue, give_cue = os.pipe()
-    failure, report = os.pipe()  # exec closes it
-    child = os.fork()
-    if not child:  # pragma: no cover (nothing measures a process that execs)
         try:
-            os.close(give_cue)
-            if os.read(cue, 1):
-                signals.default()
-                os.execvp(command[0], command)
-        except OSError as error:
-            os.write(report, str(error.errno).encode())
-        finally:
-            os._exit(127)
-    missed = set(signal.sigpending())
-    os.write(give_cue, b".")
-    for file in (cue, give_cue, report):
-        os.close(file)
-    with open(failure, "rb") as reports:
-        number = int(reports.read() or 0)
-    if number:
-        os.waitpid(child, 0)
-        raise OSError(number, os.strerror(number))
-    return child, missed
+            if deadline is None:
+                return library.operate(opened.id, operations)
+            return library.wait(opened.id, operations, max(0.0, deadline - time.monotonic()))
+        except InterruptedError:  # SIGSTOP, then SIGCONT
+            pass
 
 
-def _has_got_it(child: int, everybody: bool, sender: int) -> bool:
-    """Return whether the child got the signal itself: from the terminal, or from itself (kill 0)."""
-    if sender == child:
-        return True
+def _tell_later(opened: Set, n: int, total: int) -> None:
+    # By a thread, so that the wait keeps its place in the queue. exec ends the thread.
+    import _thread
+
     try:
-        return everybody and os.getpgid(child) == os.getpgrp()
-    except ProcessLookupError:  # macOS, of one that has ended
+        _thread.start_new_thread(_tell, (opened, n, total))
+    except RuntimeError:  # this user's limit of threads
+        pass
+
+
+def _tell(opened: Set, n: int, total: int) -> None:
+    """After a second, say that this process waits."""
+    time.sleep(_SILENCE)
+    try:
+        waiting = opened.waiting()
+    except OSError:  # removed
+        return
+    if waiting:
+        complain(f"waiting for {n} of {total} tokens of {opened.name} ({waiting} wait{'s' if waiting == 1 else ''})")
+
+
+# --- The command --------------------------------------------------------------------------------------------------------------------
+
+
+def _execute(command: list[str]) -> int:
+    """Execute the command. If that fails, say why and return the exit code."""
+    _restore_locale()
+    try:
+        _execvp(command)
+    except OSError as error:
+        complain(OSError(error.errno, error.strerror, command[0]))
+        return _NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else _CANNOT_EXECUTE
+
+
+def _execvp(command: list[str]) -> NoReturn:
+    """As execvp(3). ``os.execvp`` does not run a script without "#!" by the shell."""
+    program = command[0]
+    is_path = bool(os.path.dirname(program))
+    folders = [""] if is_path else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for folder in folders if program else ():
+        path = os.path.join(folder, program)
+        try:
+            os.execv(path, command)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC and _is_text(path):
+                os.execv("/bin/sh", ["/bin/sh", path, *command[1:]])
+            if is_path or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                raise
+            if error.errno == errno.EACCES and os.path.exists(path):  # false in a folder that this user may not search
+                failure = error
+    raise failure
+
+
+def _is_text(path: str) -> bool:
+    # The shells' own test: a program for another processor has a NUL in its first line.
+    try:
+        with open(path, "rb") as file:
+            return b"\0" not in file.read(512).partition(b"\n")[0]
+    except OSError:  # executable, but not readable
         return True
+
+
+def _restore_locale() -> None:
+    """Undo Python's change of the environment: in the C locale it sets LC_CTYPE (PEP 538). Only Linux keeps the earlier value."""
+    if os.environ.get("LC_CTYPE") not in ("C.UTF-8", "C.utf8", "UTF-8"):
+        return
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            found = file.read().split(b"\0")
+    except OSError:
+        return
+    before = next((entry for entry in found if entry.startswith(b"LC_CTYPE=")), None)
+    if before is None:
+        del os.environ["LC_CTYPE"]
+    else:
+        os.environ["LC_CTYPE"] = os.fsdecode(before.partition(b"=")[2])
+
+
+# --- Standard error -----------------------------------------------------------------------------------------------------------------
+
+
+def prog() -> str:
+    """Return how the user called this program."""
+    if getattr(sys.modules["__main__"], "__package__", None) == __package__:
+        return f"{os.path.basename(sys.executable)} -m {__package__}"
+    return "named-semaphores"
+
+
+def complain(problem: object) -> None:
+    text = str(problem)
+    if isinstance(problem, OSError) and problem.strerror:
+        text = problem.strerror if problem.filename is None else f"{os.fsdecode(problem.filename)}: {problem.strerror}"
+    if sys.stderr is None:  # it was closed at the start
+        return
+    try:
+        os.write(2, os.fsencode(f"{prog()}: {text}\n"))  # bytes: a file's name may not be encodable
+    except OSError:  # the terminal hung up
+        pass

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The semaphores of this machine, where the system keeps them as files.
+"""The semaphores of this machine, of both kinds, on systems that list them.
 
-It is imported on demand, ``from named_semaphores.listing import list_semaphores``: the package itself does without it.
+Import it with ``from named_semaphores.listing import list_semaphores``; the package itself does not.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import signal
 import stat
@@ -15,14 +13,15 @@ import sys
 import time
 from typing import NamedTuple
 
-from . import _shm
+from . import _files, _sysv
 from ._errors import open_error, oserror
-from ._opening import link
-from .core import _system_libc
+from ._libc import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._libc import Libc
+
+_LEASED = "another process has a lease on its file"
 
 
 class SemaphoreInfo(NamedTuple):
@@ -31,11 +30,11 @@ class SemaphoreInfo(NamedTuple):
     name: str
     """With its slash. Other programs' names may have characters that NamedSemaphore refuses."""
     value: int | None
-    """The number of tokens; None if it could not be read."""
+    """The number of free tokens; None if it could not be read."""
     why_no_value: str | None
     """Why ``value`` is None: no permission, the semaphore of a 32-bit program on a 64-bit system..."""
     pids: tuple[int, ...] | None
-    """The processes that have it open; None where the system does not tell (all but Linux)."""
+    """The processes that have it open; None for robust ones, and outside Linux: unknown."""
     all_pids: bool
     """Whether every process could be looked at. Only root may look into other users' processes."""
     mode: int
@@ -44,6 +43,16 @@ class SemaphoreInfo(NamedTuple):
     """Whose it is."""
     created: float
     """When it was created, as ``time.time`` counts."""
+    kind: str = "posix"
+    """"posix" for a NamedSemaphore, "robust" for a RobustSemaphore."""
+    total: int | None = None
+    """The number of tokens, free and taken; robust ones only."""
+    waiting: int | None = None
+    """The number of waiters; robust ones only."""
+    users: int | None = None
+    """How many times living processes have it open; robust ones only."""
+    stays: bool | None = None
+    """Whether it exists also without users; robust ones only."""
 
     @property
     def owner(self) -> str:
@@ -63,21 +72,67 @@ class SemaphoreInfo(NamedTuple):
 
 
 def list_semaphores() -> list[SemaphoreInfo]:
-    """Return every named semaphore of this machine, sorted by name.
+    """Return the semaphores of this machine, sorted by name: ``list_posix()``, and ``list_robust()`` where the system lists those.
 
-    A value is read through a link, which takes no token and wakes nobody. ``pids`` are those of this PID namespace: a container's own.
-    On Linux a semaphore is a regular file of /dev/shm with glibc's prefix "sem." and the size of a semaphore. musl has no prefix: there
-    the contents decide, and other shared memory that has the same size and looks the same is listed too.
+    NotImplementedError: this system lists neither kind (macOS, NetBSD, OpenBSD, illumos), or has no semaphores.
+    """
+    found: list[SemaphoreInfo] = []
+    refusal = None
+    for kind in (list_posix, list_robust):
+        try:
+            found += kind()
+        except NotImplementedError as error:
+            refusal = refusal or error
+    if refusal and not found:
+        raise refusal
+    return sorted(found, key=lambda info: (info.name, info.kind))
+
+
+def list_robust() -> list[SemaphoreInfo]:
+    """Return the robust semaphores that this user may read, sorted by name; none but on Linux. An idle set is no semaphore, and is not listed.
+
+    NotImplementedError: this system has none.
+    """
+    sets = _sysv.list_sets()
+    # A set without a name may be another program's.
+    found = [info for info in sets if info.name is not None and (info.users or info.persistent)]
+    return sorted((_robust(info) for info in found), key=lambda info: info.name)
+
+
+def _robust(found: _sysv.Listed) -> SemaphoreInfo:
+    return SemaphoreInfo(
+        name=found.name or "",
+        value=found.free,
+        why_no_value=None,
+        pids=None,
+        all_pids=False,
+        mode=found.mode & 0o777,
+        uid=found.uid,
+        created=float(found.ctime),
+        kind="robust",
+        total=found.total,
+        waiting=found.waiting,
+        users=found.users,
+        stays=found.persistent,
+    )
+
+
+def list_posix() -> list[SemaphoreInfo]:
+    """Return the POSIX named semaphores, sorted by name.
+
+    Values are read from the files, which takes no token and wakes nobody. ``pids`` are those of this PID namespace: a container's own. On Linux
+    a semaphore is a regular file of /dev/shm with glibc's prefix "sem.", and the size and contents of a semaphore. musl has no prefix: other
+    shared memory that looks the same is listed too.
 
     NotImplementedError: this system does not tell (macOS, NetBSD, OpenBSD, illumos), or has no semaphores.
     """
-    return _list(_system_libc())
+    return _list(system())
 
 
 def _list(libc: Libc) -> list[SemaphoreInfo]:
     if libc.files is None:
         raise NotImplementedError(f"this system ({libc.platform}) cannot list its named semaphores")
-    linux = libc.platform.startswith("linux")
+    linux = libc.opens_any_file
     directory, prefix = os.path.split(libc.files)
     files: dict[str, os.stat_result] = {}
     try:
@@ -87,22 +142,18 @@ def _list(libc: Libc) -> list[SemaphoreInfo]:
                 if status is not None and _may_be_semaphore(status, linux):
                     files["/" + file[len(prefix) :]] = status
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise open_error(error.errno or errno.ENOENT, libc, directory) from None
+        raise open_error(error, libc, directory) from None
 
     openers, all_pids = _openers({(status.st_dev, status.st_ino) for status in files.values()}) if linux and files else ({}, False)
     found = []
     for name, status in files.items():
         try:
-            value, why = _value(libc, name)
-        except (FileNotFoundError, _NotASemaphore):  # removed since, or other shared memory
+            value, why = (_read if linux else _ask)(libc, name)
+        except (FileNotFoundError, ValueError):  # removed since, or other shared memory
             continue
         pids = tuple(openers.get((status.st_dev, status.st_ino), ())) if linux else None
         found.append(SemaphoreInfo(name, value, why, pids, all_pids, stat.S_IMODE(status.st_mode), status.st_uid, status.st_mtime))
     return found
-
-
-class _NotASemaphore(Exception):
-    pass
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -113,21 +164,34 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _may_be_semaphore(status: os.stat_result, linux: bool) -> bool:
-    return stat.S_ISREG(status.st_mode) and (not linux or status.st_size in (_shm._SIZE, _shm._OTHER))
+    return stat.S_ISREG(status.st_mode) and (not linux or status.st_size in (_files.SIZE, _files.OTHER_SIZE))
 
 
-def _value(libc: Libc, name: str) -> tuple[int | None, str | None]:
+def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
+    """Return value and why it has none. ValueError: it is no semaphore."""
+    # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
     try:
-        handle = link(libc, name)
+        start = _files.read_start(_files.path(libc, name) or "")
     except FileNotFoundError:
         raise
-    except (OSError, NotImplementedError) as error:
-        return None, getattr(error, "strerror", None) or str(error)
-    if libc.files == "/dev/shm/" and ctypes.c_int.from_address(handle + 8).value:
-        # musl's sem_t is an int[]: the value, the number of waiters, and "private", 0 in a named semaphore. glibc has 128 here.
-        raise _NotASemaphore
-    failed, value = libc.value(handle)
-    return (None, os.strerror(failed)) if failed else (value, None)
+    except BlockingIOError:
+        return None, _LEASED
+    except OSError as error:
+        return None, error.strerror
+    if len(start) not in (_files.SIZE, _files.OTHER_SIZE):  # truncated or extended since
+        raise ValueError("no semaphore")
+    reason = _files.why_no_semaphore(libc, start)
+    return (None, reason) if reason else (_value_of(libc, start), None)
+
+
+def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
+    """As ``_read``, where only the C library knows the format."""
+    try:
+        return libc.value(libc.link(name)), None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return None, error.strerror
 
 
 def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[int]], bool]:
@@ -141,7 +205,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                shared = {_shm.mapped_file(line) for line in maps if b" rw-s " in line}
+                shared = {_files.mapped_file(line) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -152,15 +216,31 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     return openers, all_pids
 
 
+def _value_of(libc: Libc, start: bytes) -> int:
+    """Return the value that the first bytes of a semaphore's file tell. ValueError: it is other shared memory."""
+    value = int.from_bytes(start[:4], sys.byteorder)
+    # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts waiters. Its 32-bit one: value << 1, and a bit
+    # that says that there are waiters. musl's sem_t is an int[]: the value (its top bit says that there are waiters), waiters, "private" (0).
+    if libc.is_glibc:
+        if start[_files.SIZE // 4 : _files.SIZE // 4 + 4] != _files.PRIVATE:
+            raise ValueError("no semaphore")
+        if _files.SIZE == 16:
+            return value >> 1
+        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
+    if start[8:12] != bytes(4):
+        raise ValueError("no semaphore")
+    return value & 0x7FFFFFFF
+
+
 def is_in_use(name: str) -> bool:
-    """Return whether any process has the semaphore open, of whatever user or container. For its owner and root; Linux 5.3 and later.
+    """Return whether any process has the POSIX semaphore open, of whatever user or container. For its owner and root; Linux 5.3 and later.
 
     FileNotFoundError: there is none. NotImplementedError: this system does not tell. PermissionError: it is somebody else's, or its mode
     keeps its owner from reading it.
     """
-    libc = _system_libc()
+    libc = system()
     name = name if name.startswith("/") else "/" + name
-    path = _shm.path(libc, name)
+    path = _files.path(libc, name)
     if sys.platform != "linux" or path is None or not libc.is_glibc:  # with musl, what looks like a semaphore may be other shared memory
         raise NotImplementedError(f"this system ({libc.platform}) cannot tell whether a semaphore is in use")
     import fcntl

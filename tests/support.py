@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests need: names of their own, waiting for conditions, and Python processes."""
+"""What several tests need: names of their own, waiting for conditions, threads, and Python processes."""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from typing import Callable
+from typing import Any, Callable, Iterator, Sequence
 
-PREFIX = f"nst{os.getpid()}"  # names of this run; short, since macOS allows 30 bytes
+PREFIX = f"nst{os.getpid()}."  # names of this run; short, since macOS allows 30 bytes
 SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than usual this machine is; widens upper bounds
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
@@ -20,21 +23,69 @@ _numbers = itertools.count()
 
 def unique_name() -> str:
     """Return a name that no other test uses."""
-    return f"/{PREFIX}.{next(_numbers)}"
+    return f"/{PREFIX}{next(_numbers)}"
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Return once the condition is true; fail if it is not in time."""
     end = time.monotonic() + seconds * SLOW
     while not condition():
-        assert time.monotonic() < end, f"waited {seconds * SLOW} s in vain"
+        assert time.monotonic() < end, f"the condition was not met within {seconds * SLOW} s"
         time.sleep(0.001)
+
+
+class Child(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that a failed with statement kills instead of waiting for it."""
+
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
+        if exc_type is not None:
+            self.kill()
+        super().__exit__(exc_type, *rest)
 
 
 def start_python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
     """Start this interpreter on the code, with pipes for its standard streams."""
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], **streams)
+    return Child([sys.executable, "-c", code, *arguments], **streams)
+
+
+def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, float]:
+    """Return the function's result and the seconds it took."""
+    start = time.monotonic()
+    result = function(*arguments, **keywords)
+    return result, time.monotonic() - start
+
+
+@contextlib.contextmanager
+def thread(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Iterator[list[Any]]:
+    """Run the function beside the block; yield a list that will get its result."""
+    results: list[Any] = []
+    running = threading.Thread(target=lambda: results.append(function(*arguments, **keywords)), daemon=True)
+    running.start()
+    try:
+        yield results
+    finally:
+        running.join(30 * SLOW)
+        assert not running.is_alive()
+
+
+@contextlib.contextmanager
+def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0) -> Iterator[None]:
+    """Let the handler get SIGALRM, after so many seconds and then again and again."""
+    # pytest-timeout uses the same signal. Meanwhile a thread of C code sees to it that nothing hangs.
+    # It inherits the mask: CPython notices a signal that another thread got only when it next changes threads.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    faulthandler.dump_traceback_later(100 * SLOW, exit=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    before = signal.signal(signal.SIGALRM, handler)
+    timer = signal.setitimer(signal.ITIMER_REAL, first, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def in_threads(count: int, work: Callable[[], object]) -> None:
@@ -46,8 +97,29 @@ def in_threads(count: int, work: Callable[[], object]) -> None:
         thread.join()
 
 
-def run_python(code: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter on the code, and return what it wrote and its exit code."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60 * SLOW, check=False, **options
-    )
+def run_python(code: str, *arguments: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter, with its options, on the code; return what it wrote and its exit code."""
+    command = [sys.executable, *options, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False)
+
+
+def import_copy(name: str) -> Any:
+    """Import a second copy of the package under another name, as a program has that brought its own; forget it with ``forget_copy``."""
+    import importlib.util
+
+    import named_semaphores
+
+    place = os.path.dirname(os.path.abspath(named_semaphores.__file__))
+    spec = importlib.util.spec_from_file_location(name, os.path.join(place, "__init__.py"), submodule_search_locations=[place])
+    assert spec is not None
+    assert spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    sys.modules[name] = copy
+    spec.loader.exec_module(copy)
+    return copy
+
+
+def forget_copy(name: str) -> None:
+    """Forget a copy of the package."""
+    for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+        del sys.modules[module]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which clock the kernel is told to wait by, as seen in the system call; test_libc.py steps the clock for systems that are emulated."""
+"""Which clock the kernel is told to wait by, as seen in the system call; test_libc.py steps the clock for systems that are emulated.
+
+SemLock waits on the wall clock, so it makes only waits without a timeout, in slices.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ import sys
 import threading
 import time
 
+import kinds
 import pytest
+from kinds import libc_of
 from support import wait_for
 
-from named_semaphores import NamedSemaphore
-from named_semaphores.core import _system_libc
+from named_semaphores._libc import Libc
+
+KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
 WAIT_BITSET, CLOCK_REALTIME = 9, 256  # linux/futex.h; without the second it is CLOCK_MONOTONIC
 
@@ -38,7 +44,7 @@ def futex_operation(sem, wait):
                 operations.append(int(fields[2], 16))
         return operations
 
-    address = sem._handle & (2 * sys.maxsize + 1)  # on 32 bits it may be negative
+    address = sem._handle.address & (2 * sys.maxsize + 1)  # on 32 bits it may be negative
     thread_id, operations = [], []
     thread = threading.Thread(target=work)
     thread.start()
@@ -51,9 +57,9 @@ def futex_operation(sem, wait):
 
 
 @pytest.fixture
-def sem(name):
+def sem(kind, name):
     """A semaphore without tokens, where the kernel tells what a thread waits for, and by which clock it can."""
-    if not hasattr(_system_libc().lib, "sem_clockwait"):
+    if not hasattr(kind.libc.lib, "sem_clockwait"):
         pytest.skip("this libc has no sem_clockwait")
     try:
         with open("/proc/self/syscall", encoding="ascii") as file:
@@ -62,26 +68,23 @@ def sem(name):
             pytest.skip("the kernel sees the emulator's addresses, not this program's")
     except OSError as error:
         pytest.skip(f"the kernel does not tell system calls: {error}")
-    sem = NamedSemaphore(name, 0)
+    sem = kind.cls(name, 0)
     yield sem
     sem.close()
 
 
-@pytest.mark.parametrize("arguments", [(), (True, 60), (True, float("inf"))], ids=["no timeout", "a timeout", "infinity"])
-def test_waits_are_by_the_monotonic_clock(sem, arguments):
-    assert not futex_operation(sem, lambda: sem.acquire(*arguments)) & CLOCK_REALTIME
+@pytest.mark.parametrize("timeout", [60, 1e9])
+def test_a_timeout_is_on_the_monotonic_clock(sem, timeout):
+    assert not futex_operation(sem, lambda: sem.acquire(timeout=timeout)) & CLOCK_REALTIME
 
 
-def test_with_waits_by_it_too(sem):
-    def enter():
-        with sem:
-            pass
-
-    assert not futex_operation(sem, enter) & CLOCK_REALTIME
-    sem.acquire()
+@pytest.mark.parametrize("timeout", [None, float("inf")])
+def test_an_endless_wait_is_on_it_too_where_ctypes_waits(kind, sem, timeout):
+    is_wall = bool(futex_operation(sem, lambda: sem.acquire(timeout=timeout)) & CLOCK_REALTIME)
+    assert is_wall is not (type(libc_of(kind.cls)) is Libc)
 
 
 def test_the_wall_clock_would_be_seen(sem):
-    wait = sem._libc.lib.sem_timedwait
+    wait = libc_of(type(sem)).lib.sem_timedwait
     until = Timespec(int(time.time()) + 60, 0)
-    assert futex_operation(sem, lambda: wait(ctypes.c_void_p(sem._handle), ctypes.byref(until))) & CLOCK_REALTIME
+    assert futex_operation(sem, lambda: wait(ctypes.c_void_p(sem._handle.address), ctypes.byref(until))) & CLOCK_REALTIME

@@ -6,62 +6,130 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
-import itertools
 import os
 import signal
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import profiles
 import pytest
-from support import EXACT, SLOW, in_threads, run_python
+from kinds import bound
+from support import SLOW, alarm, run_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, _waits
-from named_semaphores._libc import Libc, load
+from named_semaphores import NamedSemaphore, _base, _libc
+from named_semaphores._libc import Libc, load, system
 
 if profiles.why_impossible():
     pytest.skip(f"NO PLATFORM PROFILES, ALL OF test_libc.py IS SKIPPED: {profiles.why_impossible()}", allow_module_level=True)
 
 from profiles import fake
-from profiles.bsd import FreeBSD, OpenBSD
-from profiles.linux import Glibc32, Glibc32Semaphore, Glibc217, Musl, Musl32Semaphore, MuslSemaphore
+from profiles.bsd import FreeBSD
+from profiles.linux import Glibc32, Glibc32Semaphore, Glibc217, Musl, Musl32Semaphore
 from profiles.macos import MacOS
 from profiles.uncounted import Cygwin, Illumos
 
 Flags = NamedSemaphore.Flags
+keeps_gil = pytest.mark.skipif(
+    sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python's ctypes keeps no GIL"
+)
 
 
-def bound(lib, platform):
-    """Return the class, bound to the library."""
-    return type("Bound", (NamedSemaphore,), {"_libc": Libc(lib, platform)})
+def status_of(call):
+    """Return what a handle's call says, as status and errno."""
+    return next(call)
 
 
-def handle(libc, name, oflag=os.O_CREAT | os.O_EXCL, value=1):
-    """Return an open handle, or the errno."""
-    return next(libc.open(name.encode(), oflag, 0o600, value))
+# --- loading --------------------------------------------------------------------------------------------------------------------------
 
 
-# Taking a token
+class Loader:
+    """Stands in for ctypes.CDLL: gives libraries by name, and notes which were asked for."""
+
+    def __init__(self):
+        self.libraries = {}
+        self.asked = []
+
+    def __call__(self, name):
+        self.asked.append(name)
+        if name not in self.libraries:
+            raise OSError(f"{name}: cannot open shared object file")
+        return self.libraries[name]
 
 
-def test_a_token_that_comes_between_the_two_looks_of_an_attempt_is_taken(name):
-    # The first look is made without errno, for speed, the second for the errno of the first.
-    class Late(Musl):
-        def do_sem_trywait(self, address):
-            looks.append(address)
-            if len(looks) == 1:
-                raise OSError(errno.EAGAIN, "not yet")
-            return fake.host("sem_trywait", address)
-
-    looks = []
-    sem = bound(Late(), "linux")(name)
-    assert sem.acquire(False)
-    assert len(looks) == 2
-    assert not sem.acquire(False)
-    sem.close()
+@pytest.fixture
+def loader(monkeypatch):
+    """A Loader, which is ctypes.CDLL meanwhile."""
+    loader = Loader()
+    monkeypatch.setattr(ctypes, "CDLL", loader)
+    return loader
 
 
-# Binding
+WITH, WITHOUT = SimpleNamespace(sem_open=True), SimpleNamespace()
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "freebsd14", "netbsd10", "openbsd7", "dragonfly6", "sunos5", "aix", "android"])
+def test_the_process_itself_is_asked_first(loader, platform):
+    loader.libraries = {None: WITH}
+    assert load(platform) is WITH
+    assert loader.asked == [None]
+
+
+@pytest.mark.parametrize(
+    ("platform", "library"),
+    [("linux", "libpthread.so.0"), ("netbsd10", "libpthread.so"), ("openbsd7", "libpthread.so"), ("dragonfly6", "libpthread.so")],
+)
+def test_the_thread_library_is_taken_where_the_process_has_none(loader, platform, library):
+    # glibc before 2.34, for one.
+    loader.libraries = {None: WITHOUT, library: WITH}
+    assert load(platform) is WITH
+    assert loader.asked == [None, library]
+
+
+@pytest.mark.parametrize("platform", ["cygwin", "msys"])
+def test_cygwins_library_is_asked_for_by_its_name_and_never_the_process(loader, platform):
+    loader.libraries = {None: WITH, "cygwin1.dll": WITH, "msys-2.0.dll": WITHOUT}
+    assert load(platform) is WITH
+    assert loader.asked == ["cygwin1.dll"]
+
+
+def test_old_msys2_has_another_name_for_it(loader):
+    loader.libraries = {None: WITHOUT, "msys-2.0.dll": WITH}
+    assert load("msys") is WITH
+    assert loader.asked == ["cygwin1.dll", "msys-2.0.dll"]
+
+
+@pytest.mark.parametrize("platform", ["win32", "emscripten", "wasi"])
+def test_systems_without_semaphores_are_not_asked(loader, platform):
+    loader.libraries = {None: WITH}
+    with pytest.raises(NotImplementedError, match=rf"\({platform}\) has no POSIX named semaphores.*Cygwin, MSYS2 or WSL"):
+        load(platform)
+    assert loader.asked == []
+
+
+@pytest.mark.parametrize("platform", ["linux", "cygwin", "darwin", "nowhere"])
+def test_a_system_whose_libraries_have_none_is_refused(loader, platform):
+    loader.libraries = {None: WITHOUT}
+    with pytest.raises(NotImplementedError, match=rf"\({platform}\) has no POSIX named semaphores"):
+        load(platform)
+
+
+def test_a_ctypes_that_cannot_load_the_process_is_no_error_of_its_own(monkeypatch):
+    def refuse(name):
+        raise TypeError("bad argument type for built-in operation")  # what Windows says to CDLL(None)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(NotImplementedError):
+        load("nowhere")
+
+
+def test_the_running_systems_library_is_found_once():
+    assert system() is system()
+    assert hasattr(load(), "sem_open")
+
+
+# --- binding --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
@@ -108,23 +176,42 @@ def test_what_a_failed_sem_open_returns_never_becomes_a_handle(name, lib, platfo
     lib = lib()
     libc = Libc(lib, platform)
     assert lib.sem_open(name.encode(), 0, 0, 0) == failed
-    assert handle(libc, name, oflag=0) == errno.ENOENT
+    created = []
+    with pytest.raises(FileNotFoundError):
+        libc.link(name)
+    with pytest.raises(OSError, match="."):
+        libc.create("/no/name", 0o600, 1, created)
+    assert libc.address_of(created[0][0]) == failed
 
 
 def test_macos_handle_0_is_a_semaphore(name):
     lib = MacOS()
     libc = Libc(lib, "darwin")
-    first = handle(libc, name)
-    second = handle(libc, name, oflag=0)
-    assert [int(first), int(second)] == [0, 1]
-    assert next(libc.trywait(first))[0] == 0
-    assert next(libc.trywait(second)) == (-1, errno.EAGAIN)
+    created = []
+    first = libc.create(name, 0o600, 1, created)
+    second = libc.link(name)
+    assert [first.address, second.address] == [0, 1]
+    assert libc.address_of(created[0][0]) == 0
+    assert status_of(first.try_once())[0] == 0
+    assert status_of(second.try_once()) == (-1, errno.EAGAIN)
     del first
     gc.collect()
     assert list(lib.descriptors) == [1]
-    assert next(libc.post(second))[0] == 0
-    assert libc.unlink(name.encode()) == 0
-    assert libc.unlink(name.encode()) == errno.ENOENT
+    assert status_of(second.post_once())[0] == 0
+    libc.unlink(name)
+    with pytest.raises(FileNotFoundError):
+        libc.unlink(name)
+
+
+def test_at_the_end_of_the_interpreter_the_kernel_closes():
+    # A generator may still be finalized then, and leave its with statement.
+    closed = []
+    mapping = _libc._Mapping(4096, closed.append)
+    mapping.__del__(lambda: True)
+    assert closed == []
+    del mapping
+    gc.collect()
+    assert closed == [4096]
 
 
 @pytest.mark.parametrize(("told", "value"), [(-3, 0), (0, 0), (7, 7)])
@@ -152,7 +239,7 @@ def test_a_value_that_cannot_be_read_is_an_error(name):
     sem.close()
 
 
-# Timed waits
+# --- timed waits ----------------------------------------------------------------------------------------------------------------------
 
 
 def recording(symbols, lib, seconds):
@@ -207,11 +294,11 @@ def test_the_best_timed_wait_is_called_with_the_struct_it_takes(name, platform, 
     lib, notes = recording(symbols, Musl(), ctypes.c_int64 if wide else ctypes.c_long)
     libc = Libc(lib, platform)
     assert libc.has_timed_wait
-    opened = handle(libc, name)
-    libc.unlink(name.encode())
+    opened = libc.create(name, 0o600, 1, [])
+    libc.unlink(name)
     before = {"steady": time.monotonic_ns, "wall": time.time_ns, "left": lambda: 0}[clock]()
     deadline = time.monotonic_ns() + 7_000_000_000
-    assert next(libc.timedwait(opened, deadline)) == (-1, errno.ETIMEDOUT)
+    assert status_of(opened.wait_until(deadline)) == (-1, errno.ETIMEDOUT)
     ((symbol, given, (seconds, nanoseconds)),) = notes
     assert symbol == symbols[0]
     assert given == arguments
@@ -286,7 +373,7 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(name,
             return fake.wait_for(address, left - before * step * 1_000_000_000)
 
     calls = []
-    monkeypatch.setattr(_waits, "SLICE", 50_000_000)
+    monkeypatch.setattr(_base, "LATER_SLICES", (50_000_000,))
     sem = bound(Stepped(), "linux")(name, 0)
     start = time.monotonic()
     assert sem.acquire(timeout=0.2) is False
@@ -295,7 +382,7 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(name,
     sem.close()
 
 
-@pytest.mark.skipif(not EXACT, reason="this Python can be interrupted anywhere")
+@pytest.mark.exact
 @pytest.mark.parametrize("platform", ["linux", "openbsd", "cygwin"])
 def test_several_tokens_are_put_back_in_one_step(name, platform):
     # With the real library, whose posts do check, as one where the package must.
@@ -305,9 +392,8 @@ def test_several_tokens_are_put_back_in_one_step(name, platform):
     def handler(*_):
         raise Interrupt
 
-    sem = type("Bound", (NamedSemaphore,), {"_libc": Libc(load(), platform)})(name, 0)
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    sem = bound(load(), platform)(name, 0)
+    with alarm(handler):
         for number in range(60):
             value = sem.value
             try:
@@ -317,9 +403,6 @@ def test_several_tokens_are_put_back_in_one_step(name, platform):
             except Interrupt:
                 pass
             assert sem.value - value in (0, 3000)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     sem.close()
 
 
@@ -335,7 +418,7 @@ def test_after_a_step_of_the_wall_clock_no_slice_is_longer(name, clock):
         assert sem.acquire()
         clock.step -= 3600 * 1_000_000_000
     assert len(lefts) == 3
-    assert max(lefts) <= _waits.SLICE
+    assert max(lefts) <= _base.LATER_SLICES[-1]
     sem.close()
 
 
@@ -365,7 +448,7 @@ def test_old_glibcs_timed_wait_is_not_trusted_with_a_timeout(name, clock):
 @pytest.mark.parametrize(("lib", "platform"), [(MacOS, "darwin"), (Glibc217, "linux")])
 def test_polling_starts_close_backs_off_and_ends_at_the_deadline(name, lib, platform, monkeypatch):
     pauses = []
-    monkeypatch.setattr(_waits, "sleep", lambda seconds: pauses.append(seconds) or time.sleep(seconds))
+    monkeypatch.setattr(_base, "sleep", lambda seconds: pauses.append(seconds) or time.sleep(seconds))
     sem = bound(lib(), platform)(name, 0)
     start = time.monotonic()
     assert sem.acquire(timeout=0.1) is False
@@ -418,388 +501,7 @@ def test_a_wait_that_is_interrupted_goes_on(name):
     sem.close()
 
 
-# Opening
-
-
-class Interrupted(FreeBSD):
-    """Every other call of sem_open is."""
-
-    turns = itertools.count()
-
-    def do_sem_open(self, *arguments):
-        if next(self.turns) % 2 == 0:
-            raise OSError(errno.EINTR, "")
-        return super().do_sem_open(*arguments)
-
-
-def test_an_open_that_is_interrupted_is_repeated(name):
-    Bound = bound(Interrupted(), "freebsd14")
-    sem = Bound(name, unlink_on_delete=False)
-    link = Bound(name)
-    assert (sem.linked_existing_semaphore, link.linked_existing_semaphore) == (False, True)
-    sem.unlink()
-    sem.close()
-    link.close()
-
-
-def test_an_interrupted_look_at_the_name_does_not_keep_it(name):
-    sem = bound(Interrupted(), "freebsd14")(name)
-    sem.close()
-    assert not os.path.exists(f"/tmp/SEMD{name[1:]}")
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "text"),
-    [
-        (errno.EACCES, PermissionError, "this user may not write in {directory}"),
-        (errno.EPERM, PermissionError, "this user may not write in {directory}"),
-        (errno.ENOSPC, OSError, "{directory}, the file system that holds semaphores, is full"),
-        (errno.EROFS, OSError, "{directory}, the file system that holds semaphores, is mounted read-only"),
-        (errno.EMFILE, OSError, "this process has too many open files"),
-        (errno.ENFILE, OSError, "this system has too many open files"),
-        (errno.EINVAL, OSError, ""),
-        (errno.ENOMEM, OSError, ""),
-        (errno.ENOSYS, NotImplementedError, "has no POSIX named semaphores"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("lib", "platform", "directory"),
-    [(Musl, "linux", "/dev/shm"), (FreeBSD, "freebsd14", "/tmp"), (OpenBSD, "openbsd7", None)],
-)
-def test_what_the_system_refuses_is_said_with_what_helps(name, lib, platform, directory, error, kind, text):
-    class Refusing(lib):
-        def do_sem_open(self, name, oflag, mode, value):
-            raise OSError(error if oflag or error == errno.ENOSYS else errno.ENOENT, "")
-
-    with pytest.raises(kind) as raised:
-        bound(Refusing(), platform)(name)
-    assert name in str(raised.value)
-    if kind is not NotImplementedError:
-        assert raised.value.errno == error
-        assert raised.value.filename == name
-    if directory is not None or "{" not in text:
-        assert text.format(directory=directory) in str(raised.value)
-
-
-def test_musls_names_are_no_directories():
-    for bad in (".", ".."):
-        with pytest.raises(OSError) as raised:
-            MuslSemaphore(bad)
-        assert raised.value.filename == f"/{bad}"
-        assert raised.value.errno == errno.EINVAL
-
-
-@pytest.fixture
-def full(name):
-    """Yield 256 of musl's semaphores, all it opens."""
-    sems = [MuslSemaphore(f"{name}.{number}", number) for number in range(256)]
-    yield sems
-    for sem in sems:
-        sem.close()
-
-
-def test_musl_opens_256_semaphores_and_says_so(name, full):
-    with pytest.raises(OSError, match="on musl 256 semaphores") as raised:
-        MuslSemaphore(name)
-    assert raised.value.errno == errno.EMFILE
-    assert raised.value.filename == name
-    with pytest.raises(OSError, match="on musl 256 semaphores"):
-        MuslSemaphore(full[7].name)
-    assert full[255].value == 255
-
-
-def test_musls_names_are_removed_though_they_cannot_be_opened_again(full):
-    path = f"/dev/shm{full[5].name}"
-    assert os.path.exists(path)
-    full[5].close()
-    assert not os.path.exists(path)
-
-
-def test_musls_successors_are_left_though_they_cannot_be_opened(full):
-    path = f"/dev/shm{full[0].name}"
-    full[0].unlink()
-    os.link(f"/dev/shm{full[1].name}", path)  # stands for another process's
-    full[0].close()
-    assert os.path.exists(path)
-    os.unlink(path)
-
-
-def test_musls_name_that_is_gone_is_not_missed(full):
-    full[0].unlink()
-    full[0].close()
-    assert full[0].closed
-
-
-# Other processes come between
-
-
-class Raced(Musl):
-    """Before one call out of several, another process does something."""
-
-    def __init__(self, name, symbol, call, do):
-        super().__init__()
-        self.moment = (symbol, call)
-        self.do = lambda: do(MuslSemaphore._libc, name.encode())
-        self.calls = {"link": 0, "create": 0, "unlink": 0}
-
-    def count(self, symbol):
-        self.calls[symbol] += 1
-        if (symbol, self.calls[symbol]) == self.moment:
-            self.do()
-
-    def do_sem_open(self, name, oflag, mode, value):
-        self.count("create" if oflag else "link")
-        return super().do_sem_open(name, oflag, mode, value)
-
-    def do_sem_unlink(self, name):
-        self.count("unlink")
-        return super().do_sem_unlink(name)
-
-
-def theirs_is_made(libc, name):
-    next(libc.open(name, os.O_CREAT | os.O_EXCL, 0o600, 9))
-
-
-def theirs_is_removed(libc, name):
-    assert libc.unlink(name) == 0
-
-
-def theirs_is_replaced(libc, name):
-    theirs_is_removed(libc, name)
-    theirs_is_made(libc, name)
-
-
-def test_made_by_another_before_it_is_created_is_linked(name):
-    sem = bound(Raced(name, "create", 1, theirs_is_made), "linux")(name, 1)
-    assert (sem.linked_existing_semaphore, sem.unlink_on_delete, sem.value) == (True, False, 9)
-    sem.unlink()
-    sem.close()
-
-
-def test_made_and_removed_again_by_others_it_is_created_in_the_end(name):
-    class Twice(Raced):
-        def count(self, symbol):
-            super().count(symbol)
-            if (symbol, self.calls["link"]) == ("link", 2):
-                theirs_is_removed(MuslSemaphore._libc, name.encode())
-
-    lib = Twice(name, "create", 1, theirs_is_made)
-    sem = bound(lib, "linux")(name, 1)
-    assert (sem.linked_existing_semaphore, sem.unlink_on_delete, sem.value) == (False, True, 1)
-    assert lib.calls == {"link": 2, "create": 2, "unlink": 0}
-    sem.close()
-
-
-@pytest.mark.parametrize(
-    ("symbol", "call", "do"), [("unlink", 1, theirs_is_removed), ("unlink", 1, theirs_is_replaced), ("create", 2, theirs_is_made)]
-)
-def test_unlink_and_create_makes_its_own_whoever_comes_between(name, symbol, call, do):
-    theirs = MuslSemaphore(name, 5, unlink_on_delete=False)
-    sem = bound(Raced(name, symbol, call, do), "linux")(name, 1, Flags.UNLINK_AND_CREATE)
-    assert (sem.linked_existing_semaphore, sem.value) == (False, 1)
-    link = MuslSemaphore(name)
-    assert link.value == 1
-    for each in (link, sem, theirs):
-        each.close()
-
-
-def test_replaced_by_another_before_clean_up_it_is_left(name):
-    sem = bound(Raced(name, "link", 2, theirs_is_replaced), "linux")(name, 1)  # the second link is the look of clean-up
-    sem.close()
-    assert MuslSemaphore(name, unlink_on_delete=True).value == 9
-
-
-# Names that cannot be removed at once
-
-
-class Broken(Musl):
-    """Its disk does not work, for a time."""
-
-    is_broken = True
-
-    def do_sem_unlink(self, name):
-        if self.is_broken:
-            raise OSError(errno.EIO, "")
-        return super().do_sem_unlink(name)
-
-
-@pytest.fixture
-def broken():
-    return Broken()
-
-
-def test_close_tells_that_the_name_was_not_removed_and_a_second_call_tries_again(name, broken):
-    sem = bound(broken, "linux")(name)
-    for _ in range(2):
-        with pytest.raises(OSError, match=name) as raised:
-            sem.close()
-        assert raised.value.errno == errno.EIO
-        assert sem.closed
-    broken.is_broken = False
-    sem.close()
-    assert not os.path.exists(f"/dev/shm{name}")
-
-
-def drop(sem):
-    """Delete it, its name being kept by a broken system."""
-    with pytest.warns(RuntimeWarning, match=f"could not be removed.*{sem[0].name}"):
-        sem.clear()
-        gc.collect()
-
-
-def test_a_deleted_objects_name_is_removed_when_the_next_object_is_made(name, broken):
-    Bound = bound(broken, "linux")
-    drop([Bound(name)])
-    assert os.path.exists(f"/dev/shm{name}")
-    broken.is_broken = False
-    Bound(f"{name}x").close()
-    assert not os.path.exists(f"/dev/shm{name}")
-
-
-def test_a_deleted_objects_name_that_still_cannot_be_removed_is_told_again(name, broken):
-    drop([bound(broken, "linux")(name)])
-    with pytest.warns(RuntimeWarning, match=f"could not be removed.*{name}"):
-        NamedSemaphore(f"{name}x").close()
-    broken.is_broken = False
-    os.unlink(f"/dev/shm{name}")
-
-
-AT_EXIT = """
-import sys; sys.path.insert(0, sys.argv[2])
-import threading
-from profiles.linux import Musl
-from named_semaphores import NamedSemaphore
-from named_semaphores._libc import Libc
-
-class Hanging(Musl):
-    calls = 0
-    def do_sem_unlink(self, name):
-        self.calls += 1
-        if self.calls == 1:
-            reached.set()
-            threading.Event().wait()
-        return super().do_sem_unlink(name)
-
-class Bound(NamedSemaphore):
-    _libc = Libc(Hanging(), "linux")
-
-reached = threading.Event()
-sem = Bound(sys.argv[1])
-threading.Thread(target=sem.close, daemon=True).start()
-reached.wait()
-"""
-
-
-def test_a_name_whose_removal_never_ended_is_removed_at_the_end(name):
-    done = run_python(AT_EXIT, name, os.path.dirname(__file__))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not os.path.exists(f"/dev/shm{name}")
-
-
-# Systems that do not count
-
-
-@pytest.mark.parametrize(("lib", "platform"), [(Cygwin, "cygwin"), (Illumos, "sunos5")])
-def test_a_second_open_is_counted_where_the_system_does_not(name, lib, platform):
-    lib = lib()
-    Bound = bound(lib, platform)
-    sem, link = Bound(name, 1), Bound(name)
-    assert len(lib.opened) == 1
-    link.close()
-    gc.collect()
-    assert len(lib.opened) == 1
-    with sem:
-        assert not sem.acquire(False)
-    sem.close()
-    del sem  # on a free-threaded build what was in a with statement stays open until it goes
-    gc.collect()
-    assert not lib.opened
-
-
-def test_uncounted_the_fake_ends_both_handles_at_once(name):
-    # So that the test above would fail without the counting.
-    lib = Cygwin()
-    first = lib.sem_open(name.encode(), os.O_CREAT | os.O_EXCL, 0o600, 1)
-    assert lib.sem_open(name.encode(), 0, 0, 0) == first
-    assert lib.sem_close(first) == 0
-    assert lib.sem_close(first) == -1
-    assert lib.sem_unlink(name.encode()) == 0
-
-
-def test_a_handle_that_is_collected_during_an_open_is_closed_after_it(name):
-    # A collection may run anywhere, also while this thread counts an open.
-    class Collecting(Cygwin):
-        def do_sem_open(self, *arguments):
-            dropped.clear()
-            gc.collect()
-            still_open.append(len(self.opened))
-            return super().do_sem_open(*arguments)
-
-    dropped, still_open = [], []
-    lib = Collecting()
-    libc = Libc(lib, "cygwin")
-    opened = handle(libc, f"{name}a")
-    dropped.append(handle(libc, f"{name}b"))
-    still_open.clear()
-    again = handle(libc, f"{name}a", oflag=0)
-    assert still_open == [2]
-    assert len(lib.opened) == 1
-    assert int(again) == int(opened)
-    for suffix in "ab":
-        libc.unlink(f"{name}{suffix}".encode())
-
-
-def test_what_is_collected_during_an_open_may_itself_open(name):
-    # Clean-up opens the name again, to see whose it is.
-    class Collecting(Cygwin):
-        def do_sem_open(self, *arguments):
-            created.clear()
-            return super().do_sem_open(*arguments)
-
-    created = []
-    lib = Collecting()
-    Bound = bound(lib, "cygwin")
-    created.append(Bound(f"{name}a"))
-    sem = Bound(f"{name}b")
-    with pytest.raises(FileNotFoundError):
-        Bound(f"{name}a", handle_existence=Flags.RAISE_IF_NOT_EXISTS)
-    sem.close()
-    gc.collect()
-    assert not lib.opened
-
-
-def test_threads_open_and_close_the_same_name(name):
-    lib = Cygwin()
-    Bound = bound(lib, "cygwin")
-    sem = Bound(name, 1)
-
-    def use():
-        for _ in range(50):
-            link = Bound(name)
-            with link:
-                pass
-            link.close()
-
-    in_threads(4, use)
-    gc.collect()
-    assert list(lib.opened.values())[0][1] == 1
-    assert sem.value == 1
-    sem.close()
-
-
-def test_a_failed_open_is_not_counted(name):
-    lib = Illumos()
-    Bound = bound(lib, "sunos5")
-    for _ in range(3):
-        with pytest.raises(FileNotFoundError):
-            Bound(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
-    sem = Bound(name)
-    sem.close()
-    gc.collect()
-    assert not lib.opened
-
-
-# What the system does not check
+# --- maximum values that the system does not check ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("platform", ["cygwin", "openbsd7"])
@@ -837,3 +539,87 @@ def test_a_maximum_that_others_reach_meanwhile_is_told(name):
 
 def test_an_unknown_systems_maximum_is_asked_of_it():
     assert Libc(Musl(), "somewhere").value_max == os.sysconf("SC_SEM_VALUE_MAX")
+
+
+# --- the GIL --------------------------------------------------------------------------------------------------------------------------
+
+
+class Poll(Musl):
+    """Its sem_open is poll(fds, nfds, timeout), and its sem_close usleep(microseconds): C functions that take their time."""
+
+    def __init__(self):
+        super().__init__()
+        libc = ctypes.CDLL(None)
+        self.sem_open, self.sem_close = libc.poll, libc.usleep
+
+
+@keeps_gil
+def test_opening_and_closing_keep_the_gil():
+    # glibc's take a lock that fork does not reset: a fork of another thread meanwhile would give its child a locked one.
+    def run():
+        while not stop:
+            moments.append(time.monotonic())
+
+    libc = Libc(Poll(), "linux")
+    moments, stop, gaps = [], [], []
+    with thread(run):
+        try:
+            for call in (lambda: libc.sem_open(b"", 0, ctypes.c_uint(200)), lambda: libc.sem_close(200_000)):
+                moments.clear()
+                wait_for(lambda: moments)
+                call()
+                count = len(moments)
+                wait_for(lambda count=count: len(moments) > count + 1)
+                ran = moments[:]
+                gaps.append(max(after - before for before, after in zip(ran, ran[1:])))
+        finally:
+            stop.append(1)
+    assert min(gaps) > 0.15  # the other thread did not run meanwhile
+
+
+FORKS = """
+import os, sys, threading
+from named_semaphores import NamedSemaphore
+keep = NamedSemaphore(sys.argv[1])
+stop = []
+def work():
+    while not stop:
+        NamedSemaphore(sys.argv[1]).close()
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(int(sys.argv[2])):
+    pid = os.fork()
+    if pid == 0:
+        NamedSemaphore(sys.argv[1]).close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+stop.append(1)
+thread.join()
+"""
+
+
+def test_a_child_of_fork_opens_while_another_thread_did(name, full):
+    done = run_python(FORKS, name, "4000" if full else "100")
+    assert done.returncode == 0, done.stderr
+
+
+# --- who waits ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_each_waiter_has_slices_of_its_own(name):
+    # Were they to end at the same moments for all, all would wake at once, and queue again in any order.
+    class Noting(Glibc32):
+        def do___sem_clockwait64(self, address, clock, when):
+            ends.setdefault(threading.get_ident(), []).append(fake.nanoseconds(when.contents))
+            return super().do___sem_clockwait64(address, clock, when)
+
+    ends = {}
+    sem = bound(Noting(), "linux")(name, 0)
+    with thread(sem.acquire):
+        wait_for(lambda: len(ends) == 1)
+        with thread(sem.acquire):
+            wait_for(lambda: len(ends) == 2 and all(len(each) > 2 for each in ends.values()))
+            sem.release(2)
+    first, second = ends.values()
+    assert not set(first) & set(second)
+    sem.close()

@@ -7,30 +7,29 @@ import errno
 import fcntl
 import os
 import pwd
+import signal
 import sys
 import time
 import types
 from pathlib import Path
 
 import pytest
-from support import run_python, start_python
+from support import run_python, start_python, wait_for
 
-from named_semaphores import NamedSemaphore, core, listing
-from named_semaphores.listing import is_in_use, list_semaphores
+from named_semaphores import NamedSemaphore, _files, _libc, _sysv, listing
+from named_semaphores.listing import is_in_use, list_posix, list_robust, list_semaphores
 
-LIBC = core._system_libc()
+LIBC = _libc.system()
 GLIBC = sys.platform.startswith("linux") and LIBC.is_glibc
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 with_glibc = pytest.mark.skipif(not GLIBC, reason="/dev/shm/sem.NAME")
 with_files = pytest.mark.skipif(LIBC.files is None, reason="this system cannot list")
 
-HOLD = (
-    "from named_semaphores import NamedSemaphore; import sys; sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False); print(); input()"
-)
+HOLD = "from named_semaphores import NamedSemaphore; import sys; sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False); print(flush=True); input()"
 
 
-def found(name):
-    return next((info for info in list_semaphores() if info.name == name), None)
+def found(name, look=list_semaphores):
+    return next((info for info in look() if info.name == name), None)
 
 
 def file_of(name):
@@ -52,18 +51,49 @@ def file(name):
     path.unlink()
 
 
+@pytest.fixture
+def robust(name):
+    """Yield a robust semaphore of three tokens, open in this process."""
+    opened = _sysv.system().open(name, 3, mode=0o640)
+    yield opened
+    opened.leave()
+
+
+# POSIX ones
+
+
 @with_files
 def test_a_semaphore_is_listed(sem):
     before = time.time()
     info = found(sem.name)
-    assert (info.value, info.why_no_value, info.mode, info.uid) == (3, None, 0o640, os.getuid())
-    assert info.owner == pwd.getpwuid(os.getuid()).pw_name
+    assert (info.value, info.why_no_value, info.mode, info.uid, info.kind) == (3, None, 0o640, os.getuid(), "posix")
+    assert (info.total, info.waiting, info.users, info.stays) == (None, None, None, None)
+    try:
+        me = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user without a name
+        me = str(os.getuid())
+    assert info.owner == me
     assert before - 60 < info.created <= time.time()
     assert 0 <= info.age < 60
     with sem:
         assert found(sem.name).value == 2
     sem.unlink()
     assert found(sem.name) is None
+
+
+@with_files
+def test_the_value_is_read_also_while_somebody_waits(sem):
+    # Both libcs keep who waits beside the value.
+    for _ in range(3):
+        sem.acquire()
+    with start_python(HOLD.replace("input()", "sem.acquire(); input()"), sem.name) as other:
+        other.stdout.readline()
+        if sys.platform.startswith("linux"):
+            wait_for(lambda: "futex" in Path(f"/proc/{other.pid}/wchan").read_text())
+        assert found(sem.name).value == 0
+        sem.release(3)
+        other.communicate("\n")
+        assert found(sem.name).value == 2
 
 
 @with_files
@@ -124,6 +154,9 @@ def test_no_proc(sem, monkeypatch):
     assert found(sem.name)[3:5] == ((), False)
 
 
+# Files that are no semaphores
+
+
 @on_linux
 @pytest.mark.parametrize("size", [0, 8, 31, 33, 4096])
 def test_a_file_of_another_size_is_no_semaphore(file, name, size):
@@ -138,6 +171,20 @@ def test_what_is_no_regular_file_is_no_semaphore(file, name):
 
 
 @on_linux
+def test_a_fifo_is_no_semaphore_and_nobody_waits_for_its_writer(file, name):
+    os.mkfifo(file)
+    assert found(name) is None
+
+
+@on_linux
+@pytest.mark.parametrize("size", [0, 8, 40])
+def test_a_file_that_is_truncated_after_its_size_was_seen_is_no_semaphore(sem, monkeypatch, size):
+    read = _files.read_start
+    monkeypatch.setattr(_files, "read_start", lambda file: read(file).ljust(33, b"\0")[:size])
+    assert found(sem.name) is None
+
+
+@on_linux
 def test_a_semaphore_of_the_other_word_size_is_told_apart(file, name):
     file.write_bytes(bytes(16 if sys.maxsize > 2**32 else 32))
     info = found(name)
@@ -146,10 +193,53 @@ def test_a_semaphore_of_the_other_word_size_is_told_apart(file, name):
 
 
 @on_linux
-@pytest.mark.skipif(GLIBC, reason="glibc's have a prefix")
-def test_other_shared_memory_is_no_semaphore_of_musl(file, name):
-    file.write_bytes(b"x" * (32 if sys.maxsize > 2**32 else 16))
+def test_other_shared_memory_of_the_same_size_is_no_semaphore(file, name):
+    file.write_bytes(b"x" * _files.SIZE)
     assert found(name) is None
+
+
+@on_linux
+def test_a_file_with_a_lease_does_not_tell_its_value(sem):
+    file = file_of(sem.name)
+    name = sem.name
+    sem.close()
+    NamedSemaphore(name, 3, unlink_on_delete=False).close()
+    try:
+        with open(file, "rb+") as other:
+            fcntl.fcntl(other, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(other, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            # In another process: the kernel breaks no lease for its owner.
+            code = "import sys; from named_semaphores.listing import list_semaphores; print([i[1:3] for i in list_semaphores() if i.name == sys.argv[1]])"
+            assert run_python(code, name).stdout == "[(None, 'another process has a lease on its file')]\n"
+        assert found(name).value == 3
+    finally:
+        os.unlink(file)
+
+
+@on_linux
+def test_listing_maps_nothing(sem, monkeypatch):
+    def link(self, name):
+        raise AssertionError("a file that is truncated then ends this process")
+
+    monkeypatch.setattr(_libc.Libc, "link", link)
+    assert found(sem.name).value == 3
+
+
+def ints(*numbers):
+    return b"".join(number.to_bytes(4, sys.byteorder) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("is_glibc", "size", "start"),
+    [
+        pytest.param(True, 32, (5 | 2 << 32).to_bytes(8, sys.byteorder) + ints(128, 0), id="glibc-64-bits"),
+        pytest.param(True, 16, ints(5 << 1 | 1, 128, 2), id="glibc-32-bits"),
+        pytest.param(False, 32, ints(5 | 1 << 31, 2, 0), id="musl"),
+    ],
+)
+def test_how_each_libc_keeps_the_value_beside_two_waiters(monkeypatch, is_glibc, size, start):
+    monkeypatch.setattr(_files, "SIZE", size)
+    assert listing._value_of(types.SimpleNamespace(is_glibc=is_glibc), start.ljust(size, b"\0")) == 5
 
 
 @on_linux
@@ -157,45 +247,151 @@ def test_other_shared_memory_is_no_semaphore_of_musl(file, name):
 def test_how_musl_is_read(sem):
     # In a semaphore of glibc, musl finds another number than in its own: other shared memory.
     prefix = os.path.basename(LIBC.files)
-    libc = types.SimpleNamespace(**{**vars(LIBC), "files": "/dev/shm/", "is_glibc": False}, value=LIBC.value)
-    libc.open = lambda name, *rest: LIBC.open(b"/" + name[1:].replace(prefix.encode(), b"", 1), *rest)
+    libc = types.SimpleNamespace(files="/dev/shm/", platform="linux", is_glibc=False, opens_any_file=True)
     names = [info.name for info in listing._list(libc)]
     assert ("/" + prefix + sem.name[1:] in names) is not GLIBC
 
 
-@with_files
-def test_a_semaphore_that_cannot_be_opened(sem, monkeypatch):
-    def link(libc, name):
-        raise PermissionError(errno.EACCES, "not for you", name)
+@on_linux
+def test_a_value_that_may_not_be_read(sem, monkeypatch):
+    def refuse(file):
+        raise PermissionError(errno.EACCES, "not for you")
 
-    monkeypatch.setattr(listing, "link", link)
+    monkeypatch.setattr(_files, "read_start", refuse)
     info = found(sem.name)
     assert (info.value, info.why_no_value) == (None, "not for you")
 
 
-@with_files
-def test_a_value_that_cannot_be_read(sem, monkeypatch):
-    monkeypatch.setattr(type(LIBC), "value", lambda self, handle: (errno.ENOSYS, 0))
-    assert found(sem.name)[1:3] == (None, os.strerror(errno.ENOSYS))
-    monkeypatch.undo()
-
-
-@with_files
+@on_linux
 def test_a_semaphore_that_is_removed_meanwhile(sem, monkeypatch):
-    def link(libc, name):
+    def refuse(file):
         raise FileNotFoundError
 
-    monkeypatch.setattr(listing, "link", link)
+    monkeypatch.setattr(_files, "read_start", refuse)
     assert found(sem.name) is None
 
 
-@with_files
+@on_linux
 def test_a_file_that_is_removed_meanwhile(sem, monkeypatch):
     def lstat(path):
         raise FileNotFoundError
 
     monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "lstat": lstat}))
-    assert list_semaphores() == []
+    assert list_posix() == []
+
+
+def test_a_user_without_a_name():
+    info = listing.SemaphoreInfo("/x", 1, None, (), True, 0o600, 4_000_000_000, time.time() + 60)
+    assert info.owner == "4000000000"
+    assert info.age == 0  # a clock that was set back
+
+
+# Other systems
+
+
+def test_a_system_that_cannot_list(monkeypatch):
+    monkeypatch.setattr(listing, "system", lambda: types.SimpleNamespace(files=None, platform="darwin", is_glibc=False))
+    for look in (list_posix, lambda: is_in_use("/x")):
+        with pytest.raises(NotImplementedError, match="darwin"):
+            look()
+
+
+@pytest.mark.parametrize("missing", ["list_posix", "list_robust"])
+def test_a_system_that_lists_one_kind(monkeypatch, missing):
+    def refuse():
+        raise NotImplementedError
+
+    info = listing.SemaphoreInfo("/x", 1, None, None, False, 0o600, 0, 0.0)
+    for look in ("list_posix", "list_robust"):
+        monkeypatch.setattr(listing, look, refuse if look == missing else lambda: [info])
+    assert list_semaphores() == [info]
+
+
+def test_files_that_only_the_library_can_read(tmp_path):
+    for name in ("SEMDa", "SEMDb", "SEMDc", "SEMD", "other"):
+        (tmp_path / name).write_text("as FreeBSD has them")
+
+    def link(name):
+        if name == "/b":
+            raise PermissionError(errno.EACCES, "not for you")
+        if name == "/c":
+            raise FileNotFoundError
+        return 7
+
+    libc = types.SimpleNamespace(
+        files=f"{tmp_path}/SEMD", platform="freebsd14", opens_any_file=False, link=link, value=lambda handle: handle
+    )
+    assert [info[:5] for info in listing._list(libc)] == [("/a", 7, None, None, False), ("/b", None, "not for you", None, False)]
+
+
+def test_no_directory_of_semaphores(tmp_path):
+    libc = types.SimpleNamespace(files=f"{tmp_path}/none/sem.", platform="linux", opens_any_file=True)
+    with pytest.raises(OSError, match="missing"):
+        listing._list(libc)
+
+
+# Robust ones
+
+
+@on_linux
+def test_a_robust_semaphore_is_listed(robust):
+    info = found(robust.name)
+    assert (info.kind, info.value, info.total, info.waiting, info.users, info.stays) == ("robust", 3, 3, 0, 1, False)
+    assert (info.mode, info.uid, info.why_no_value, info.pids, info.all_pids) == (0o640, os.getuid(), None, None, False)
+    assert 0 <= info.age < 60
+    library = _sysv.system()
+    library.operate(robust.id, _sysv.take(2))
+    assert found(robust.name).value == 1
+    library.operate(robust.id, _sysv.give(2))
+    robust.resize(5)
+    assert found(robust.name)[1] == found(robust.name).total == 5
+
+
+@on_linux
+def test_a_robust_semaphore_that_nobody_has_open_counts_as_not_there(name):
+    code = "import os, sys; from named_semaphores import _sysv; opened = _sysv.system().open(sys.argv[1], 3); os._exit(0)"
+    assert run_python(code, name).returncode == 0
+    assert name in _sysv.idle_sets()
+    assert name in _sysv.idle_sets([name])
+    assert found(name) is None
+    assert _sysv.remove_idle_sets([name]) == [name]
+    assert name not in _sysv.idle_sets()
+
+
+@on_linux
+def test_a_robust_semaphore_that_stays(name):
+    _sysv.system().open(name, 3, persist=True).leave()
+    assert found(name).stays is True
+    assert name not in _sysv.idle_sets()
+    assert _sysv.remove_idle_sets([name]) == [name]
+    assert found(name) is None
+
+
+@on_linux
+def test_a_set_in_use_is_not_removed(robust):
+    assert _sysv.remove_idle_sets([robust.name]) == []
+    assert found(robust.name).users == 1
+
+
+@on_linux
+def test_a_set_that_is_removed_or_opened_meanwhile(robust, monkeypatch):
+    gone = _sysv.Listed(robust.id, 0, 0, 0, 0)
+    gone.name, gone.users, gone.persistent = robust.name, 0, False
+    monkeypatch.setattr(_sysv, "list_sets", lambda: [gone])
+    assert _sysv.remove_idle_sets() == []  # it is open
+    gone.id = -1
+    assert _sysv.remove_idle_sets() == []
+
+
+@on_linux
+def test_other_programs_sets_are_not_listed(monkeypatch):
+    unreadable = _sysv.Listed(1, 0o600, 0, 0, 0)
+    monkeypatch.setattr(_sysv, "list_sets", lambda: [unreadable])
+    assert list_robust() == []
+    assert _sysv.idle_sets() == []
+
+
+# is_in_use
 
 
 @with_glibc
@@ -207,40 +403,12 @@ def test_in_use_by_either_form_of_the_name(sem):
     assert is_in_use(sem.name[1:])
 
 
-def test_a_user_without_a_name(monkeypatch):
-    info = listing.SemaphoreInfo("/x", 1, None, (), True, 0o600, 4_000_000_000, time.time() + 60)
-    assert info.owner == "4000000000"
-    assert info.age == 0  # a clock that was set back
-
-
-def test_a_system_that_cannot_list(monkeypatch):
-    monkeypatch.setattr(listing, "_system_libc", lambda: types.SimpleNamespace(files=None, platform="darwin", is_glibc=False))
-    with pytest.raises(NotImplementedError, match="darwin"):
-        list_semaphores()
-    with pytest.raises(NotImplementedError, match="darwin"):
-        is_in_use("/x")
-
-
-def test_files_elsewhere(tmp_path, monkeypatch):
-    for name in ("SEMDa", "SEMD", "other"):
-        (tmp_path / name).write_text("as FreeBSD has them")
-    libc = types.SimpleNamespace(files=f"{tmp_path}/SEMD", platform="freebsd14", is_glibc=False, value=lambda handle: (0, handle))
-    monkeypatch.setattr(listing, "link", lambda libc, name: 7)
-    (info,) = listing._list(libc)
-    assert info[:5] == ("/a", 7, None, None, False)
-
-
-def test_no_directory_of_semaphores(tmp_path):
-    libc = types.SimpleNamespace(files=f"{tmp_path}/none/sem.", platform="linux")
-    with pytest.raises(OSError, match="missing"):
-        listing._list(libc)
-
-
 @with_glibc
 def test_is_in_use(name):
     sem = NamedSemaphore(name, unlink_on_delete=False)
     assert is_in_use(name)
     sem.close()
+    del sem
     assert not is_in_use(name)
     with start_python(HOLD, name) as other:
         other.stdout.readline()
@@ -259,7 +427,7 @@ def test_is_in_use_while_another_process_asks(file, name):
     with open(file) as other:
         fcntl.fcntl(other, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         code = "import sys; from named_semaphores.listing import is_in_use; print(is_in_use(sys.argv[1]))"
-        fcntl.fcntl(other, fcntl.F_SETSIG, 23)  # SIGURG
+        fcntl.fcntl(other, fcntl.F_SETSIG, signal.SIGURG)
         assert run_python(code, name).stdout == "True\n"
 
 
@@ -276,6 +444,6 @@ def test_is_in_use_where_the_system_refuses(file, name, monkeypatch, number, exp
 
 
 def test_the_package_does_without_it():
-    modules = "listing", "_cli", "_run"
-    code = f"import sys, named_semaphores; print([m for m in {modules!r} if 'named_semaphores.' + m in sys.modules])"
+    modules = "listing", "_cli", "_run", "_sysv"
+    code = f"import sys; from named_semaphores import NamedSemaphore; print([m for m in {modules!r} if 'named_semaphores.' + m in sys.modules])"
     assert run_python(code).stdout == "[]\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import AsyncContextManager, ContextManager
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore
+from named_semaphores.zookeeper import ZooKeeperSemaphore
 
 sem: NamedSemaphore = NamedSemaphore("name", 3, NamedSemaphore.Flags.RAISE_IF_EXISTS, True, mode=0o660)
 flag: NamedSemaphore.Flags = NamedSemaphore.Flags.LINK_OR_CREATE
@@ -47,3 +48,41 @@ sem.acquire("yes")  # type: ignore[arg-type]
 sem.release(1.5)  # type: ignore[arg-type]
 NamedSemaphore(3)  # type: ignore[arg-type]
 sem.value = 3  # type: ignore[misc]
+
+robust: RobustSemaphore = RobustSemaphore("name", 3, RobustSemaphore.Flags.RAISE_IF_EXISTS, False, mode=0o660)
+robust = RobustSemaphore("name")
+got = robust.acquire(timeout=1, n=2)
+robust.release(2)
+robust.release()
+free: int = robust.value
+total: int = robust.initial_value
+waiting: int = robust.waiting
+got = robust.resize(5)
+got = robust.resize(5, timeout=1.5)
+with robust as entered_robust:
+    same_robust: RobustSemaphore = entered_robust
+with robust.tokens(3):
+    pass
+
+
+async def robust_tasks() -> bool:
+    async with robust.tokens(2), robust:
+        pass
+    return await robust.acquire_async(timeout=2.0, n=2)
+
+
+robust.acquire(n="2")  # type: ignore[arg-type]
+robust.resize("2")  # type: ignore[arg-type]
+
+shared: ZooKeeperSemaphore = ZooKeeperSemaphore("name", 3, client=object(), on_lost=print)
+got = shared.acquire(timeout=1.5)
+shared.release(2)
+value = shared.value
+value = shared.initial_value
+who: list[tuple[str, int]] = shared.holders
+gone: bool = shared.lost
+with shared as entered_shared:
+    same_shared: ZooKeeperSemaphore = entered_shared
+shared.acquire("yes")  # type: ignore[arg-type]
+ZooKeeperSemaphore("name")  # type: ignore[call-arg]
+shared.value = 3  # type: ignore[misc]

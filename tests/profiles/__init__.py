@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Platform profiles: the class, bound to library objects that behave as each platform's does. ``fake.py`` says how they are made."""
+"""Platform profiles: the class, bound to library objects that behave as each platform's does. ``fake.py`` says how they are made.
+
+``native`` is the class as users have it, with SemLock's calls; ``native-ctypes`` is the same library through ctypes alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from functools import lru_cache
 
 import pytest
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, _sysv
+from named_semaphores._sysv import SysV
 
 _CLASSES = {
     "macos": "macos.MacOSSemaphore",
@@ -25,18 +29,38 @@ _CLASSES = {
     "illumos": "uncounted.IllumosSemaphore",
     "cygwin": "uncounted.CygwinSemaphore",
 }
-NAMES = ["native", *_CLASSES]
+NAMES = ["native", "native-ctypes", *_CLASSES]
+SYSV_NAMES = ["native", "macos", "freebsd", "netbsd", "openbsd", "dragonfly", "illumos", "musl", "glibc32", "musl32"]
 
 
 def semaphore_class(profile: str) -> type[NamedSemaphore]:
-    """Return the class for a profile; ``native`` is the running system's own. Skips the test where there can be no fakes."""
+    """Return the class for a profile. Skips the test where there can be no fakes."""
     if profile == "native":
         return NamedSemaphore
+    if profile == "native-ctypes":
+        from .native import CtypesSemaphore
+
+        return CtypesSemaphore
     reason = why_impossible()
     if reason:
         pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
     module, name = _CLASSES[profile].split(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=None)
+def sysv_library(profile: str) -> SysV:
+    """Return the System V calls for a profile of SYSV_NAMES; ``native`` are the running system's. Skips the test where there are none."""
+    if profile == "native":
+        try:
+            return _sysv.system()
+        except NotImplementedError as error:
+            pytest.skip(f"NO SYSTEM V SEMAPHORES, ALL THEIR TESTS ARE SKIPPED: {error}")
+    reason = why_impossible()
+    if reason:
+        pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
+    fake, platform = importlib.import_module(f"{__name__}.sysv").FAKES[profile]
+    return SysV(fake(), platform)
 
 
 @lru_cache(maxsize=None)

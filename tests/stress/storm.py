@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals whose handler raises, at every moment of an acquisition, a wait, a release, a creation. For the main thread of a process."""
+"""Storms of signals whose handler raises, on acquiring, waiting, releasing, creating. They run in the main thread of a process."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import random
@@ -13,11 +14,9 @@ import textwrap
 import time
 from typing import Any, Callable, Iterator
 
+from forks import Children, Gate, shared
+from peers import Peer
 from support import unique_name
-
-from stress.subjects import Subject
-
-Outcome = dict  # of figures, by what they count
 
 
 class Interrupt(Exception):
@@ -25,7 +24,7 @@ class Interrupt(Exception):
 
 
 class _Storm:
-    """One signal at a time: the next is asked for when this one has been caught, so that each is counted, and its damage too."""
+    """One signal at a time. The next is armed when this one has been caught, so that each signal and its damage are counted."""
 
     def __init__(self, seed: int | None = None) -> None:
         self.made = self.caught = self.lost = self.gained = self.swallowed = 0
@@ -45,21 +44,17 @@ class _Storm:
             signal.signal(number, before)
 
     def arm(self) -> None:
-        # What a with statement takes is far shorter, so this strikes it anywhere.
+        # Longer than a with statement takes, so the signal can arrive anywhere in it.
         signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-6, 20e-6))
 
-    def count(self, subject: Subject, sem: Any, expected: int) -> None:
-        """Compare the value with what it should be, and put it right."""
+    def count(self, peer: Peer, sem: Any, expected: int) -> None:
+        """Count an interrupt, and the tokens that it lost or gained."""
         self.caught += 1
-        missing = expected - subject.value(sem)
-        for _ in range(missing):
-            self.lost += 1
-            sem.release()
-        for _ in range(-missing):
-            self.gained += 1
-            subject.take(sem)
+        lost, gained = peer.put_right(sem, expected)
+        self.lost += lost
+        self.gained += gained
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> dict[str, Any]:
         assert self.made == self.caught + self.swallowed
         return {"interrupts": self.caught, "lost": self.lost, "gained": self.gained}
 
@@ -72,7 +67,7 @@ def _compiled(template: str, statement: str, namespace: dict[str, Any]) -> Calla
     return namespace["rounds"]  # type: ignore[no-any-return]
 
 
-# --- tokens that are there --------------------------------------------------------------------------------------------------------------
+# --- free tokens -------------------------------------------------------------------------------------------------------------------------
 
 _BUSY_ROUNDS = """
 def rounds(sem, interrupts):
@@ -94,33 +89,34 @@ STATEMENTS = {
 }
 
 
-def busy(subject: Subject, interrupts: int, statement: str) -> Outcome:
-    """Interrupt a statement that is run over and over, on a semaphore with tokens."""
+def busy(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
+    """Interrupt a statement that is run over and over, on a semaphore with free tokens."""
     storm = _Storm()
-    sem = subject.create(unique_name(), 2)
+    sem = peer.create(unique_name(), 2)
     rounds = _compiled(
         _BUSY_ROUNDS,
         STATEMENTS[statement],
-        {"arm": storm.arm, "Interrupt": Interrupt, "count": lambda: storm.count(subject, sem, 2)},
+        {"arm": storm.arm, "Interrupt": Interrupt, "count": lambda: storm.count(peer, sem, 2)},
     )
     try:
         with storm.handling(signal.SIGALRM):
             rounds(sem, interrupts)
     finally:
-        subject.discard(sem)
+        peer.discard(sem)
     return storm.outcome()
 
 
-# --- tokens that come from another process ----------------------------------------------------------------------------------------------
+# --- a token that another process releases ----------------------------------------------------------------------------------------------
 
 _WAITING_ROUNDS = """
 def rounds(sem, interrupts):
-    for number in range(interrupts):
-        limit = LIMITS[number % len(LIMITS)]
+    for _ in range(interrupts):
+        go()
+        held()
         got = False
         try:
             try:
-                write(GO, b"x")
+                go()
                 STATEMENT
             except busy:
                 pass
@@ -128,55 +124,50 @@ def rounds(sem, interrupts):
                 pass
         except Interrupt:
             pass
-        read(DONE, 1)
+        done()
         count(got)
 """
 
 
-def _post_and_kill(sem: Any, go: int, done: int, spread: float) -> None:
-    """The other process: for each byte a token and a signal, in either order and with any gap, about when the wait begins or goes on."""
+def _release_and_kill(sem: Any, held: Gate, go: Gate, done: Gate, spread: float) -> None:
+    """The other process: take the token; then release it and send a signal, in any order and with any gap, about when the wait begins."""
     parent, rng = os.getppid(), random.Random()
     steps: list[Callable[[], object]] = [sem.release, lambda: os.kill(parent, signal.SIGUSR1)]
-    while os.read(go, 1):
+    while True:
+        go.wait()
+        sem.acquire()
+        held.give()
+        go.wait()
         steps.reverse()
         for step in steps:
             end = time.perf_counter() + rng.choice((0, 0, rng.uniform(0, spread)))
             while time.perf_counter() < end:
                 pass
             step()
-        os.write(done, b"x")
+        done.give()
 
 
-def waiting(subject: Subject, interrupts: int, statement: str, limits: tuple[float, ...] = (10,), spread: float = 40e-6) -> Outcome:
-    """Interrupt waits for a token that another process posts at the same time."""
+def waiting(peer: Peer, interrupts: int, statement: str, limit: float = 10, spread: float = 40e-6) -> dict[str, Any]:
+    """Interrupt waits for a token that another process releases at the same time."""
     storm = _Storm()
-    sem = subject.create(unique_name(), 0)
-    (go_out, go), (done, done_in) = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(go)
-            _post_and_kill(sem, go_out, done_in, spread)
-        finally:
-            os._exit(0)
-    os.close(go_out)
+    sem = peer.create(unique_name(), 1)
+    call = {"timed": peer.timed_acquire, "wait": peer.acquire}.get(statement)
+    source = "with sem:\n    while True: pass" if call is None else f"{call}; got = True" if peer.busy else f"got = {call}"
 
-    def count(got: Any) -> None:
-        storm.count(subject, sem, 0 if got else 1)
-        if not got:
-            subject.take(sem)
+    def count(got: bool) -> None:
+        if got:
+            sem.release()
+        storm.count(peer, sem, 1)
 
-    source = {"timed": subject.timed, "wait": subject.wait, "with": "with sem:\n    while True: pass"}[statement]
-    names = {"LIMITS": limits, "GO": go, "DONE": done, "Interrupt": (Interrupt, *subject.interrupted), "busy": subject.busy, "count": count}
-    rounds = _compiled(_WAITING_ROUNDS, source, {"read": os.read, "write": os.write, **names})
     try:
-        with storm.handling(signal.SIGUSR1):
-            rounds(sem, interrupts)
-    finally:
-        for fd in (go, done, done_in):
-            os.close(fd)
-        os.waitpid(child, 0)
-        subject.discard(sem)
+        with Children() as children, Gate() as held, Gate() as go, Gate() as done:
+            names = {"limit": limit, "Interrupt": (Interrupt, *peer.interrupted), "busy": peer.busy, "count": count}
+            rounds = _compiled(_WAITING_ROUNDS, source, {"held": held.wait, "go": go.give, "done": done.wait, **names})
+            children.start(_release_and_kill, sem, held, go, done, spread)
+            with storm.handling(signal.SIGUSR1):
+                rounds(sem, interrupts)
+    finally:  # when the other process has ended: the last user removes a robust semaphore
+        peer.discard(sem)
     return storm.outcome()
 
 
@@ -185,47 +176,35 @@ def waiting(subject: Subject, interrupts: int, statement: str, limits: tuple[flo
 PATIENCE = 5.0
 
 
-def noticed(subject: Subject, interrupts: int) -> Outcome:
-    """Interrupt the beginning of waits without a timeout, for a token that never comes; count those that only a second signal ends."""
+def noticed(peer: Peer, interrupts: int, processes: int = 100) -> dict[str, Any]:
+    """Interrupt the beginning of waits for a token that never comes; count those that only a second signal, 5 s later, ends.
+
+    Many processes do that at once: a signal that comes too soon for the kernel and too late for Python costs up to a second.
+    """
+    sem = peer.empty()
+    figures = shared(ctypes.c_double * (3 * processes))
+    with Children() as children:
+        for number in range(processes):
+            children.start(_interrupt_waits, peer, sem, interrupts // processes, figures, 3 * number)
+        children.join()
+    peer.drop(sem)
+    return {"interrupts": int(sum(figures[0::3])), "hangs": int(sum(figures[1::3])), "s at most": round(max(figures[2::3]), 2)}
+
+
+def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place: int) -> None:
     storm = _Storm()
-    sem = subject.create(f"{unique_name()}.{os.getpid()}", 0)  # a child of fork counts as its parent does
-    hangs, longest = 0, 0.0
-    try:
-        with storm.handling(signal.SIGALRM):
-            for _ in range(interrupts):
-                begin = time.monotonic()
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, storm.random.uniform(1e-6, 20e-6), PATIENCE)
-                    sem.acquire()
-                except (Interrupt, *subject.interrupted):
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                took = time.monotonic() - begin
-                longest = max(longest, took)
-                hangs += took > PATIENCE - 1
-                storm.count(subject, sem, 0)
-    finally:
-        subject.discard(sem)
-    return {"interrupts": storm.caught, "hangs": hangs, "longest": round(longest, 3)}
-
-
-def noticed_by_many(subject: Subject, interrupts: int, processes: int = 100) -> Outcome:
-    """Do that in many processes at once: a signal that comes too soon for the kernel and too late for Python costs up to a second."""
-    pipes = []
-    for _ in range(processes):
-        out, into = os.pipe()
-        if os.fork() == 0:
+    with storm.handling(signal.SIGALRM):
+        for _ in range(interrupts):
+            begin = time.monotonic()
             try:
-                outcome = noticed(subject, interrupts // processes)
-                os.write(into, f"{outcome['interrupts']} {outcome['hangs']} {outcome['longest']}".encode())
-            finally:
-                os._exit(0)
-        os.close(into)
-        pipes.append(open(out, encoding="ascii"))
-    counts, hangs, longest = zip(*(map(float, pipe.read().split()) for pipe in pipes))
-    for pipe in pipes:
-        pipe.close()
-        os.wait()
-    return {"interrupts": int(sum(counts)), "hangs": int(sum(hangs)), "longest": max(longest)}
+                signal.setitimer(signal.ITIMER_REAL, storm.random.uniform(1e-6, 20e-6), PATIENCE)
+                sem.acquire()
+            except (Interrupt, *peer.interrupted):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            took = time.monotonic() - begin
+            figures[place] += 1
+            figures[place + 1] += took > PATIENCE - 1
+            figures[place + 2] = max(figures[place + 2], took)
 
 
 # --- creating and closing ---------------------------------------------------------------------------------------------------------------
@@ -249,8 +228,8 @@ def mappings(part: str) -> int:
         return sum(part in line for line in maps)
 
 
-def creating(subject: Subject, interrupts: int) -> Outcome:
-    """Interrupt creations, closings and deletions. The names left are counted by the caller, when this process has ended."""
+def creating(peer: Peer, interrupts: int) -> dict[str, Any]:
+    """Interrupt constructors, close() and finalizers. The caller counts the names left, when this process has ended."""
     storm = _Storm()
 
     def swallow(_: object) -> None:  # the exception of a handler that ran in a finalizer; there will be no other for this signal
@@ -264,15 +243,15 @@ def creating(subject: Subject, interrupts: int) -> Outcome:
                 pass
 
     hook, sys.unraisablehook = sys.unraisablehook, swallow
-    names = {"arm": storm.arm, "Interrupt": Interrupt, "create": subject.create, "unique_name": unique_name, "storm": storm}
+    names = {"arm": storm.arm, "Interrupt": Interrupt, "create": peer.create, "unique_name": unique_name, "storm": storm}
     try:
         with storm.handling(signal.SIGALRM):
             for statement in ("discard(sem)", "del sem", "pass"):
                 storm.caught, before = 0, storm.caught
-                _compiled(_CREATING_ROUNDS, statement, {"discard": subject.discard, **names})(None, interrupts // 3)
+                _compiled(_CREATING_ROUNDS, statement, {"discard": peer.discard, **names})(None, interrupts // 3)
                 storm.caught += before
     finally:
         sys.unraisablehook = hook
     gc.collect()
-    assert storm.made == storm.caught
+    assert storm.made == storm.caught, "some interrupts were swallowed"
     return {"interrupts": storm.caught, "mappings left": mappings(unique_name().split(".")[0][1:])}

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that are full, or have something missing or forbidden: the right exception, and a sentence that names the semaphore and what helps.
+
+What needs privileges is tested twice: with fakes of libraries, by everybody, and in mount namespaces, by root. The machine's /dev/shm is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import profiles
+import pytest
+from kinds import bound, file_of
+from support import SLOW, run_python
+
+from named_semaphores import NamedSemaphore
+
+NOBODY = 65534
+Flags = NamedSemaphore.Flags
+
+# --- with fakes -----------------------------------------------------------------------------------------------------------------------
+
+needs_fakes = pytest.mark.skipif(profiles.why_impossible() is not None, reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
+
+
+def refusing(error, when=lambda oflag: True, platform="linux"):
+    """Return the class, bound to a library whose sem_open fails with the errno; where it does not, there is no semaphore."""
+    from profiles import bsd, linux
+
+    base = {"linux": linux.Musl, "freebsd14": bsd.FreeBSD, "openbsd7": bsd.OpenBSD}[platform]
+
+    class Refusing(base):
+        def do_sem_open(self, name, oflag, mode, value):
+            raise OSError(error if when(oflag) else errno.ENOENT, "")
+
+    return bound(Refusing(), platform)
+
+
+SENTENCES = [
+    (errno.EACCES, "this user may not write in {directory}"),
+    (errno.EPERM, "this user may not write in {directory}"),
+    (errno.ENOSPC, "{directory}, the file system that holds semaphores, is full"),
+    (errno.EROFS, "{directory}, the file system that holds semaphores, is mounted read-only"),
+    (errno.EMFILE, "this process has too many open files, or on musl 256 semaphores"),
+    (errno.ENFILE, "this system has too many open files"),
+    (errno.EEXIST, "a semaphore of this name exists"),
+    (errno.ENOENT, ""),
+    (errno.EINVAL, ""),
+    (errno.ENOMEM, ""),
+]
+
+
+@needs_fakes
+@pytest.mark.parametrize(("error", "text"), SENTENCES, ids=[errno.errorcode[error] for error, _ in SENTENCES])
+@pytest.mark.parametrize(("platform", "directory"), [("linux", "/dev/shm"), ("freebsd14", "/tmp"), ("openbsd7", None)])
+def test_a_refusal_to_create_is_explained(name, platform, directory, error, text):
+    cls = refusing(error, lambda oflag: oflag, platform)
+    with pytest.raises(OSError, match=name) as raised:
+        cls(name, 1, Flags.RAISE_IF_EXISTS)
+    # "There is none" is no reason not to create it: glibc says so where this user may not search the directory.
+    assert raised.value.errno == (errno.EACCES if error == errno.ENOENT else error)
+    assert raised.value.filename == name
+    assert type(raised.value) is type(OSError(raised.value.errno, ""))
+    if directory is not None or "{" not in text:
+        assert text.format(directory=directory) in str(raised.value)
+    else:
+        assert "None" not in str(raised.value)
+
+
+@needs_fakes
+def test_no_named_semaphores_is_explained(name):
+    # Android's stubs say ENOSYS.
+    for flag in Flags:
+        with pytest.raises(NotImplementedError, match=rf"\(linux\) has no POSIX named semaphores \(ENOSYS\): cannot open '{name}'"):
+            refusing(errno.ENOSYS)(name, handle_existence=flag)
+
+
+@needs_fakes
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL])
+def test_a_missing_directory_is_explained(name, tmp_path, error):
+    # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
+    cls = refusing(error)
+    cls._libc.files = f"{tmp_path}/shm/sem."
+    for flag in Flags:
+        with pytest.raises(OSError, match=f"{tmp_path}/shm, the shared memory file system .* is missing: mount a tmpfs there") as raised:
+            cls(name, handle_existence=flag)
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSYS, name)
+
+
+@needs_fakes
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM])
+def test_another_users_file_is_explained(name, error):
+    from profiles.linux import MuslSemaphore
+
+    theirs = MuslSemaphore(name, mode=0o640)
+    cls = refusing(error)
+    with pytest.raises(PermissionError, match=f"it belongs to user {os.geteuid()}, group .*, with mode 0640") as raised:
+        cls(name)
+    assert raised.value.filename == name
+    theirs.close()
+
+
+@needs_fakes
+def test_a_file_that_is_no_regular_one_is_explained(name):
+    path = Path(f"/dev/shm{name}")
+    path.symlink_to("nowhere")
+    try:
+        with pytest.raises(OSError, match=f"{path} is no regular file, so no semaphore"):
+            refusing(errno.ELOOP)(name)
+    finally:
+        path.unlink()
+
+
+@needs_fakes
+def test_a_failing_unlink_is_explained(name):
+    from profiles.linux import Musl
+
+    class Refusing(Musl):
+        def do_sem_unlink(self, name):
+            raise OSError(errno.EROFS, "")
+
+    sem = bound(Refusing(), "linux")(name, unlink_on_delete=False)
+    with pytest.raises(OSError, match="mounted read-only") as raised:
+        sem.unlink()
+    assert raised.value.filename == name
+    sem.close()
+    os.unlink(f"/dev/shm{name}")
+
+
+# --- on this machine ------------------------------------------------------------------------------------------------------------------
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
+
+
+@lru_cache(maxsize=None)
+def why_no_namespace():
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "needs root, to mount"
+    if shutil.which("unshare") is None:
+        return "needs unshare, of util-linux"
+    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True, check=False)
+    return f"mount namespaces are refused here: {done.stderr.strip()}" if done.returncode else None
+
+
+needs_namespace = pytest.mark.skipif(why_no_namespace() is not None, reason=f"{why_no_namespace()}")
+
+# ``attempt`` notes what became of making the semaphore; ``attempt_all`` does it with each flag. The notes are the output.
+START = """
+import os, sys
+from named_semaphores import NamedSemaphore
+from named_semaphores import _errors, _files, _libc, _names, _semlock  # another user may not be able to read them
+Flags = NamedSemaphore.Flags
+name = sys.argv[1]
+notes = []
+def attempt(call):
+    try:
+        call()
+    except Exception as error:
+        notes.append((type(error).__name__, getattr(error, "errno", None), str(error)))
+    else:
+        notes.append("worked")
+def attempt_all():
+    for flag in Flags:
+        attempt(lambda: NamedSemaphore(name, 1, flag))
+"""
+SAY = "\nprint(repr(notes))\n"
+
+
+def notes_of(done):
+    complaints = [line for line in done.stderr.splitlines() if "find your CPU" not in line]  # PyPy without /proc
+    assert (done.returncode, complaints) == (0, [])
+    return ast.literal_eval(done.stdout)
+
+
+def in_namespace(mounts, code, name):
+    """Run shell commands that prepare a mount namespace, then Python code in it; return its notes."""
+    command = ["unshare", "-m", "sh", "-ec", f'{mounts}\nexec "$@"', "sh", sys.executable, "-c", START + code + SAY, name]
+    return notes_of(subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False))
+
+
+def on_this_machine(code, name):
+    return notes_of(run_python(START + code + SAY, name))
+
+
+def expect(note, kind, error, *texts):
+    assert note[:2] == (kind, error)
+    for text in texts:
+        assert text in note[2]
+
+
+@needs_namespace
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        pytest.param("mount -t tmpfs none /dev", id="missing"),
+        pytest.param("mount -t tmpfs none /dev\ntouch /dev/shm", id="a file"),
+        pytest.param("mount -t tmpfs none /dev\nln -s nowhere /dev/shm", id="a link to nowhere"),
+    ],
+)
+def test_no_dev_shm(name, mounts):
+    notes = in_namespace(mounts, "attempt_all()\nnotes.append(sorted(os.listdir('/dev')))", name)
+    assert notes.pop() in ([], ["shm"])
+    for note in notes:
+        expect(note, "OSError", errno.ENOSYS, name, "/dev/shm, the shared memory file system", "is missing: mount a tmpfs there")
+        assert "there is no semaphore of this name" not in note[2]
+
+
+@needs_namespace
+def test_dev_shm_is_read_only(name):
+    exists, create, link, replace = in_namespace("mount -t tmpfs -o ro none /dev/shm", "attempt_all()", name)
+    for note in (exists, create, replace):
+        expect(note, "OSError", errno.EROFS, name, "/dev/shm, the file system that holds semaphores, is mounted read-only")
+    expect(link, "FileNotFoundError", errno.ENOENT, name, "there is no semaphore of this name")
+
+
+@needs_namespace
+def test_dev_shm_became_read_only(name):
+    code = """
+import subprocess
+create = "from named_semaphores import NamedSemaphore; NamedSemaphore('%s', 3, unlink_on_delete=False)" % name
+subprocess.run([sys.executable, "-c", create], check=True)
+before = os.listdir("/dev/shm")
+subprocess.run(["mount", "-o", "remount,ro", "/dev/shm"], check=True)
+attempt_all()
+notes.append(os.listdir("/dev/shm") == before)
+"""
+    exists, create, link, replace, same = in_namespace("mount -t tmpfs none /dev/shm", code, name)
+    assert exists[0] in ("FileExistsError", "OSError")
+    for note in (create, link, replace):
+        expect(note, "OSError", errno.EROFS, name, "is mounted read-only")
+    assert same
+
+
+@needs_namespace
+@pytest.mark.parametrize(
+    ("options", "fill"),
+    [
+        pytest.param("size=8k", "with open('/dev/shm/fill', 'w') as file: file.write('x' * 4096)", id="full"),
+        pytest.param("nr_inodes=3", "open('/dev/shm/fill', 'w').close()", id="no inodes"),
+    ],
+)
+def test_dev_shm_is_full(name, options, fill):
+    code = f"""
+sem = NamedSemaphore(name + "x", 2)
+{fill}
+before = sorted(os.listdir("/dev/shm"))
+attempt_all()
+notes.append(sorted(os.listdir("/dev/shm")) == before)
+link = NamedSemaphore(name + "x")
+with link, sem:
+    notes.append(sem.acquire(timeout=0.001))
+notes.append(sem.value)
+link.close()
+sem.close()
+notes.append(os.listdir("/dev/shm"))
+"""
+    exists, create, link, replace, same, third, value, left = in_namespace(f"mount -t tmpfs -o {options} none /dev/shm", code, name)
+    for note in (exists, create, replace):
+        expect(note, "OSError", errno.ENOSPC, name, "/dev/shm, the file system that holds semaphores, is full")
+    expect(link, "FileNotFoundError", errno.ENOENT, name)
+    assert same
+    assert (third, value, left) == (False, 2, ["fill"])  # what exists goes on working
+
+
+@needs_namespace
+def test_dev_shm_is_not_writable(name):
+    code = f"os.seteuid({NOBODY})\nattempt_all()\nos.seteuid(0)\nnotes.append(os.listdir('/dev/shm'))"
+    exists, create, link, replace, left = in_namespace("mount -t tmpfs -o mode=755 none /dev/shm", code, name)
+    for note in (exists, create, replace):
+        expect(note, "PermissionError", errno.EACCES, name, "this user may not write in /dev/shm")
+    expect(link, "FileNotFoundError", errno.ENOENT, name)
+    assert left == []
+
+
+@needs_namespace
+def test_dev_shm_may_not_be_searched(name):
+    # The real user too: musl asks access(), which goes by that one.
+    code = f"""
+sem = NamedSemaphore(name, mode=0o666)
+os.setresuid({NOBODY}, {NOBODY}, 0)
+attempt_all()
+attempt(sem.unlink)
+os.setresuid(0, 0, 0)
+sem.close()
+"""
+    for note in in_namespace("mount -t tmpfs -o mode=700 none /dev/shm", code, name):
+        expect(note, "PermissionError", errno.EACCES, name)
+
+
+@needs_namespace
+def test_names_are_unlinked_without_proc(name):
+    code = """
+sem = NamedSemaphore(name, 1)
+sem.unlink()
+new = NamedSemaphore(name, 1)
+sem.close()
+notes.append(os.listdir("/dev/shm") != [])
+new.close()
+notes.append(os.listdir("/dev/shm"))
+"""
+    assert in_namespace("mount -t tmpfs none /dev/shm\nmount -t tmpfs none /proc", code, name) == [True, []]
+
+
+@on_linux
+def test_no_file_descriptors_left(name):
+    # close() cannot tell the name from a successor's, if it cannot even read /proc; the name is unlinked at the end.
+    code = """
+import resource
+sem = NamedSemaphore(name + "x", 2)
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), limits[1]))
+attempt_all()
+with sem:
+    notes.append(sem.acquire(timeout=0.001))
+notes.append(sem.value)
+attempt(sem.close)
+notes.append(sem.closed)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+"""
+    *refused, second, value, close, closed = on_this_machine(code, name)
+    for note in (*refused, close):
+        expect(note, "OSError", errno.EMFILE, name, "this process has too many open files")
+    assert (second, value, closed) == (True, 1, True)
+    assert not os.path.exists(file_of(name + "x"))
+
+
+# ``refuse(number, argument, bits)``: a seccomp filter, with which that system call fails if that argument has one of the bits.
+SECCOMP = """
+import ctypes, struct
+libc = ctypes.CDLL(None)
+def refuse(number, argument, bits):
+    arguments = 16
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, arguments + 8 * argument), (0x45, 0, 1, bits), (0x06, 0, 0, 0x00050000 | 1), (0x06, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(code)))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.prctl(22, 2, program, 0, 0) == 0
+sem = NamedSemaphore(name + "x", 2)
+"""
+on_x86_64 = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64" or sys.maxsize < 2**32, reason="system calls have other numbers"
+)
+
+
+@on_x86_64
+def test_a_sandbox_that_refuses_to_create_files(name):
+    # glibc's sem_open makes a file and links it to its name: link(2), linkat(2).
+    code = """
+for number, argument in ((86, 0), (265, 1)):
+    refuse(number, argument, 0xFFFFFFFF)
+attempt_all()
+notes.append(sorted(entry for entry in os.listdir("/dev/shm") if name[1:] in entry))
+link = NamedSemaphore(name + "x")
+with link:
+    notes.append(sem.value)
+link.close()
+sem.close()
+"""
+    exists, create, link, replace, left, value = on_this_machine(SECCOMP + code, name)
+    for note in (exists, create, replace):
+        expect(note, "PermissionError", errno.EPERM, name, "may not write in /dev/shm")
+    expect(link, "FileNotFoundError", errno.ENOENT, name)
+    assert len(left) == 1
+    assert value == 1
+
+
+@on_x86_64
+def test_an_existing_semaphore_is_opened_without_o_creat(name):
+    # With it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
+    code = """
+for number, argument in ((2, 1), (257, 2)):  # open, openat
+    refuse(number, argument, os.O_CREAT)
+attempt(lambda: open("/dev/shm/" + name[1:], "w"))
+attempt(lambda: NamedSemaphore(name + "x"))
+attempt(lambda: NamedSemaphore(name + "x", handle_existence=Flags.RAISE_IF_NOT_EXISTS))
+print(repr(notes), flush=True)
+sem.close()
+os._exit(0)  # other ends may create files
+"""
+    refused, *linked = on_this_machine(SECCOMP + code, name)
+    assert refused[0] == "PermissionError"
+    assert linked == ["worked", "worked"]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interpreter's own SemLock: where it serves, what it opens, and what it does like ctypes does."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+
+import pytest
+from kinds import libc_of, tokens
+from support import alarm, run_python, thread
+
+from named_semaphores import NamedSemaphore, _semlock
+from named_semaphores._libc import Libc, load
+
+HAS_SEMLOCK = _semlock.semlock(sys.platform) is not None
+needs_semlock = pytest.mark.skipif(not HAS_SEMLOCK, reason="this interpreter has no SemLock")
+
+
+def test_the_running_systems_library_has_its_calls():
+    assert isinstance(libc_of(), _semlock.InterpretersLibc) is HAS_SEMLOCK
+    if sys.implementation.name == "cpython" and sys.platform in ("linux", "darwin"):
+        assert HAS_SEMLOCK
+
+
+@pytest.mark.parametrize("platform", ["cygwin", "msys", "sunos5"])
+def test_it_does_not_serve_where_opens_are_not_counted(platform):
+    assert _semlock.semlock(platform) is None
+
+
+@pytest.mark.parametrize("module", [None, types.SimpleNamespace(), types.SimpleNamespace(SemLock=object)], ids=["none", "empty", "other"])
+def test_an_interpreter_without_it_uses_ctypes(monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "_multiprocessing", module)
+    assert _semlock.semlock("linux") is None
+
+
+def test_without_it_everything_works(name):
+    code = """
+import sys
+sys.modules["_multiprocessing"] = None
+from named_semaphores import NamedSemaphore, _libc
+sem = NamedSemaphore(sys.argv[1], 2)
+assert type(_libc.system()) is _libc.Libc
+with sem, sem:
+    assert sem.value == 0
+assert sem.value == 2
+"""
+    done = run_python(code, name)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_multiprocessing_is_not_imported(name):
+    # Its resource tracker unlinks other processes' names.
+    code = """
+import sys
+before = set(sys.modules)
+from named_semaphores import NamedSemaphore
+sem = NamedSemaphore(sys.argv[1])
+with sem:
+    assert not sem.acquire(timeout=0.01)
+print([module for module in set(sys.modules) - before if module.startswith("multiprocessing")])
+"""
+    done = run_python(code, name)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@needs_semlock
+@pytest.mark.parametrize("suffix", ["", "ñ"], ids=["ascii", "other letters"])
+def test_it_opens_what_ctypes_opens(name, suffix):
+    # It encodes a name as UTF-8, whatever the file system's encoding, so names of other letters are opened by ctypes.
+    ours, theirs = libc_of(), Libc(load())
+    named = name + suffix
+    created = []
+    handle = ours.create(named, 0o600, 1, created)
+    assert ours.address_of(created[0][0]) == handle.address
+    # The C library gives a process one address for one semaphore.
+    assert ours.link(named).address == theirs.link(named).address == handle.address
+    assert type(ours.link(named)) is type(handle) is _semlock._Handle
+    ours.unlink(named)
+    for libc in (ours, theirs):
+        with pytest.raises(FileNotFoundError):
+            libc.link(named)
+
+
+@needs_semlock
+def test_it_closes_what_it_opened_when_the_last_call_has_returned(name):
+    sem, link = NamedSemaphore(name), NamedSemaphore(name)
+    assert link.acquire()
+    leave = link._exit
+    link.close()
+    del link
+    gc.collect()
+    leave(None, None, None)
+    assert tokens(sem) == 1
+    sem.close()
+
+
+class Timeless:
+    """The running system's library without its timed waits, as macOS has none."""
+
+    def __getattr__(self, symbol):
+        if "timedwait" in symbol or "clockwait" in symbol:
+            raise AttributeError(symbol)
+        return getattr(load(), symbol)
+
+
+@needs_semlock
+def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
+    # macOS has none, and SemLock polls there when given a time.
+    class Struck(Exception):
+        pass
+
+    def handler(*_):
+        raise Struck
+
+    libc = _semlock.InterpretersLibc(Timeless())
+    sem = type("Bound", (NamedSemaphore,), {"_libc": libc})(name, 0)
+    with thread(sem.acquire) as got:
+        assert not got
+        sem.release()
+    assert got == [True]
+    with alarm(handler, 0.02), pytest.raises(Struck):
+        sem.acquire()
+    with alarm(handler, 0.02), pytest.raises(Struck):
+        next(sem._handle.wait(10**7))
+    assert not sem.acquire(timeout=0.02)
+    sem.release()
+    assert next(sem._handle.wait(10**7))[0] == 0
+    sem.close()
