@@ -128,3 +128,22 @@ def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
     sem.release()
     assert next(sem._handle.wait(10**7))[0] == 0
     sem.close()
+
+
+@needs_semlock
+@pytest.mark.parametrize(("library", "given"), [(Timeless, (True,)), (load, (True, 0.01))], ids=["without timed waits", "with them"])
+def test_it_is_given_a_time_only_where_it_does_not_poll(library, given):
+    class Lock:
+        handle = 4096
+
+        def acquire(self, *arguments):
+            calls.append(arguments)
+            return True
+
+        release = __exit__ = acquire
+
+    calls = []
+    handle = _semlock._Handle(_semlock.InterpretersLibc(library()), Lock())
+    assert next(handle.first_waits) is True
+    assert next(handle.wait(10_000_000))[0] == 0
+    assert calls == [given, given]
