@@ -229,7 +229,7 @@ def _value_of(libc: Libc, start: bytes) -> int:
         return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
     if start[8:12] != bytes(4):
         raise ValueError("no semaphore")
-    return value & 0x7FFFFFFF
+    return 0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF  # -1 in musl 1.2.3: 0, and there are waiters
 
 
 def is_in_use(name: str) -> bool:

@@ -493,10 +493,8 @@ def test_a_wait_that_is_interrupted_goes_on(name):
     calls.clear()
     sem.release()
     with sem:
-        timer = threading.Timer(0.02, sem.release)
-        timer.start()
-        assert sem.acquire() is True
-        timer.join()
+        with thread(lambda: (wait_for(lambda: len(calls) >= 5), sem.release())):
+            assert sem.acquire() is True
     assert len(calls) >= 5
     sem.close()
 
