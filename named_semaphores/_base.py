@@ -237,9 +237,13 @@ class Semaphore:
                 self._raise_unless_retry(status, error)
             return False
         except BaseException:
+            # Without a call of Python code, which would look for a second signal.
             if outcome and not outcome[0][0]:
-                for _ in handle.post_once():
-                    break
+                try:
+                    for _ in handle.posts:
+                        break
+                except IndexError:  # RobustSemaphore: another thread released it, with what was taken in other numbers
+                    handle.post_once()
             raise
 
     def _raise_unless_retry(self, status: int, error: int) -> None:

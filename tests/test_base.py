@@ -204,3 +204,25 @@ def test_with_does_not_call_an_overridden_release(name):
         assert tokens(sem) == 0
     assert sem.value == 1
     sem.close()
+
+
+@pytest.mark.parametrize("was_released", [False, True])
+def test_an_interrupted_wait_gives_its_token_back(was_released):
+    class Handle:
+        """Its wait gets a token, and then an exception comes, as a signal handler's does."""
+
+        def __init__(self):
+            self.given = []
+            self.posts = map([].pop, [0]) if was_released else map(self.given.append, ["quickly"])
+
+        def wait(self, _):
+            yield 0, 0
+            raise KeyError
+
+        def post_once(self):
+            self.given.append("otherwise")
+
+    handle = Handle()
+    with pytest.raises(KeyError):
+        _base.Semaphore()._wait(None, handle)
+    assert handle.given == ["otherwise" if was_released else "quickly"]

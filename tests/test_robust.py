@@ -253,7 +253,7 @@ def test_a_with_statement_beside_a_thread_that_splits_what_it_took(Robust, name)
 
 
 def test_threads_in_different_numbers_lose_nothing(name, full):
-    sem = RobustSemaphore(name, 20)
+    sem = RobustSemaphore(name, 70)  # enough for all at once: a thread that waited while it held some could wait for ever
 
     def use():
         chance, mine = random.Random(threading.get_ident()), 0
@@ -274,7 +274,7 @@ def test_threads_in_different_numbers_lose_nothing(name, full):
             sem.release(mine)
 
     in_threads(6, use)
-    assert (sem.value, held(sem)) == (20, 0)
+    assert (sem.value, held(sem)) == (70, 0)
     close(sem)
 
 
@@ -1112,6 +1112,7 @@ def test_subprocesses_inherit_nothing(native):
         "threading.Thread(target=lambda: sem.acquire(n=1), daemon=True).start()",
         "global_cycle = [sem]; global_cycle.append(global_cycle)",
         "pid = os.fork(); os.waitpid(pid, 0) if pid else None",
+        "os._exit(0) if os.fork() else list(iter(sem._set.users, 1))",  # its child is the last
     ],
 )
 @pytest.mark.parametrize("before", ["", "import multiprocessing.util"])

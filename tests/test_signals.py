@@ -69,3 +69,50 @@ print(storm.creating(Named(), 600)["mappings left"], support.PREFIX)
     mappings, prefix = done.stdout.split()
     assert f"sem.{prefix}" not in " ".join(os.listdir("/dev/shm"))
     assert int(mappings) == 0
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("name", ["NamedSemaphore", "RobustSemaphore"])
+def test_two_signals_at_once_cost_no_token(name):
+    # The token arrives while another thread has the GIL; both signals are there before this thread looks at them. The second handler's exception
+    # comes as early as Python can raise it: while the token goes back because of the first.
+    code = f"""
+import os, signal, sys, threading, time
+import support
+from named_semaphores import {name}
+
+def handler(signum, _):
+    raise KeyError(signum)
+
+def release():
+    while not waits.is_set():
+        time.sleep(0.001)
+    time.sleep(0.05)
+    sem.release()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    sum(range(1_000_000))  # in C, with the GIL
+
+for signum in (signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(signum, handler)
+sys.setswitchinterval(100)
+sem, waits = {name}(support.unique_name(), 1), threading.Event()
+sem.acquire()
+thread = threading.Thread(target=release)
+thread.start()
+caught = []
+try:
+    try:
+        waits.set()
+        sem.acquire(timeout=60)
+    except KeyError as error:
+        caught.append(error)
+        thread.join()
+except KeyError as error:
+    caught.append(error)
+thread.join()
+print(len(caught), sem.value)
+"""
+    done = run_python("import sys; sys.path[:0] = eval(sys.argv[1])" + code, repr(sys.path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "1", done.stdout
