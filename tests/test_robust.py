@@ -23,7 +23,7 @@ import users
 from kinds import ROBUST
 from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv, robust
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -285,6 +285,40 @@ def test_releasing_many_that_were_taken_singly_is_quick(name):
     assert elapsed(sem.release, 20_000)[1] < 2 * SLOW
     assert sem.value == 20_000
     close(sem)
+
+
+@pytest.mark.parametrize("event", ["another thread takes the last", "a signal handler raises"])
+def test_something_happens_while_tokens_are_regrouped(native, event):
+    class Eventful(robust._Held):
+        def __len__(self):
+            if events:
+                events.pop()
+                if event == "a signal handler raises":
+                    raise KeyError
+                taken.append(self.pop())
+                return 1
+            return super().__len__()
+
+    events, taken = [], []
+    holding = native._handle.giver.holding
+    pairs = holding.lists[2] = Eventful(native._set.give(2)[1], 2)
+    native.acquire()
+    native.acquire(n=2)
+    assert len(pairs) == 1
+    events.append(event)
+    with pytest.raises(KeyError if event == "a signal handler raises" else ValueError):
+        native.tokens(3)._handle.giver.holding.regroup(holding.held(3, native._set)) or native.release(3)
+    pairs += taken
+    assert (native.value, held(native)) == (0, 3)
+    native.release(3)
+    assert native.value == 3
+
+
+def test_what_was_just_taken_goes_back_unless_another_thread_gave_it_back(native):
+    native.acquire()
+    for _ in range(2):
+        assert list(native._handle.post_once()) == []
+        assert (native.value, held(native)) == (3, 0)
 
 
 # --- releasing what is not held -------------------------------------------------------------------------------------------------------
@@ -655,8 +689,6 @@ def test_a_task_that_waits_is_told_of_unlink(native):
 
 
 def test_unlink_while_tokens_are_held_leaves_nothing_behind(name):
-    from named_semaphores import robust
-
     before = len(robust._kept)
     for _ in range(10):
         sem = RobustSemaphore(name)
@@ -751,11 +783,11 @@ def test_an_object_whose_constructor_did_not_run_can_be_closed():
     close(sem)
     assert sem.closed
     assert repr(sem) == "<RobustSemaphore None closed>"
+    for part in (robust._User, robust._Opening):
+        part.__new__(part).__del__()
 
 
 def test_opening_and_closing_leaves_no_user(native, full):
-    from named_semaphores import robust
-
     def use():
         for number in range(100_000 if full else 1000):
             sem = RobustSemaphore(native.name, 3 if number % 2 else None, unlink_on_delete=None)
@@ -1036,6 +1068,34 @@ def test_children_of_multiprocessing_use_it_and_leave_nothing(native, method, tm
     assert (native.value, users_of(native)) == (3, 1)
 
 
+def test_a_fork_of_what_was_removed_or_closed(native):
+    closed = RobustSemaphore(native.name)
+    closed.acquire()
+    closed.close()
+    native.unlink()
+    process = multiprocessing.get_context("fork").Process(target=_fail, args=(native,))
+    process.start()
+    process.join(60 * SLOW)
+    assert process.exitcode == 0
+
+
+def _fail(sem):
+    with pytest.raises(FileNotFoundError):
+        sem.acquire()
+
+
+def test_a_fork_without_descriptors_does_not_wait_for_its_child(native, monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, "")
+
+    monkeypatch.setattr(os, "pipe", refuse)
+    pid = os.fork()
+    if not pid:
+        os._exit(native.value)
+    monkeypatch.undo()
+    assert os.waitpid(pid, 0)[1] == 3 << 8
+
+
 def _enter(sem):
     assert held(sem) == 0
     with sem, sem.tokens(1):
@@ -1221,7 +1281,7 @@ def storm(sem, count, step, still):
                 left = sem.initial_value - sem.value
                 lost, gained = lost + (left > 0), gained + (left < 0)
                 if left:  # mended, so that each is counted once
-                    sem._set.library.operate(sem._set.id, [(_sysv.TOKENS, left, _sysv.NOWAIT)])
+                    sem._set.library.operate(sem._set.id, _sysv.give(left))
     return lost, gained, wrong
 
 
