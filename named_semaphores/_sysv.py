@@ -182,8 +182,8 @@ def _timespec(time_t: Any, long: Any) -> Any:
 def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
     """Return the arguments of ``semop``: the set, the operations in C, and their number."""
     array_type: Any = sembuf * len(operations)
-    array = array_type(*operations)
-    return semid, ctypes.byref(array), c_size_t(len(operations))
+    # Ready for a function without argtypes, which is the fastest: ctypes passes on what byref and from_param return as it is.
+    return semid, ctypes.byref(array_type(*operations)), c_size_t.from_param(len(operations))
 
 
 class _Next(c_void_p):
@@ -226,7 +226,7 @@ class SysV:
         # always a pointer here: an int would be in the wrong half of the union on 64-bit big-endian machines.
         self._semctl = self._function("__semctl50" if hasattr(lib, "__semctl50") else "semctl", c_int, c_int, c_int)
         # int semop(int semid, struct sembuf *sops, size_t nsops);
-        self.semop = self._function("semop", c_int, c_void_p, c_size_t)
+        self.semop = self._function("semop")
         self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
         self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, _Ignored, _Ignored, _Ignored)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
@@ -236,7 +236,7 @@ class SysV:
         timed = (("__semtimedop64", wide), ("__semtimedop_time64", wide), ("semtimedop", plain))
         symbol, self._timespec = next(((symbol, timespec) for symbol, timespec in timed if hasattr(lib, symbol)), (None, plain))
         self.has_timed_wait = symbol is not None
-        self.semtimedop = self._function(symbol, c_int, c_void_p, c_size_t, c_void_p) if symbol else None
+        self.semtimedop = self._function(symbol) if symbol else None
 
     def semop_leaving(self, result: Any) -> Any:
         """Return semop once more, as the end of a with statement.

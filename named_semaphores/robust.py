@@ -2,8 +2,8 @@
 """Policy: RobustSemaphore. The kernel remembers what each process took, and gives it back when the process ends; ``_sysv`` says how.
 
 A process may give back only what it holds: otherwise the kernel's sum of what it did gets negative, and takes a token away when it ends. So each
-process keeps, for each set, an exact list of what it holds: one entry for each acquisition, which is the very operation that gives it back. The
-list changes in C, in the same step that takes or gives, so that no signal comes between.
+process keeps, for each set, an exact list of what it holds: one entry for each acquisition, which is the arguments of the very semop call that
+gives it back. The list changes in C, in the same step that takes or gives, so that no signal comes between.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import os
 import select
 import sys
 from _thread import RLock
-from ctypes import c_size_t, c_void_p
 from functools import partial
 from itertools import repeat, starmap
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from time import monotonic_ns
 from weakref import WeakValueDictionary
 
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 
 _ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
 _call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
-_OPERATIONS = c_size_t(1)  # of an entry
-_FAST_OPERATIONS: Any = c_size_t.from_param(1)  # the same, as ctypes passes it on fastest to a function without argtypes
+_NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
 
 
 # --- What a process holds -----------------------------------------------------------------------------------------------------------------
@@ -54,13 +52,13 @@ class _Holding:
     """What this process holds of one set: all its objects on that set share this."""
 
     def __init__(self, semset: _sysv.Set) -> None:
-        self.lists = {1: _Held(semset.give(1)[1], 1)}
+        self.lists = {1: _Held(semset.give(1), 1)}
         self.kept: list[_sysv.Set] = []  # of a collected object whose tokens are still held: keeps the set in use
 
     def held(self, n: int, semset: _sysv.Set) -> _Held:
         with _lock:
             if n not in self.lists:
-                self.lists[n] = _Held(semset.give(n)[1], n)
+                self.lists[n] = _Held(semset.give(n), n)
             return self.lists[n]
 
     def tokens(self) -> int:
@@ -230,7 +228,7 @@ class _Giver:
         self.held = held = holding.held(n, semset)
         # Each step gives an entry back; it does nothing if the set was removed. IndexError: the list is empty. (PyPy ends iter(held.pop, None)
         # with the first IndexError.)
-        self.posts = map(semset.library.semop_now, repeat(semset.id), starmap(held.pop, repeat(())), repeat(_FAST_OPERATIONS))
+        self.posts = starmap(semset.library.semop_now, starmap(held.pop, repeat(())))
 
     def give(self) -> None:
         """Give back n tokens, also if they were taken in other numbers. ValueError: not so many are held. Nothing if the set was removed."""
@@ -283,12 +281,12 @@ class _Handle:
         self._outcomes = {0: record, -1: partial(int, -1)}
         self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
-        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat((*semset.try_to_take(n)[:2], _FAST_OPERATIONS)))))
+        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
         self.posts = giver.posts
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        # Each step takes the last entry off the list; NULL if the list is empty, which semop refuses with EFAULT.
-        entries = map(_call, map({True: giver.held.pop, False: c_void_p}.__getitem__, map(bool, repeat(giver.held))))
-        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), semset.id, entries, _OPERATIONS)
+        # Each step takes the last entry off the list, if there is one.
+        entries = map(_call, map({True: giver.held.pop, False: partial(tuple, _NO_ENTRY)}.__getitem__, map(bool, repeat(giver.held))))
+        self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), semset.id, map(itemgetter(1), entries), 1)
         self.leave.opening = opening  # type: ignore[attr-defined]
 
     def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
