@@ -14,7 +14,6 @@ import sys
 from itertools import chain, repeat
 from operator import attrgetter, index
 from time import monotonic_ns, sleep
-from types import MethodType
 
 from ._check import check_name as check_name
 
@@ -65,6 +64,9 @@ def _refuse_closed(name: str | None, *_: object) -> NoReturn:
     raise ValueError(f"semaphore {name!r} is closed")
 
 
+_NEVER_OPENED: Iterator[Any] = map(_refuse_closed, repeat(None))  # the calls of an object whose constructor failed
+
+
 class Semaphore:
     """The interface of ``threading.Semaphore`` on a handle.
 
@@ -100,8 +102,8 @@ class Semaphore:
     def _start_closed(self) -> None:
         self._name = self._handle = None
         self._linked = False
-        self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(None))
-        self._exit = MethodType(_refuse_closed, "")
+        self._tries = self._first_waits = self._posts = _NEVER_OPENED
+        self._exit = _refuse_closed
 
     def _use(self, handle: Any) -> None:
         self._tries, self._first_waits, self._posts, self._exit = handle.tries, handle.first_waits, handle.posts, handle.leave

@@ -19,6 +19,7 @@ PRIVATE = (128).to_bytes(4, sys.byteorder)
 # O_NONBLOCK: do not wait for a fifo's writer, nor for another process to give up its lease on the file (fcntl(2), F_SETLEASE).
 # Windows has none of these, and no semaphores.
 _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
+_LOOK_TO_WRITE = _LOOK | os.O_RDWR  # as sem_open opens it: a lease may allow readers
 
 
 def path(libc: Libc, name: str) -> str | None:
@@ -36,7 +37,7 @@ def check_linkable(libc: Libc, name: str) -> None:
     if not libc.opens_any_file:
         return
     try:
-        start = read_start(f"{libc.files}{name[1:]}", _LOOK | os.O_RDWR)  # as sem_open does: a lease may allow readers
+        start = read_start(f"{libc.files}{name[1:]}", _LOOK_TO_WRITE)
     except BlockingIOError:
         raise OSError(errno.EAGAIN, "another process has a lease on its file") from None
     except OSError:  # sem_open will say why

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _SEMAPHORE = 1  # its kind: not a recursive mutex
 
+# The arguments of its calls, for all handles.
+_TRY = repeat((False,))
+_WAIT = repeat((True,))
+_FIRST_WAIT = repeat((True, FIRST_SLICE / 1e9))
+_NOTHING: Iterator[tuple[()]] = repeat(())
+
 
 def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
@@ -45,9 +51,9 @@ class _Handle(Handle):
         self.lock = lock
         self.pointer = lock.handle  # for calls by ctypes: while one is made, its caller has this object, and so the lock
         self.is_steady = libc.is_steady
-        self.tries = starmap(lock.acquire, repeat((False,)))
-        self.first_waits = starmap(lock.acquire, repeat((True, FIRST_SLICE / 1e9) if libc.has_timed_wait else (True,)))
-        self.posts = starmap(lock.release, repeat(()))
+        self.tries = starmap(lock.acquire, _TRY)
+        self.first_waits = starmap(lock.acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)
+        self.posts = starmap(lock.release, _NOTHING)
         self.leave = lock.__exit__
 
     @property
