@@ -16,6 +16,7 @@ from time import monotonic_ns, sleep
 from weakref import WeakValueDictionary
 
 from ._base import FIRST_SLICE, LATER_SLICES
+from ._lock import new_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,11 +59,10 @@ class _Queue:
         self.sem = sem
         self.handle = handle  # the semaphore may be closed meanwhile
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
-        self.lock = threading.Lock()  # for has_thread: the thread ends, or sees a new waiter
+        self.lock = new_lock()  # for has_thread: the thread ends, or sees a new waiter
         self.has_thread = False
-        self.arrived: list[
-            bool
-        ] = []  # the token on its way from the thread to the loop: list.pop is atomic, whoever gets the item has the token
+        # A token on its way from the thread to the loop. list.pop is atomic, so only one of them takes it.
+        self.arrived: list[bool] = []
         self.delivered = threading.Event()
         self.polls = False
         self.is_daemon = threading.current_thread().daemon

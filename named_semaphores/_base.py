@@ -274,7 +274,7 @@ class Semaphore:
         pass
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. The attributes in a subclass's ``__dict__`` are carried along."""
+        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's attributes."""
         self._open_handle()
         ours = type(self)._attributes()
         return _linked, (type(self), self._name), {key: value for key, value in self.__dict__.items() if key not in ours}

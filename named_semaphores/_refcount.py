@@ -8,8 +8,9 @@ each address, and calls sem_close for the last.
 from __future__ import annotations
 
 import os
-from _thread import RLock
 from collections import Counter, deque
+
+from ._lock import new_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def counted(sem_open: Any, sem_close: Any, sem_failed: int) -> tuple[Any, Any]:
     """
     opens: Counter[int] = Counter()
     closed: deque[int] = deque()
-    # The collector or a signal handler may open or close at any time, also while its own thread is counting. So the lock lets its thread in
-    # again, and close_due leaves the queue to the call that was interrupted.
-    lock = RLock()
+    # The collector or a signal handler may open or close at any time, also while its own thread is counting. Then the lock lets it in, and
+    # close_due leaves the queue to the call that was interrupted.
+    lock = new_lock()
     counting: list[None] = []
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]
 

@@ -14,7 +14,6 @@ import operator
 import os
 import select
 import sys
-from _thread import RLock
 from functools import partial
 from itertools import repeat, starmap
 from operator import attrgetter, itemgetter
@@ -23,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from . import _sysv
 from ._base import DEFAULT_MODE, FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
+from ._lock import new_lock
 from ._names import Owner, at_exit
 
 TYPE_CHECKING = False
@@ -115,7 +115,7 @@ class _Holding:
 
 _holdings: WeakValueDictionary[int, _Holding] = WeakValueDictionary()  # by the sets' ids, which the kernel does not use again soon
 _kept: dict[int, _Holding] = {}
-_lock = RLock()  # the collector or a signal handler may open or close while its own thread has it
+_lock = new_lock()
 
 
 class _User:
