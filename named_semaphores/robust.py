@@ -187,7 +187,7 @@ def _await_child() -> None:
         try:
             poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
             poll.register(ends[0])
-            poll.poll(100)  # milliseconds; until the child closes its end, or dies. It may be stopped, or busy with hooks of others
+            poll.poll(1000)  # milliseconds; until the child closes its end, or dies. It may also be stopped, or busy with hooks of others
         finally:
             os.close(ends[0])
 
