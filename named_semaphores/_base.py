@@ -95,18 +95,17 @@ class Semaphore:
     _handle: Any = None
     _linked = False
     _tries: Iterator[Any]
-    _first_waits: Iterator[Any]
     _posts: Iterator[Any]
     _exit: Callable[..., None]
 
     def _start_closed(self) -> None:
         self._name = self._handle = None
         self._linked = False
-        self._tries = self._first_waits = self._posts = _NEVER_OPENED
+        self._tries = self._posts = _NEVER_OPENED
         self._exit = _refuse_closed
 
     def _use(self, handle: Any) -> None:
-        self._tries, self._first_waits, self._posts, self._exit = handle.tries, handle.first_waits, handle.posts, handle.leave
+        self._tries, self._posts, self._exit = handle.tries, handle.posts, handle.leave
         self._handle = handle
 
     @property
@@ -218,7 +217,7 @@ class Semaphore:
 
     def _wait_endless(self) -> bool:
         # The first slice is a call that is ready: most waits need no more.
-        handle = self._open_handle()  # in use until this returns, also if another thread closes the semaphore
+        handle = self._handle or self._open_handle()  # in use until this returns, also if another thread closes the semaphore
         for taken in handle.first_waits:
             if taken:
                 return True
@@ -264,7 +263,7 @@ class Semaphore:
         statement that began before puts its token back.
         """
         if self._handle is not None:
-            self._tries = self._first_waits = self._posts = map(_refuse_closed, repeat(self._name))
+            self._tries = self._posts = map(_refuse_closed, repeat(self._name))
             self._handle = None
             self._close_exit()
 
@@ -281,7 +280,7 @@ class Semaphore:
 
     @classmethod
     def _attributes(cls) -> frozenset[str]:
-        return frozenset(("_name", "_handle", "_linked", "_tries", "_first_waits", "_posts", "_exit"))
+        return frozenset(("_name", "_handle", "_linked", "_tries", "_posts", "_exit"))
 
     def _link(self, name: str) -> None:
         """Open an existing semaphore, in an object whose constructor did not run."""
