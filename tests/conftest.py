@@ -12,11 +12,11 @@ import platform
 import signal
 import sys
 import threading
-from typing import Iterator
+from typing import Container, Iterator
 
 import kinds
 import pytest
-from support import PREFIX, SLOW, unique_name
+from support import NAMES, PREFIX, SLOW, unique_name
 
 from named_semaphores import _sysv
 
@@ -103,27 +103,51 @@ def _left_names() -> list[str]:
     return [path for path in (*glob.glob("/dev/shm/*"), *glob.glob("/tmp/SEMD*")) if PREFIX in path]
 
 
-def _set_ids() -> set[str]:
+def _sets() -> dict[int, tuple[int, int]]:
+    """Return the key and the size of each System V set on this machine, by its id. Only Linux lists them."""
     try:
         with open("/proc/sysvipc/sem", encoding="ascii") as file:
-            return {line.split()[1] for line in file}
+            next(file)
+            return {int(semid): (int(key), int(size)) for key, semid, _, size, *_ in map(str.split, file)}
     except OSError:
-        return set()
+        return {}
 
 
-def _left_sets(before: set[str]) -> list[_sysv.Listed]:
-    if _set_ids() <= before:  # the listing asks for each set on this machine
-        return []
-    try:
-        return [listed for listed in _sysv.list_sets() if listed.name is not None and PREFIX in listed.name]
-    except NotImplementedError:
-        return []
+def _left_sets(before: Container[int]) -> dict[int, str]:
+    """Return the names of the sets that this run made since then and left, by their ids; also of those that are not ready, or have no users.
+
+    A set is this run's if its name is. Removes it then. One without a name, but with the key of a name of this run, is only returned: by
+    chance it may be another program's.
+    """
+    new = {semid: found for semid, found in _sets().items() if semid not in before}
+    keys = {_sysv.key(name): name for name in NAMES} if new else {}
+    left = {}
+    for semid, (key, size) in new.items():
+        try:
+            name = _sysv.name_of((_sysv.system().values(semid, size) or [])[_sysv.NAME :])
+            if name is not None and PREFIX in name:
+                left[semid] = name
+                _sysv.system().remove(semid)
+            elif key in keys:
+                left[semid] = keys[key]
+        except OSError:  # another program's: it was removed meanwhile, or this user may not read it
+            pass
+    return left
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_set_left() -> Iterator[None]:
+    """Fail the run if there is a set that appeared after its test."""
+    before = _sets()
+    yield
+    sets = _left_sets(before)
+    assert not sets, f"left behind by this run: {sets}"
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process behind."""
-    threads_before, sets_before = set(threading.enumerate()), _set_ids()
+    threads_before, sets_before = set(threading.enumerate()), _sets()
     yield
     threads = [thread for thread in threading.enumerate() if thread not in threads_before]
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
@@ -135,12 +159,10 @@ def nothing_left() -> Iterator[None]:
     for path in names:
         os.unlink(path)
     sets = _left_sets(sets_before)
-    for listed in sets:
-        _sysv.system().remove(listed.id)
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
     assert not names, f"left behind: {names}"
-    assert not sets, f"left behind: {[listed.name for listed in sets]}"
+    assert not sets, f"left behind: {sets}"
     assert not threads, f"left running: {threads}"
     assert not children, f"left running: {children}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import itertools
 import os
 import signal
 import subprocess
@@ -14,16 +13,18 @@ import threading
 import time
 from typing import Any, Callable, Iterator, Sequence
 
-PREFIX = f"nst{os.getpid()}."  # names of this run; short, since macOS allows 30 bytes
+# Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process number, in another container.
+PREFIX = f"nst{os.getpid()}{os.urandom(2).hex()}."
 SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than usual this machine is; widens upper bounds
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
-_numbers = itertools.count()
+NAMES: list[str] = []  # that tests were given
 
 
 def unique_name() -> str:
     """Return a name that no other test uses."""
-    return f"/{PREFIX}{next(_numbers)}"
+    NAMES.append(f"/{PREFIX}{len(NAMES)}")
+    return NAMES[-1]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

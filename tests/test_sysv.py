@@ -40,11 +40,21 @@ def native():
     return _sysv.system()
 
 
-def semget(key, size, flags=0o1600):
-    """Make a set as another program would."""
-    semid = ctypes.CDLL(None, use_errno=True).semget(key, size, flags)
-    assert semid >= 0, ctypes.get_errno()
-    return semid
+@pytest.fixture
+def semget():
+    """Make a set as another program would. It is removed with the test, if it is still there."""
+    made = []
+
+    def semget(key, size, flags=0o3600):
+        semid = ctypes.CDLL(None, use_errno=True).semget(key, size, flags)
+        assert semid >= 0, ctypes.get_errno()
+        made.append(semid)
+        return semid
+
+    yield semget
+    for semid in made:
+        with contextlib.suppress(_sysv.Removed):
+            _sysv.system().remove(semid)
 
 
 def in_child(work):
@@ -565,12 +575,12 @@ sys.path.insert(0, sys.argv[1])
 import kills
 from kills import _sysv
 {fault}
-print(kills.run({count}))
+print(kills.run({count}, {prefix!r}))
 """
 
 
 def run_kills(count, fault=""):
-    return run_python(KILLS.format(fault=fault, count=count), os.path.join(HERE, "stress"))
+    return run_python(KILLS.format(fault=fault, count=count, prefix=PREFIX), os.path.join(HERE, "stress"))
 
 
 def test_kills_lose_and_gain_nothing(full):
@@ -794,7 +804,7 @@ def test_a_listing_shows_what_this_user_may_not_read_without_values(native, name
     ours.leave()
 
 
-def test_a_listing_shows_ours_alone(native, name):
+def test_a_listing_shows_ours_alone(native, name, semget):
     ours = native.open(name, 3)
     foreign = semget(_sysv.key(name) ^ 1, NAME + 3)
     assert native.operate(foreign, [(_sysv.LIVE, 1, 0)])
@@ -804,12 +814,11 @@ def test_a_listing_shows_ours_alone(native, name):
     assert (found.waiting, found.persistent, found.mode, found.last) == (0, False, 0o600, os.getpid())
     assert abs(found.ctime - time.time()) < 60
     assert foreign not in [listed.id for listed in list_sets() if listed.name is not None]
-    native.remove(foreign)
     ours.leave()
 
 
 @pytest.mark.parametrize("more", [-3, 0, 5])
-def test_another_programs_set_is_refused_and_left_alone(library, name, more):
+def test_another_programs_set_is_refused_and_left_alone(library, name, semget, more):
     size = NAME + len(_sysv.words(name)) + more
     foreign = semget(_sysv.key(name), size)
     assert library.operate(foreign, [(2, 4, 0)])
@@ -819,10 +828,9 @@ def test_another_programs_set_is_refused_and_left_alone(library, name, more):
         assert "another program" in str(error)
         assert "another name" in str(error)
     assert library.values(foreign, size) == [0, 0, 4, *[0] * (size - 3)]
-    library.remove(foreign)
 
 
-def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(library, name):
+def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(library, name, semget):
     size = NAME + len(_sysv.words(name))
     for number in (0, NAME):
         foreign = semget(_sysv.key(name), size)
@@ -957,8 +965,12 @@ def test_openbsd_has_no_room_for_a_long_name():
 def test_more_sets_than_one_process_may_use_there_are_refused(profile):
     library = profiles.sysv_library(profile)
     opened = [library.open(unique_name(), 1) for _ in range(10)]
-    error = raised(lambda: library.open(unique_name(), 1))
+    refused = unique_name()
+    error = raised(lambda: library.open(refused, 1))
     assert (error.errno, "one process" in str(error)) == (errno.EINVAL, True)
+    opened.pop().leave()
+    opened.append(library.open(refused, 1))  # the set is there, not ready: whoever may use one more makes it ready
+    assert (opened[-1].created, opened[-1].value()) == (True, 1)
     for ours in opened:
         ours.leave()
 

@@ -100,7 +100,7 @@ def in_room(command, environment, log, shop, seconds):
             status = subprocess.run(room, cwd=shop.project, env=environment, timeout=seconds, check=False, **streams).returncode
         except subprocess.TimeoutExpired:
             return f"no end in {seconds:g} s"
-    return {0: "", 99: "names left behind"}.get(status, f"status {status}")
+    return {0: "", 99: "names or sets left behind"}.get(status, f"status {status}")
 
 
 def reason(error):

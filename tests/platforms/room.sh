@@ -9,6 +9,6 @@ exec setpriv --pdeathsig KILL unshare $user --mount --propagation private --ipc 
 mount -t proc proc /proc && mount -t tmpfs -o mode=1777,size=256m tmpfs /dev/shm || exit 98
 "$@"  # not exec: process 1 would not notice signals it has no handler for
 status=$?
-left=$(ls -A /dev/shm)  # a killed process may leave an idle set, which counts as not there
-[ -z "$left" ] || { echo "left behind in /dev/shm:" $left >&2; [ $status -ne 0 ] || status=99; }
+left="$(ls -A /dev/shm)$(sed 1d /proc/sysvipc/sem)"
+[ -z "$left" ] || { echo "left behind in /dev/shm, or as sets:" $left >&2; [ $status -ne 0 ] || status=99; }
 exit $status' room "$@"

@@ -138,9 +138,9 @@ def start(process: int, notes: Notes, names: list[str]) -> int:
     return pid
 
 
-def run(kills: int) -> str:
+def run(kills: int, prefix: str = f"nst{os.getpid()}.") -> str:
     """Kill so many processes. Return what happened; AssertionError if a token was lost or gained, or a set is left."""
-    names = [f"/nst{os.getpid()}.kills.{number}" for number in range(NAMES)]
+    names = [f"/{prefix}kills.{number}" for number in range(NAMES)]
     library, notes = _sysv.system(), Notes()
     notes.change(notes.limit, TOKENS)
     kept = library.open(names[0], TOKENS)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite's own check for what tests leave behind finds System V sets of every kind, and leaves other runs' sets alone."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from support import run_python
+
+from named_semaphores import _sysv
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+
+LEAVING = """
+import pytest
+from named_semaphores import _sysv
+
+@pytest.fixture(scope="module")
+def late(request):
+    yield
+    from support import unique_name
+    leave_idle(unique_name())
+
+def leave_idle(name):
+    opened = _sysv.system().open(name, 2)
+    opened.leave = None  # closed by nobody
+    assert _sysv.system().operate(opened.id, _sysv.LEAVE)
+
+def leave_unready(name):
+    words = _sysv.words(name)
+    semid = _sysv.system().get(_sysv.key(name), _sysv.NAME + len(words), _sysv.IPC_CREAT | 0o600)
+    for place in range(0, len(words), 4):
+        assert _sysv.system().operate(semid, _sysv.write_name(place, words[place : place + 4]))
+
+def leave_nameless(name):
+    print("nameless:", _sysv.system().get(_sysv.key(name), 3, _sysv.IPC_CREAT | 0o600))
+
+def test_used(name):
+    _sysv.system().open(name, 2)
+
+def test_idle(name):
+    leave_idle(name)
+
+def test_unready(name):
+    leave_unready(name)
+
+def test_nameless(name):
+    leave_nameless(name)
+
+def test_removed(name):
+    _sysv.system().open(name, 2).leave()
+
+def test_of_other_runs():
+    leave_idle({others!r} + ".idle")
+    leave_unready({others!r} + ".unready")
+
+def test_late(late):
+    pass
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sysvipc/sem"), reason="only Linux lists the sets")
+def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
+    path = tmp_path / "test_leaving.py"
+    path.write_text(LEAVING.format(others=name))
+    code = f"import sys; sys.path.insert(0, {TESTS!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    options = ["-p", "no:cacheprovider", "-p", "conftest", "-rA", "-s", "--rootdir", str(tmp_path)]
+    done = run_python(code, *options, str(path))
+    library = _sysv.system()
+    library.remove(int(re.search(r"nameless: (\d+)", done.stdout)[1]))  # by its key it might have been another program's
+    others = [f"{name}.idle", f"{name}.unready"]
+    for other in others:  # made ready here, if it is there
+        words = _sysv.words(other)
+        library.get(_sysv.key(other), _sysv.NAME + len(words), 0)
+        library.open(other, 1).leave()
+    assert done.returncode == 1, done.stdout + done.stderr
+    errors = re.findall(r"^ERROR .*::(\w+)", done.stdout, re.MULTILINE)
+    assert errors == ["test_used", "test_idle", "test_unready", "test_nameless", "test_late"]
+    assert len(re.findall(r"^E +AssertionError: left behind", done.stdout, re.MULTILINE)) == 5
+    assert "7 passed, 5 errors" in done.stdout
