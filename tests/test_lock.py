@@ -6,10 +6,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import BuiltinMethodType, SimpleNamespace
 
 import pytest
 from support import thread
 
+from named_semaphores import _lock
 from named_semaphores._lock import new_lock
 
 
@@ -25,8 +27,16 @@ def is_free(lock):
     return got[0]
 
 
-def test_one_thread_has_it_at_a_time_and_may_take_it_again():
-    lock, inside, most = new_lock(), [], []
+@pytest.fixture(params=["this Python", "CPython 3.14"])
+def lock(request, monkeypatch):
+    """A lock as new_lock() makes it on this Python, and as on 3.14."""
+    if request.param == "CPython 3.14":
+        monkeypatch.setattr(_lock, "sys", SimpleNamespace(version_info=(3, 14)))
+    return new_lock()
+
+
+def test_one_thread_has_it_at_a_time_and_may_take_it_again(lock):
+    inside, most = [], []
 
     def count():
         for _ in range(1000):
@@ -41,8 +51,17 @@ def test_one_thread_has_it_at_a_time_and_may_take_it_again():
     assert is_free(lock)
 
 
-def test_an_exception_in_the_block_frees_it():
-    lock = new_lock()
+def test_acquire_and_release_are_c_code(lock):
+    # A hook of a fork in C looks at no signal.
+    assert isinstance(lock.acquire, BuiltinMethodType)
+    assert isinstance(lock.release, BuiltinMethodType)
+    lock.acquire()
+    assert not is_free(lock)
+    lock.release()
+    assert is_free(lock)
+
+
+def test_an_exception_in_the_block_frees_it(lock):
     with pytest.raises(ZeroDivisionError), lock:
         assert not is_free(lock)
         raise ZeroDivisionError

@@ -52,6 +52,32 @@ print(repr(NamedSemaphore.__new__(NamedSemaphore)))
 """
 
 
+USE_ROBUST = """
+from named_semaphores import RobustSemaphore
+for make in (lambda: RobustSemaphore("/jobs"), lambda: RobustSemaphore("jobs", 3, RobustSemaphore.Flags.UNLINK_AND_CREATE)):
+    try:
+        make()
+    except NotImplementedError as error:
+        print(error)
+print(repr(RobustSemaphore.__new__(RobustSemaphore)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("platform", "code", "hint"),
+    [
+        pytest.param("win32", f"{PLAY}{WINDOWS}import _signal; del _signal.pthread_sigmask", "; run Python under WSL", id="win32"),
+        pytest.param("emscripten", PLAY, "", id="emscripten"),
+        pytest.param("wasi", f"{PLAY}del os.register_at_fork, os.fork", "", id="wasi"),
+    ],
+)
+def test_importing_works_and_making_a_robust_one_says_why_not(platform, code, hint):
+    done = run_python(code + USE_ROBUST, platform)
+    assert (done.returncode, done.stderr) == (0, "")
+    refusal = f"this system ({platform}) has no System V semaphores{hint}"
+    assert done.stdout.splitlines() == [refusal, refusal, "<RobustSemaphore None closed>"]
+
+
 @pytest.mark.parametrize(
     ("platform", "code"),
     [

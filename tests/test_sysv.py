@@ -762,13 +762,19 @@ def test_a_removal_that_another_has_begun_is_finished(library, name):
     new.leave()
 
 
-def test_a_guest_may_not_even_read_it(monkeypatch, native, name):
+def test_a_guest_may_not_even_read_it(monkeypatch, native, name, semget):
     library = guest(monkeypatch, ("GETVAL", "GETALL"), errno.EACCES)
     ours = native.open(name, 1)
+    private, small = semget(0, NAME + 5), semget(_sysv.key(name) ^ 1, NAME)  # no key, and no room for a name: not this package's
+    real = _sysv._listed
+    monkeypatch.setattr(_sysv, "_listed", lambda: sorted(real(), key=lambda found: found[1] == ours.id))  # ours is not the first
     error = raised(lambda: library.open(name, 1))
-    assert (type(error), error.errno, f"user {os.geteuid()}" in str(error)) == (PermissionError, errno.EACCES, True)
+    assert (type(error), error.errno) == (PermissionError, errno.EACCES)
+    assert f"set {ours.id} belongs to user {os.geteuid()}, group {os.getegid()}, with mode 0600" in str(error)
     monkeypatch.setattr(_sysv, "_found", library)
-    (found,) = (listed for listed in list_sets() if listed.id == ours.id)
+    listing = {listed.id: listed for listed in list_sets()}
+    assert not listing.keys() & {private, small}
+    found = listing[ours.id]
     assert (found.name, found.free, found.mode) == (None, None, 0o600)
     monkeypatch.undo()
     ours.leave()
