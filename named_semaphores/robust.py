@@ -48,6 +48,17 @@ class _Held(list):  # type: ignore[type-arg]
         self.inherited = inherited  # in a child of fork: how many entries its parent had
 
 
+class _Taker:
+    """``next(iter(taker), default)`` takes an entry off the list, or returns the default if the list is empty: in C, and at once also where threads
+    run beside each other without a GIL. An IndexError ends an iterator over ``__getitem__``, which is the list's pop.
+    """
+
+    __slots__ = ("__getitem__",)
+
+    def __init__(self, held: _Held) -> None:
+        self.__getitem__ = held.pop
+
+
 class _Holding:
     """What this process holds of one set: all its objects on that set share this."""
 
@@ -63,10 +74,15 @@ class _Holding:
 
     def tokens(self) -> int:
         with _lock:  # regroup() removes entries for a moment
-            return sum(held.n * len(held) for held in self.lists.values())
+            return sum(
+                map(operator.mul, self.lists, map(len, self.lists.values()))
+            )  # in C, so that no other thread moves a token meanwhile
 
     def regroup(self, wanted: _Held) -> bool:
-        """Make one entry of ``wanted`` from others of as many tokens, or more. Return False if not so many are held."""
+        """Make one entry of ``wanted`` from others of as many tokens, or more. Return False if not so many are held.
+
+        Another thread may take an entry that it needs, and leave others: then it makes none, and returns True.
+        """
         with _lock:
             ones = self.lists[1]
             moved: list[tuple[int, Any]] = []  # entries, and how many tokens each is; extended in C, so that no signal loses one
@@ -79,11 +95,11 @@ class _Holding:
             except BaseException as error:  # a signal's; or IndexError, if another thread took the last entry
                 ones += [ones.entry] * sum(n for n, _ in moved)
                 if isinstance(error, IndexError):
-                    return self.regroup(wanted)
+                    return True
                 raise
             if got < wanted.n:
                 ones += [ones.entry] * got
-                return False
+                return self.tokens() >= wanted.n
             ones += [ones.entry] * (got - wanted.n)
             wanted += [wanted.entry]
             return True
@@ -284,8 +300,7 @@ class _Handle:
         self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
         self.posts = giver.posts
         self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
-        # Each step takes the last entry off the list, if there is one.
-        entries = map(_call, map({True: giver.held.pop, False: partial(tuple, _NO_ENTRY)}.__getitem__, map(bool, repeat(giver.held))))
+        entries = map(next, map(iter, repeat(_Taker(giver.held))), repeat(_NO_ENTRY))
         self.leave = partial(library.semop_leaving(_Ended(giver).__getitem__), semset.id, map(itemgetter(1), entries), 1)
         self.leave.opening = opening  # type: ignore[attr-defined]
 

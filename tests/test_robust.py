@@ -287,31 +287,69 @@ def test_releasing_many_that_were_taken_singly_is_quick(name):
     close(sem)
 
 
-@pytest.mark.parametrize("event", ["another thread takes the last", "a signal handler raises"])
+EVENTS = ["another thread takes the last", "another thread takes singly and gives back at once", "a signal handler raises"]
+
+
+@pytest.mark.parametrize("event", EVENTS)
 def test_something_happens_while_tokens_are_regrouped(native, event):
     class Eventful(robust._Held):
         def __len__(self):
-            if events:
-                events.pop()
-                if event == "a signal handler raises":
-                    raise KeyError
-                taken.append(self.pop())
+            if event not in events:
+                return super().__len__()
+            events.remove(event)
+            if event == "a signal handler raises":
+                raise KeyError
+            others = self.pop()
+            if event == "another thread takes the last":
+                taken.append(others)
                 return 1
-            return super().__len__()
+            singly.extend([singly.entry] * 2)
+            return 0
 
     events, taken = [], []
     holding = native._handle.giver.holding
-    pairs = holding.lists[2] = Eventful(native._set.give(2)[1], 2)
+    singly = holding.lists[1]
+    pairs = holding.lists[2] = Eventful(native._set.give(2), 2)
     native.acquire()
     native.acquire(n=2)
     assert len(pairs) == 1
     events.append(event)
-    with pytest.raises(KeyError if event == "a signal handler raises" else ValueError):
-        native.tokens(3)._handle.giver.holding.regroup(holding.held(3, native._set)) or native.release(3)
-    pairs += taken
-    assert (native.value, held(native)) == (0, 3)
-    native.release(3)
-    assert native.value == 3
+    if event == "another thread takes singly and gives back at once":
+        native.release(3)
+    else:
+        with pytest.raises(KeyError if event == "a signal handler raises" else ValueError):
+            native.release(3)
+        pairs += taken
+        assert (native.value, held(native)) == (0, 3)
+        native.release(3)
+    assert (native.value, held(native)) == (3, 0)
+
+
+def test_another_thread_gives_back_what_the_end_of_a_with_statement_was_about_to(name):
+    class Eventful(robust._Held):
+        def __len__(self):
+            before = super().__len__()
+            self.event()
+            return before
+
+        def pop(self, *place):
+            self.event()
+            return super().pop(*place)
+
+        def event(self):
+            if events:
+                events.pop()
+                sem.release(2)  # of the entries here, though they were taken singly
+
+    sem, events = RobustSemaphore(name, 4), []
+    sem._handle.giver.holding.lists[2] = Eventful(sem._set.give(2), 2)
+    sem.acquire()
+    sem.acquire()
+    with sem.tokens(2):
+        events.append("another thread is quicker")
+    assert not events
+    assert (sem.value, held(sem)) == (4, 0)
+    close(sem)
 
 
 def test_what_was_just_taken_goes_back_unless_another_thread_gave_it_back(native):
