@@ -34,9 +34,7 @@ _NOTHING: Iterator[tuple[()]] = repeat(())
 
 def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
-    if platform.startswith(
-        ("cygwin", "msys", "sunos")
-    ):  # a process's opens of one name are not counted there: its close would end them all
+    if platform.startswith(("cygwin", "msys", "sunos")):  # they do not count a process's opens of one name: its close would end them all
         return None
     try:
         from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
