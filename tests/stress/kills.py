@@ -19,10 +19,10 @@ import time
 import traceback
 
 try:
-    from named_semaphores import _sysv
+    from named_semaphores import RobustSemaphore, _sysv
 except ImportError:  # run from a checkout
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from named_semaphores import _sysv
+    from named_semaphores import RobustSemaphore, _sysv
 
 PROCESSES = 16
 TOKENS = 4
@@ -75,31 +75,40 @@ class Notes:
 
 def work(process: int, notes: Notes, names: list[str], parent: int) -> None:
     """Use the names until killed, or until this process dies by itself."""
-    library = _sysv.system()
     while os.getppid() == parent:
         which = random.choice((0, random.randrange(1, NAMES)))
+        size = random.choice(SIZES) if which else TOKENS
         try:
-            opened = library.open(names[which], random.choice(SIZES) if which else TOKENS)
+            sem = RobustSemaphore(names[which], size)
         except ValueError:  # somebody has it open with another number
             continue
-        notes.words[notes.begun] += opened.created
+        notes.words[notes.begun] += not sem.linked_existing_semaphore
         for _ in range(random.randrange(6)):
-            use(process, which, opened, notes)
+            use(process, which, sem, size, notes)
             if process == 0 and which == 0:
-                resize(opened, notes)
+                resize(sem, notes)
         if random.random() < 0.02:
             os._exit(0)
-        opened.leave()
+        sem.close()
 
 
-def use(process: int, which: int, opened: _sysv.Set, notes: Notes) -> None:
+def use(process: int, which: int, sem: RobustSemaphore, size: int, notes: Notes) -> None:
     n = random.choice((1, 1, 1, 2, 3))
-    if random.random() < 0.5:
-        if opened.library.semop(*opened.take(n)):
-            raise AssertionError("a wait failed")
-    elif opened.wait_taking(n, random.random() / 100):
-        return
-    notes.note(process, which, n, opened.created_with())
+    way = random.randrange(3)
+    if way == 0:
+        with sem if n == 1 else sem.tokens(n):
+            hold(process, which, n, size, notes)
+    elif sem.acquire(timeout=None if way == 1 else random.random() / 100, n=n):
+        hold(process, which, n, size, notes)
+        if random.random() < 0.5:
+            sem.release(n)
+        else:
+            for _ in range(n):
+                sem.release()
+
+
+def hold(process: int, which: int, n: int, size: int, notes: Notes) -> None:
+    notes.note(process, which, n, size)
     notes.check(which)
     notes.words[notes.entries] += 1
     until = time.perf_counter() + random.random() / 5000
@@ -109,17 +118,15 @@ def use(process: int, which: int, opened: _sysv.Set, notes: Notes) -> None:
         notes.doom(process)
         os._exit(0)
     notes.note(process, which, 0)
-    if opened.library.semop(*opened.give(n)):
-        raise AssertionError("a token could not be given back")
 
 
-def resize(opened: _sysv.Set, notes: Notes) -> None:
+def resize(sem: RobustSemaphore, notes: Notes) -> None:
     # The limit is noted before it grows and after it shrinks: a death between leaves it too high, never too low.
     size = random.choice(SIZES)
     if size >= notes.words[notes.limit] & 255:
         notes.change(notes.limit, size)
-        opened.resize(size)
-    elif opened.resize(size, random.random() / 100):
+        sem.resize(size)
+    elif sem.resize(size, random.random() / 100):
         notes.change(notes.limit, size)
 
 
@@ -141,9 +148,9 @@ def start(process: int, notes: Notes, names: list[str]) -> int:
 def run(kills: int, prefix: str = f"nst{os.getpid()}.") -> str:
     """Kill so many processes. Return what happened; AssertionError if a token was lost or gained, or a set is left."""
     names = [f"/{prefix}kills.{number}" for number in range(NAMES)]
-    library, notes = _sysv.system(), Notes()
+    notes = Notes()
     notes.change(notes.limit, TOKENS)
-    kept = library.open(names[0], TOKENS)
+    kept = RobustSemaphore(names[0], TOKENS)
     begin = time.perf_counter()
     holders = 0
     pids = [start(process, notes, names) for process in range(PROCESSES)]
@@ -162,15 +169,16 @@ def run(kills: int, prefix: str = f"nst{os.getpid()}.") -> str:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
             os.waitpid(pid, 0)
-        state = (kept.value() - kept.total(), kept.users())
-        kept.leave()
-        anew = [library.open(name, TOKENS + 1, link=False) for name in names]
-        fresh = [(opened.value(), opened.total(), opened.users()) for opened in anew]
-        for opened in anew:
-            opened.leave()
+        state = kept.value - kept.initial_value
+        kept.close()
+        # The last user has closed each name, or was killed: RAISE_IF_EXISTS creates it anew, with another number.
+        anew = [RobustSemaphore(name, TOKENS + 1, RobustSemaphore.Flags.RAISE_IF_EXISTS) for name in names]
+        fresh = [(sem.value, sem.initial_value) for sem in anew]
+        for sem in anew:
+            sem.close()
     assert not notes.words[notes.failed], "a process failed"
-    assert state == (0, 1), f"tokens lost, and users: {state}"
-    assert set(fresh) == {(TOKENS + 1, TOKENS + 1, 1)}, f"not begun anew: {fresh}"
+    assert state == 0, f"{-state} tokens lost"
+    assert set(fresh) == {(TOKENS + 1, TOKENS + 1)}, f"not begun anew: {fresh}"
     left = [listed.name for listed in _sysv.list_sets() if listed.name in names]
     assert not left, f"left behind: {left}"
     entries, most, begun = notes.words[notes.entries], notes.words[notes.most], notes.words[notes.begun]
