@@ -18,6 +18,8 @@ from itertools import islice, repeat, starmap
 from operator import not_
 from types import MethodType
 
+from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
@@ -84,8 +86,7 @@ _SYSTEMS = {
 
 
 def _system(platform: str) -> _System:
-    # The BSDs' and illumos' names carry a version.
-    return next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), _System())
+    return system_of(platform, _SYSTEMS) or _System()
 
 
 def load(platform: str = sys.platform) -> ctypes.CDLL:
@@ -119,14 +120,6 @@ def _prototype(restype: Any, *argtypes: Any) -> Any:
     # the child's next sem_open would hang. (PYFUNCTYPE itself cannot save errno.)
     base: Any = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
     return type("prototype", base.__bases__, {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI})
-
-
-def _timespec(time_t: Any, long: Any) -> Any:
-    return type("timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]})
-
-
-class _Ignored(c_int):
-    from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
 
 
 class _Mapping:
@@ -198,21 +191,21 @@ class Handle:
 
     def try_once(self) -> Iterator[tuple[int, int]]:
         """Take a token if one is free; EAGAIN if not."""
-        return _call(self.libc.sem_trywait, self.pointer)
+        return call(self.libc.sem_trywait, self.pointer)
 
     def wait(self, nanoseconds: int) -> Iterator[tuple[int, int]]:
         """Wait for a token, at most so long (without an end where the library has no timed wait)."""
         if self.libc.has_timed_wait:
             return self.wait_until(time.monotonic_ns() + nanoseconds)
-        return _call(self.libc.sem_wait, self.pointer)
+        return call(self.libc.sem_wait, self.pointer)
 
     def wait_until(self, deadline: int) -> Iterator[tuple[int, int]]:
         """Wait for a token until ``time.monotonic_ns()`` is ``deadline``; then ETIMEDOUT."""
-        return _call(self.libc.sem_timedwait, self.pointer, *self.libc.until(deadline))
+        return call(self.libc.sem_timedwait, self.pointer, *self.libc.until(deadline))
 
     def post_once(self) -> Iterator[tuple[int, int]]:
         """Put back a token that was taken, so that there is room for it."""
-        return _call(self.libc.sem_post, self.pointer)
+        return call(self.libc.sem_post, self.pointer)
 
 
 class Libc:
@@ -235,9 +228,8 @@ class Libc:
         self._choose_wait(system)
 
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
-        # Prototypes of our own, on the symbol's address: those of the library object stay as they are, and a test's may be callbacks.
-        address = ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
-        function: Any = (_prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True))(address)
+        prototype = _prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
+        function: Any = prototype(address_of(self.lib, symbol))
         function.library = self.lib  # a test's callbacks must live as long as what calls them
         return function
 
@@ -266,15 +258,14 @@ class Libc:
         self.checked_post = self.sem_post if system.checks_post else self._post_unless_full
         # sem_post once more, as the end of a with statement: it drops the exception's three arguments, and returns None, so that no exception is
         # swallowed. It puts back what was taken, so there is no maximum to check.
-        self.leave = self._function("sem_post", c_void_p, _Ignored, _Ignored, _Ignored, keep_gil=True)
+        self.leave = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
         self.leave.restype = None
 
     def _choose_wait(self, system: _System) -> None:
         """Take the best timed wait this library has: one on the clock that does not jump, if there is one."""
         # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain symbols of glibc and musl keep the
-        # 32-bit time of old binaries. There a 64-bit timespec has a 32-bit long and padding, which on big-endian machines comes first: an
-        # int64 is both.
-        plain, wide = _timespec(system.time_t, c_long), _timespec(c_int64, c_int64)
+        # 32-bit time of old binaries.
+        plain, wide = timespec(system.time_t), TIMESPEC64
         monotonic = (time.CLOCK_MONOTONIC,)  # type: ignore[attr-defined,unused-ignore]
         waits: tuple[Any, ...] = (
             # int sem_clockwait(sem_t *sem, clockid_t clock, const struct timespec *abstime);  glibc 2.30, Cygwin 3.3
@@ -322,7 +313,7 @@ class Libc:
         return self._opened(*created[0])
 
     def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:
-        return _call(self.sem_open, self.encoded(name), *arguments)
+        return call(self.sem_open, self.encoded(name), *arguments)
 
     def encoded(self, name: str) -> bytes:
         encoded = os.fsencode(name)
@@ -351,7 +342,7 @@ class Libc:
         return max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
 
     def _checked(self, function: Any, *arguments: Any) -> None:
-        for status, error in _call(function, *arguments):
+        for status, error in call(function, *arguments):
             break
         if status:
             raise _oserror(self.failure(status, error))
@@ -371,11 +362,6 @@ class Libc:
 
 def _oserror(error: int) -> OSError:
     return OSError(error, os.strerror(error))
-
-
-def _call(function: Any, *arguments: Any) -> Iterator[tuple[Any, int]]:
-    """Return the iterator that calls the function once, and gives what it returns and errno, before a signal handler can make other calls."""
-    return zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None))
 
 
 def _steady_clock(deadline: int) -> int:

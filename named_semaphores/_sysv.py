@@ -37,7 +37,8 @@ import sys
 import time
 from binascii import crc32
 from ctypes import c_int, c_int64, c_long, c_short, c_size_t, c_ushort, c_void_p
-from itertools import starmap
+
+from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,9 +88,6 @@ REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
 
 # Join an idle set that this process may not remove.
 TAKE_OVER: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
-
-# DEAD is 0 while any process has the set open. The same operation on TOKENS would wait, or fail, while tokens are free.
-NOTHING: list[Operation] = [(DEAD, 0, NOWAIT)]
 
 
 def take(n: int, flags: int = 0) -> list[Operation]:
@@ -175,10 +173,6 @@ class sembuf(ctypes.Structure):
     _fields_ = [("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short)]
 
 
-def _timespec(time_t: Any, long: Any) -> Any:
-    return type("timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]})
-
-
 def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
     """Return the arguments of ``semop``: the set, the operations in C, and their number."""
     array_type: Any = sembuf * len(operations)
@@ -188,10 +182,6 @@ def arguments(semid: int, operations: list[Operation]) -> tuple[Any, ...]:
 
 class _Next(c_void_p):
     from_param = next  # called with an iterator, in C
-
-
-class _Ignored(c_int):
-    from_param = callable  # a cheap builtin: its result, a bool, is passed to a function that does not look at it
 
 
 class Removed(OSError):
@@ -213,7 +203,7 @@ class SysV:
     sleep = staticmethod(time.sleep)
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        system = next((system for prefix, system in _SYSTEMS.items() if platform.startswith(prefix)), None)
+        system = system_of(platform, _SYSTEMS)
         if system is None:
             raise NotImplementedError(_refusal(platform))
         self.lib = lib  # a test's library dies with its last reference
@@ -227,14 +217,13 @@ class SysV:
         self._semctl = self._function("__semctl50" if hasattr(lib, "__semctl50") else "semctl", c_int, c_int, c_int)
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop")
-        self.semop_now = _PYFUNCTYPE(c_int)(self._address("semop"))
-        self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, _Ignored, _Ignored, _Ignored)
+        self.semop_now = _PYFUNCTYPE(c_int)(address_of(lib, "semop"))
+        self._leaving = _PYFUNCTYPE(c_int, c_int, _Next, c_size_t, Ignored, Ignored, Ignored)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
-        # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries. The other symbols take a padded long, whose
-        # padding is first on big-endian machines: an int64 fits both.
-        plain, wide = _timespec(system.time_t, c_long), _timespec(c_int64, c_int64)
-        timed = (("__semtimedop64", wide), ("__semtimedop_time64", wide), ("semtimedop", plain))
-        symbol, self._timespec = next(((symbol, timespec) for symbol, timespec in timed if hasattr(lib, symbol)), (None, plain))
+        # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries.
+        plain = timespec(system.time_t)
+        timed = (("__semtimedop64", TIMESPEC64), ("__semtimedop_time64", TIMESPEC64), ("semtimedop", plain))
+        symbol, self._timespec = next((found for found in timed if hasattr(lib, found[0])), (None, plain))
         self.has_timed_wait = symbol is not None
         self.semtimedop = self._function(symbol) if symbol else None
 
@@ -244,15 +233,12 @@ class SysV:
         It takes an iterator instead of the operations, which gives their pointer; drops the exception's three arguments; and returns what
         ``result`` returns for the status.
         """
-        function = self._leaving(self._address("semop"))
+        function = self._leaving(address_of(self.lib, "semop"))
         function.restype = result
         return function
 
-    def _address(self, symbol: str) -> int:
-        return ctypes.cast(getattr(self.lib, symbol), c_void_p).value or 0
-
     def _function(self, symbol: str, *argtypes: Any) -> Any:
-        return ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)(self._address(symbol))
+        return ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)(address_of(self.lib, symbol))
 
     def timeout(self, seconds: float) -> Any:
         """Return the last argument of ``semtimedop``."""
@@ -485,8 +471,7 @@ class SysV:
 
 
 def _checked(function: Any, *arguments: Any) -> int:
-    # zip takes the errno in C, before a signal handler can make calls of its own.
-    for status, error in zip(starmap(function, (arguments,)), iter(ctypes.get_errno, None)):
+    for status, error in call(function, *arguments):
         break
     if status == -1:
         raise OSError(error, "")
@@ -552,10 +537,6 @@ class Set:
     def give(self, n: int = 1) -> tuple[Any, ...]:
         return arguments(self.id, give(n))
 
-    def nothing(self) -> tuple[Any, ...]:
-        """Change nothing, and do not wait."""
-        return arguments(self.id, NOTHING)
-
     def is_gone(self) -> bool:
         """Whether it was removed."""
         try:
@@ -606,23 +587,6 @@ class Set:
         except OSError as error:
             raise self.failure(error) from None
 
-    def wait_taking(self, n: int, seconds: float | None) -> int:
-        """Take n tokens. Return 0, or EAGAIN if they are not free in time. ``seconds`` None: wait for ever."""
-        library = self.library
-        deadline = None if seconds is None else library.clock() + seconds
-        try:
-            while True:
-                left = SLICE if deadline is None else max(0.0, min(SLICE, deadline - library.clock()))
-                try:
-                    if library.wait(self.id, take(n), left):
-                        return 0
-                except InterruptedError:
-                    continue
-                if deadline is not None and library.clock() >= deadline:
-                    return errno.EAGAIN
-        except OSError as error:
-            raise self.failure(error) from None
-
     def remove(self) -> None:
         """Remove the set. Waiters fail with EIDRM."""
         try:
@@ -651,7 +615,7 @@ def system() -> SysV:
 def load(platform: str = sys.platform) -> SysV:
     if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
-    if not any(platform.startswith(prefix) for prefix in _SYSTEMS):
+    if system_of(platform, _SYSTEMS) is None:
         raise NotImplementedError(_refusal(platform))
     library = ctypes.CDLL(None)
     if not hasattr(library, "semget"):

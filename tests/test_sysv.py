@@ -243,16 +243,6 @@ def test_taking_and_giving(library, name):
     ours.leave()
 
 
-def test_nothing_changes_nothing_whether_tokens_are_free_or_not(library, name):
-    ours = library.open(name, 1)
-    assert library.semop_now(*ours.nothing()) == 0
-    assert library.semop(*ours.take()) == 0
-    assert library.semop_now(*ours.nothing()) == 0
-    assert (ours.value(), ours.users()) == (0, 1)
-    assert library.semop(*ours.give()) == 0
-    ours.leave()
-
-
 def test_a_waiter_is_counted_and_gets_what_another_thread_gives(library, name):
     ours = library.open(name, 1)
     assert library.semop(*ours.take()) == 0
@@ -303,40 +293,36 @@ def test_removal_ends_a_wait(library, name):
         error = ours.failure(number)
         assert (type(error), error.filename, "removed" in str(error)) == (FileNotFoundError, name, True)
     assert refuses(ours.remove, FileNotFoundError)
-    assert refuses(lambda: ours.wait_taking(1, 0), FileNotFoundError)
     assert refuses(lambda: ours.resize(2), FileNotFoundError)
 
 
 def test_a_wait_ends_in_time(library, name):
     ours = library.open(name, 1)
-    assert ours.wait_taking(1, 0) == 0
+    assert library.wait(ours.id, _sysv.take(1), 0)
     start = time.monotonic()
-    assert ours.wait_taking(1, 0.05) == errno.EAGAIN
+    assert not library.wait(ours.id, _sysv.take(1), 0.05)
     assert 0.05 <= time.monotonic() - start < 5 * SLOW
-    assert ours.wait_taking(1, -1) == errno.EAGAIN
     assert library.semop(*ours.give()) == 0
     ours.leave()
 
 
-@pytest.mark.parametrize("seconds", [None, 3e9, float("inf")])
-def test_a_long_wait_gets_what_is_given(library, name, seconds):
+def test_a_wait_with_a_time_gets_what_is_given(library, name):
     ours = library.open(name, 1)
-    assert ours.wait_taking(1, seconds) == 0
+    assert library.wait(ours.id, _sysv.take(1), 0)
     got = []
-    waiter = threading.Thread(target=lambda: got.append(ours.wait_taking(1, seconds)))
+    waiter = threading.Thread(target=lambda: got.append(library.wait(ours.id, _sysv.take(1), 3600)))
     waiter.start()
     if library.has_timed_wait:
         wait_for(lambda: ours.waiting() == 1)
     assert library.semop(*ours.give()) == 0
     waiter.join()
-    assert got == [0]
+    assert got == [True]
     ours.remove()
 
 
-@pytest.mark.parametrize("wait", [lambda ours: ours.wait_taking(1, 60) == 0, lambda ours: ours.resize(1, 60)], ids=["take", "resize"])
-def test_a_wait_goes_on_after_a_signal(library, name, wait):
+def test_resizing_goes_on_after_a_signal(library, name):
     ours = library.open(name, 2)
-    assert ours.wait_taking(2, 0) == 0
+    assert library.semop(*ours.take(2)) == 0
     seen = []
 
     def give(*_):
@@ -348,7 +334,7 @@ def test_a_wait_goes_on_after_a_signal(library, name, wait):
     before = signal.signal(signal.SIGALRM, give)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-        assert wait(ours)
+        assert ours.resize(1, 60)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -356,17 +342,17 @@ def test_a_wait_goes_on_after_a_signal(library, name, wait):
     ours.remove()
 
 
-def test_a_wait_is_a_row_of_slices(library, name, monkeypatch):
+def test_resizing_waits_in_slices(library, name, monkeypatch):
     monkeypatch.setattr(_sysv, "SLICE", 0.001)
-    ours = library.open(name, 1)
-    assert ours.wait_taking(1, None) == 0
+    ours = library.open(name, 2)
+    assert library.semop(*ours.take(2)) == 0
     waits = []
     monkeypatch.setattr(
         library, "wait", lambda *arguments: waits.append(arguments) or (len(waits) == 5 and library.operate(*arguments[:2]))
     )
     assert library.semop(*ours.give()) == 0
-    assert ours.wait_taking(1, None) == 0
-    assert [seconds for _, _, seconds in waits] == [0.001] * 5
+    assert ours.resize(1)
+    assert [seconds for _, _, seconds in waits] == [0.001 if library.has_timed_wait else 0.02] * 5
     ours.remove()
 
 
@@ -475,7 +461,7 @@ def test_what_a_killed_process_held_comes_back_and_wakes_a_waiter(library, name)
 def test_a_program_executed_in_its_place_keeps_what_the_process_held(native, name):
     code = (
         "import os, sys; from named_semaphores import _sysv; library = _sysv.system(); ours = library.open(sys.argv[1], 2)\n"
-        "assert ours.wait_taking(1, 60) == 0\n"
+        "assert library.semop(*ours.take()) == 0\n"
         "os.execv(sys.executable, [sys.executable, '-c', 'print(1, flush=True); input()'])"
     )
     ours = native.open(name, 2)
@@ -1014,9 +1000,9 @@ def test_32_bit_systems_wait_by_the_symbol_with_64_bit_time(profile, name):
     library = profiles.sysv_library(profile)
     ours = library.open(name, 1)
     plain = library.lib.plain_calls
-    assert ours.wait_taking(1, 1) == 0
+    assert library.wait(ours.id, _sysv.take(1), 1)
     start = time.monotonic()
-    assert ours.wait_taking(1, 0.05) == errno.EAGAIN
+    assert not library.wait(ours.id, _sysv.take(1), 0.05)
     assert time.monotonic() - start >= 0.05
     assert library.lib.plain_calls == plain
     ours.remove()
@@ -1032,6 +1018,6 @@ def test_semctl_declares_three_parameters_and_so_is_called_as_variadic(library):
 
 
 def test_no_transition_has_more_than_five_operations():
-    transitions = [_sysv.JOIN, _sysv.LEAVE, _sysv.STAY, _sysv.REMOVE_IDLE, _sysv.TAKE_OVER, _sysv.NOTHING]
+    transitions = [_sysv.JOIN, _sysv.LEAVE, _sysv.STAY, _sysv.REMOVE_IDLE, _sysv.TAKE_OVER]
     transitions += [_sysv.make_ready(1), _sysv.take(1), _sysv.give(1), _sysv.resize(1, 2), _sysv.write_name(0, [1, 2, 3, 4])]
     assert max(map(len, transitions)) == 5
