@@ -99,11 +99,7 @@ class _Queue:
                 timer.cancel()
 
     def _try(self) -> bool:
-        for status, error in self.handle.try_once():
-            break
-        if status:
-            self.sem._raise_unless_retry(status, error)
-        return not status
+        return self.sem._wait(0, self.handle)  # type: ignore[no-any-return]
 
     def _give_back(self) -> None:
         for _ in self.handle.post_once():
