@@ -48,14 +48,12 @@ DEFAULT_MODE = _Octal(0o600)
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # of a call that got no token: none was free, a signal came, time was over
 
 
+# A special method of which each instance has its own C function. (No docstring: help() of Python 3.8 would show it as the method's.)
+#
+# A Python __exit__ can be interrupted before its first statement, and its token is then never put back. The with statement looks __exit__ up,
+# and binds it, before it enters: for an instance it gets the C function. contextlib.ExitStack and others call type(sem).__exit__(sem, ...)
+# instead: so the class has this descriptor, which can be called.
 class _Bound(property):
-    """A special method of which each instance has its own C function.
-
-    A Python ``__exit__`` can be interrupted before its first statement, and its token is then never put back. The with statement looks
-    ``__exit__`` up, and binds it, before it enters: for an instance it gets the C function. ``contextlib.ExitStack`` and others call
-    ``type(sem).__exit__(sem, ...)`` instead: so the class has this descriptor, which can be called.
-    """
-
     def __call__(self, sem: Semaphore, *arguments: Any) -> Any:
         return self.fget(sem)(*arguments)  # type: ignore[misc]
 
@@ -82,6 +80,8 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
         UNLINK_AND_CREATE: create it, and unlink an existing one first. Users of an unlinked NamedSemaphore keep it; users of an unlinked
         RobustSemaphore get FileNotFoundError.
+
+        A RobustSemaphore exists while a process has it open; one that was opened with ``unlink_on_delete=False`` exists until ``unlink()``.
         """
 
         RAISE_IF_EXISTS = 0
@@ -89,20 +89,19 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS = 2
         UNLINK_AND_CREATE = 3
 
-    # These defaults are for an object whose constructor did not run: close() and repr() work. Attributes of the hot path have none:
-    # CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name.
-    _name: str | None = None
-    _handle: Any = None
+    # These defaults are for an object whose constructor did not run: close() and repr() work. Attributes of the hot path (_tries, _posts, _exit)
+    # have none: CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name. The types are comments,
+    # because help() would show annotations.
+    _name = None  # type: str | None
+    _handle = None  # type: Any
     _linked = False
-    _tries: Iterator[Any]
-    _posts: Iterator[Any]
-    _exit: Callable[..., None]
 
     def _start_closed(self) -> None:
         self._name = self._handle = None
         self._linked = False
-        self._tries = self._posts = _NEVER_OPENED
-        self._exit = _refuse_closed
+        self._tries: Iterator[Any] = _NEVER_OPENED
+        self._posts: Iterator[Any] = _NEVER_OPENED
+        self._exit: Callable[..., None] = _refuse_closed
 
     def _use(self, handle: Any) -> None:
         self._tries, self._posts, self._exit = handle.tries, handle.posts, handle.leave

@@ -137,7 +137,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "list",
         "list the semaphores of this machine",
         "USERS: how many times processes have it open. PIDS: these processes; ? means that there may be others, which the system does not show to "
-        "this user. TOTAL and WAITING exist for robust semaphores only. Robust semaphores are listed on Linux, if this user may read them.",
+        "this user; for robust semaphores it shows none to anybody. TOTAL and WAITING exist for robust semaphores only. Robust semaphores are listed on Linux, if this user may read them.",
         "list --watch 1",
     )
     listing.add_argument("--json", action="store_true", help="for programs; also has the reason of a missing value, and times in seconds")

@@ -143,7 +143,7 @@ def _run(options: _Options) -> int:
     except NotImplementedError:
         raise NotImplementedError(f"run needs System V semaphores, which this system ({sys.platform}) does not have") from None
     except ValueError as error:  # other processes have it open with another number
-        raise ValueError(f"{error} (without --slots, run accepts any number)") from None
+        raise ValueError(f"{error} (without --slots, run takes the number that is there)") from None
     try:
         if not _take(opened, options):
             return options.conflict_exit_code
@@ -159,7 +159,8 @@ def _take(opened: Set, options: _Options) -> bool:
 
     n, total = options.take, opened.total()
     if n > total:
-        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free")
+        hint = "" if options.slots else "; --slots says how many there are"
+        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free{hint}")
     operations, timeout = _sysv.take(n), 0.0 if options.no_wait else options.timeout
     try:
         if opened.library.operate(opened.id, _sysv.take(n, _sysv.NOWAIT)):
@@ -172,7 +173,7 @@ def _take(opened: Set, options: _Options) -> bool:
     except OSError as error:
         raise opened.failure(error) from None
     within = f" within {timeout:g} s" if timeout else ""
-    complain(f"{opened.name}: {n} of {total} tokens {'was' if n == 1 else 'were'} not free{within}")
+    complain(f"{opened.name}: {_of(n, total)} {'was' if n == 1 else 'were'} not free{within}")
     return False
 
 
@@ -207,7 +208,12 @@ def _tell(opened: Set, n: int, total: int) -> None:
     except OSError:  # removed
         return
     if waiting:
-        complain(f"waiting for {n} of {total} tokens of {opened.name} ({waiting} wait{'s' if waiting == 1 else ''})")
+        others = f" ({waiting - 1} other{' waits' if waiting == 2 else 's wait'})" if waiting > 1 else ""
+        complain(f"waiting for {_of(n, total)} of {opened.name}{others}")
+
+
+def _of(n: int, total: int) -> str:
+    return "the only token" if total == 1 else f"{n} of {total} tokens"
 
 
 # --- The command --------------------------------------------------------------------------------------------------------------------

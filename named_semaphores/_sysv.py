@@ -403,7 +403,8 @@ class SysV:
             _refuse(errno.EEXIST)
         if total is not None and total != values[LIVE]:
             hint = "" if values[USERS] else ": nobody has it open, but it is persistent, so unlink it first"
-            raise ValueError(f"{name!r} was created with {values[LIVE]} tokens, not with {total}{hint}")
+            tokens = "token" if values[LIVE] == 1 else "tokens"
+            raise ValueError(f"{name!r} was created with {values[LIVE]} {tokens}, not with {total}{hint}")
         return Set(self, name, semid, values[LIVE], False) if self.operate(semid, JOIN) else None
 
     def _begin(self, name: str, total: int | None, mode: int, stored: list[int]) -> Set | None:

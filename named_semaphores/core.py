@@ -27,12 +27,13 @@ class NamedSemaphore(Semaphore):
             ...  # at most three of these at once, in whatever process
 
     name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
-    initial_value: the number of tokens, from 0, if the semaphore is created. An existing semaphore keeps its own.
+    initial_value: the number of tokens, from 0, if the semaphore is created. An existing semaphore keeps its own number, and another one here is
+        no error.
     handle_existence: what to do if a semaphore of the name exists, or does not; a member of ``NamedSemaphore.Flags``.
     unlink_on_delete: whether the name is unlinked when this object is closed or deleted, or the interpreter ends. None, the default: if this
         object created the semaphore. Processes that have it open keep the nameless semaphore, and the next process creates another: so say False
         wherever processes come and go.
-    mode: its permission bits if it is created, e.g. 0o660, cut by the umask (macOS takes them as they are).
+    mode: its permission bits if it is created, e.g. 0o660, cut by the umask: call ``os.umask(0o007)`` before. (macOS does not cut them.)
 
     A killed process (SIGKILL, or SIGTERM without a handler) keeps its token for ever; ``RobustSemaphore`` gets it back.
 
@@ -45,8 +46,8 @@ class NamedSemaphore(Semaphore):
         NotImplementedError: this system has no named semaphores.
     """
 
-    _libc: Libc | None = None  # None: the running system's
-    _owner: Owner | None = None
+    _libc = None  # type: Libc | None  # None: the running system's
+    _owner = None  # type: Owner | None
     _unlinks = False
 
     def __init__(

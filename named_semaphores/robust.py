@@ -338,7 +338,7 @@ class _Handle:
 class _Robust(Semaphore):
     """What RobustSemaphore and several of its tokens have in common."""
 
-    _set: _sysv.Set
+    _set = None  # type: _sysv.Set  # type: ignore[assignment]
 
     def _use(self, handle: _Handle) -> None:
         super()._use(handle)
@@ -409,16 +409,15 @@ class RobustSemaphore(_Robust):
     Linux serves waiters in the order in which they came, with two exceptions. A waiter for several tokens can be overtaken by waiters for fewer. And
     so that signals are noticed, a wait begins again after 10 ms, 110 ms, and then every second, behind those that came meanwhile.
 
-    A name ends with its last user, a process that has it open, however that process ends. A program that was started by fork and exec without
-    closing (``preexec_fn``) is a user too.
+    A name ends with its last user, a process that has it open, however that process ends. A subprocess that was started with ``preexec_fn``
+    is a user until it ends.
 
     name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
     initial_value: the number of tokens, 1 to 32,767. None, the default: 1 if the semaphore is created, whatever it has if it exists (to link only,
-        say RAISE_IF_NOT_EXISTS). An existing one with another number is a ValueError; but if no process has it open, it begins anew with the
-        given number.
-    handle_existence: what to do if a process has a semaphore of this name open, or none has; a member of ``RobustSemaphore.Flags``.
-    unlink_on_delete: None, the default: the name ends with its last user. False: it stays until ``unlink()``. True: it is unlinked when this
-        object is closed or deleted, or the interpreter ends.
+        say RAISE_IF_NOT_EXISTS). If it exists with another number: ValueError.
+    handle_existence: what to do if the semaphore exists, or does not; a member of ``RobustSemaphore.Flags``. It exists while a process has it open.
+    unlink_on_delete: None, the default: the name ends with its last user. False: it exists until ``unlink()``, also without users. True: it is
+        unlinked when this object is closed or deleted, or the interpreter ends.
     mode: its permission bits if it is created, e.g. 0o660. They are exact: the umask does not cut them.
 
     Raises:
@@ -429,9 +428,9 @@ class RobustSemaphore(_Robust):
         NotImplementedError: this system has no System V semaphores, or its calls would end the process (Cygwin, Android).
     """
 
-    _library: _sysv.SysV | None = None  # None: the running system's
-    _owner: Owner | None = None
-    _several: dict[int, Tokens] = {}
+    _library = None  # type: _sysv.SysV | None  # None: the running system's
+    _owner = None  # type: Owner | None
+    _several = {}  # type: dict[int, Tokens]
 
     def __init__(
         self,
@@ -495,7 +494,11 @@ class RobustSemaphore(_Robust):
     def acquire(self, blocking: bool = True, timeout: float | None = None, *, n: int = 1) -> bool:
         """Take ``n`` tokens, all or none, in one step; wait for them if they are not free.
 
-        blocking, timeout: as for ``NamedSemaphore.acquire``.
+        blocking: False returns at once. It must be a bool: ``acquire(5)`` is a ValueError, and not five seconds.
+        timeout: the longest wait, in seconds: any number from 0, infinity too; None waits without an end. Unlike in ``threading``, a negative
+            one is a ValueError. It runs on the monotonic clock, and never ends early.
+
+        Signal handlers run during the wait. If one raises, its exception is raised here, and no token is taken; if it returns, the wait goes on.
 
         Returns True with the tokens, False without any.
         ValueError: a bad argument, or more tokens than there are; the semaphore is closed. FileNotFoundError: it was unlinked.

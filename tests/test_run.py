@@ -361,7 +361,7 @@ def test_it_says_on_a_terminal_that_it_waits(opened):
     other = start(opened.name, "--take", "2", "true")
     wait_for(lambda: opened.waiting() == 1)
     with Terminal(line(opened.name, "echo", "it runs")) as terminal:
-        terminal.read("waiting for 1 of 2 tokens of .*2 wait")
+        terminal.read("waiting for 1 of 2 tokens of .*1 other waits")
         give(opened, 2)
         assert terminal.end() == 0
     assert terminal.shown.count("waiting") == 1
@@ -476,7 +476,7 @@ def test_what_the_thread_says(name, capfd, monkeypatch):
         opened.remove()
         assert end(other)[2] == 2
     _run._tell(opened, 1, 2)  # it is removed
-    assert capfd.readouterr().err == f"named-semaphores: waiting for 2 of 2 tokens of {name} (1 waits)\n"
+    assert capfd.readouterr().err == f"named-semaphores: waiting for 2 of 2 tokens of {name}\n"
 
 
 # Surroundings
