@@ -8,12 +8,13 @@ gives it back. The list changes in C, in the same step that takes or gives, so t
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found,unused-ignore]  # whose functions, other than signal's, are C code
+import _signal  # type: ignore[import-not-found,unused-ignore]  # signal makes enums of its constants
 import ctypes
 import operator
 import os
 import select
 import sys
+from _thread import get_ident
 from functools import partial
 from itertools import repeat, starmap
 from operator import attrgetter, itemgetter
@@ -183,7 +184,8 @@ def _leave_all() -> None:
 # --- Forks --------------------------------------------------------------------------------------------------------------------------------
 
 _pipe: list[int] = []  # its two ends, while this process forks
-_masks: list[Any] = []  # of signals, while this process forks
+_Mask = ctypes.c_char * 128  # a sigset_t has at most so many bytes
+_masks: dict[int, Any] = {}  # of blocked signals, before the fork; of each thread that forks
 
 
 def _open_pipe() -> None:
@@ -225,14 +227,25 @@ def _begin_child() -> None:
     _pipe.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    # "before" functions are called in the reverse order: lock, block signals, open the pipe. Then the child begins, the parent waits for it, and
-    # both restore their signals, and unlock. A signal handler that raised in between would leave out the rest: so what blocks signals is C code.
+def _register() -> None:
+    # "before" functions are called in the reverse order: block signals, lock, open the pipe. Then the child begins, the parent waits for it, and
+    # both unlock, and restore their signals. A handler that raised in between would leave out the rest of a function, and its exception would be
+    # lost. So all signals are blocked, and not by signal.pthread_sigmask, which runs the handlers of those that wait.
+    libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)  # keeps the GIL, so that no other thread forks meanwhile
+    every = _Mask()
+    libc.sigfillset(every)
+    own = map(_masks.setdefault, iter(get_ident, None), iter(_Mask, None))
+    block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
+    restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, iter(get_ident, None)), repeat(None))
     os.register_at_fork(before=_open_pipe, after_in_child=_begin_child, after_in_parent=_await_child)
-    _block = map(_signal.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(_signal.valid_signals()))
-    _restore = map(_signal.pthread_sigmask, repeat(_signal.SIG_SETMASK), starmap(_masks.pop, repeat(())))
-    os.register_at_fork(before=map(_masks.append, _block).__next__, after_in_child=_restore.__next__, after_in_parent=_restore.__next__)
     os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release, after_in_parent=_lock.release)
+    os.register_at_fork(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
+
+
+if hasattr(os, "register_at_fork") and not sys.platform.startswith(
+    ("cygwin", "msys")
+):  # which refuse System V, and hide libc from CDLL(None)
+    _register()
 
 
 class _Giver:

@@ -1059,6 +1059,81 @@ assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert done.returncode == 0, done.stderr
 
 
+SIGNALS = """
+import ctypes, functools, os, signal, sys
+before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+# In C, so that Python does not look at the signal before the hook has returned.
+interrupt = functools.partial(getattr(getattr(ctypes, "PyDLL", ctypes.CDLL)(None), "raise"), signal.SIGINT)
+{first}
+from named_semaphores import RobustSemaphore
+sem = RobustSemaphore(sys.argv[1])
+{last}
+try:
+    pid = os.fork()
+    if not pid:
+        os._exit(signal.pthread_sigmask(signal.SIG_BLOCK, []) != before)
+    os.waitpid(pid, 0)
+    print("no interrupt")
+except KeyboardInterrupt:
+    print("interrupt")
+    pid = os.getpid()
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+if pid == os.getpid():
+    assert os.wait()[1] == 0
+"""
+HOOK = "os.register_at_fork(before=interrupt)"
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy runs the handler in its own fork hook")
+def test_a_signal_during_a_fork_is_not_lost(name):
+    # The hook that is registered first runs last: between the library's hooks and the fork.
+    done = run_python(SIGNALS.format(first=HOOK, last=""), name)
+    assert (done.returncode, done.stdout) == (0, "interrupt\n"), done.stderr
+
+
+def test_a_signal_just_before_a_fork_leaves_no_signal_blocked(name):
+    done = run_python(SIGNALS.format(first="", last=HOOK).replace("if pid == os.getpid():", "if 0:"), name)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_does_not_let_a_fork_begin_while_another_thread_changes_what_is_held(name):
+    # The child would inherit the lock in the hands of a thread that it does not have.
+    code = """
+import os, signal, sys, threading, time
+from named_semaphores import RobustSemaphore, robust
+
+def handler(*_):
+    raise KeyError
+
+def hold():
+    with robust._lock:
+        locked.set()
+        time.sleep(0.1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        time.sleep(0.1)
+
+signal.signal(signal.SIGALRM, handler)
+sem, locked = RobustSemaphore(sys.argv[1]), threading.Event()
+thread = threading.Thread(target=hold)
+thread.start()
+locked.wait()
+pid = None
+try:
+    pid = os.fork()
+    if not pid:
+        with sem:
+            os._exit(0)
+    thread.join()
+except KeyError:
+    if os.getpid() != parent:
+        os._exit(1)
+thread.join()
+assert os.wait()[1] == 0
+""".replace("signal.signal(", "parent = os.getpid()\nsignal.signal(", 1)
+    done = run_python(code, name)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_child_with_its_parents_process_number(name):
     code = """
 import ctypes, os, sys
