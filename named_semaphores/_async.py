@@ -80,7 +80,7 @@ class _Queue:
             elif not waiter.done():
                 try:
                     waiter.set_result(self._try())
-                except OSError as error:
+                except Exception as error:
                     waiter.set_exception(error)
 
         try:
@@ -157,7 +157,7 @@ class _Queue:
         else:
             self.polls = False
 
-    # In the thread, where no signal handler runs:
+    # In the thread (signal handlers run in the main thread alone):
 
     def _serve(self) -> None:
         slices = list(_SLICES if not self.handle.is_robust else (FIRST_SLICE, *LATER_SLICES))
@@ -184,7 +184,7 @@ class _Queue:
             return self.has_thread
 
     def _is_over(self) -> bool:
-        """Whether the loop will not run any more. At the interpreter's end one in a daemon thread may say that it runs, frozen."""
+        """Whether the loop will not run any more. At the interpreter's end a loop that is frozen in a daemon thread says that it runs."""
         loop = self.loop
         return loop.is_closed() or (not threading.main_thread().is_alive() and (self.is_daemon or not loop.is_running()))
 

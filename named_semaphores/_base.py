@@ -48,11 +48,11 @@ DEFAULT_MODE = _Octal(0o600)
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # of a call that got no token: none was free, a signal came, time was over
 
 
-# A special method of which each instance has its own C function. (No docstring: help() of Python 3.8 would show it as the method's.)
+# A special method that is a separate C function for each instance. (No docstring: help() of Python 3.8 would show it as the method's.)
 #
-# A Python __exit__ can be interrupted before its first statement, and its token is then never put back. The with statement looks __exit__ up,
-# and binds it, before it enters: for an instance it gets the C function. contextlib.ExitStack and others call type(sem).__exit__(sem, ...)
-# instead: so the class has this descriptor, which can be called.
+# A Python __exit__ can be interrupted before its first statement, and its token is then never put back. The with statement looks __exit__ up on
+# the instance before it enters, and gets the C function. contextlib.ExitStack and others look it up on the class, get this descriptor, and call
+# it with the instance.
 class _Bound(property):
     def __call__(self, sem: Semaphore, *arguments: Any) -> Any:
         return self.fget(sem)(*arguments)  # type: ignore[misc]
@@ -89,7 +89,7 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS = 2
         UNLINK_AND_CREATE = 3
 
-    # These defaults are for an object whose constructor did not run: close() and repr() work. Attributes of the hot path (_tries, _posts, _exit)
+    # Defaults for an object whose constructor did not run, so that close() and repr() work. Attributes of the hot path (_tries, _posts, _exit)
     # have none: CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name. The types are comments,
     # because help() would show annotations.
     _name = None  # type: str | None
@@ -215,8 +215,9 @@ class Semaphore:
         self._exit(exc_type, exc, tb)
 
     def _wait_endless(self) -> bool:
-        # The first slice is a call that is ready: most waits need no more.
-        handle = self._handle or self._open_handle()  # in use until this returns, also if another thread closes the semaphore
+        # The first slice is a call that is ready: most waits need no more, and building a call takes as long as a hand-over between two processes.
+        # The local variable keeps the handle open until this returns, even if another thread closes the semaphore.
+        handle = self._handle or self._open_handle()
         for taken in handle.first_waits:
             if taken:
                 return True
@@ -242,7 +243,7 @@ class Semaphore:
                 try:
                     for _ in handle.posts:
                         break
-                except IndexError:  # RobustSemaphore: another thread released it, with what was taken in other numbers
+                except IndexError:  # RobustSemaphore: another thread's release(n) used this entry
                     handle.post_once()
             raise
 
@@ -274,12 +275,7 @@ class Semaphore:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's attributes."""
         self._open_handle()
-        ours = type(self)._attributes()
-        return _linked, (type(self), self._name), {key: value for key, value in self.__dict__.items() if key not in ours}
-
-    @classmethod
-    def _attributes(cls) -> frozenset[str]:
-        return frozenset(("_name", "_handle", "_linked", "_tries", "_posts", "_exit"))
+        return _linked, (type(self), self._name), {key: value for key, value in self.__dict__.items() if key not in _OURS}
 
     def _link(self, name: str) -> None:
         """Open an existing semaphore, in an object whose constructor did not run."""
@@ -297,6 +293,9 @@ class Semaphore:
 
 Flags = Semaphore.Flags
 
+# The attributes of this package's classes: a pickle does not carry them.
+_OURS = frozenset(("_name", "_handle", "_linked", "_tries", "_posts", "_exit", "_owner", "_unlinks", "_several", "_set"))
+
 
 class _Entered(dict):  # type: ignore[type-arg]
     """What a C ``__enter__`` returns when a try succeeded, {True: the semaphore}; when it did not, it waits."""
@@ -309,7 +308,8 @@ class _Entered(dict):  # type: ignore[type-arg]
 def _calls(handle: Any, deadline: int | None) -> Iterator[Iterator[tuple[int, int]]]:
     """Yield calls, each to be made when the one before it got no token; the last one is made when ``deadline`` has come."""
     pause = FIRST_PAUSE
-    for longest in chain((FIRST_SLICE,), LATER_SLICES, repeat(LATER_SLICES[-1])):
+    first = () if deadline is None else (FIRST_SLICE,)  # _wait_endless has made the first call of an endless wait
+    for longest in chain(first, LATER_SLICES, repeat(LATER_SLICES[-1])):
         if deadline is None:
             yield handle.wait(longest)
             continue

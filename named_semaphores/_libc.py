@@ -29,18 +29,18 @@ _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # a call keeps the 
 
 
 class _System:
-    """What cannot be asked of a library. The defaults are those of a POSIX system nothing is known of."""
+    """What a library cannot be asked. The defaults are those of an unknown POSIX system."""
 
     libraries: tuple[str | None, ...] = (None,)  # where sem_open may be, in this order; None is the process itself
     sem_failed = 0  # what a failed sem_open returns
     same_address = True  # POSIX: a process that opens a name again gets the same address, if it is the same semaphore
-    counted = True  # ... and closes it once for each open
+    counted = True  # sem_close must be called once for each open
     longest_name: int | None = None  # in bytes, the slash included
     value_max: int | None = None  # None: sysconf tells
     checks_post = True  # sem_post fails, and says so, past the maximum
     time_t: Any = c_long  # what the plain symbols of timed waits take
     opens_any_file = False  # of the right name, and maps it as a semaphore
-    files: str | None = None  # what precedes a semaphore's name in the path of its file, if it has one
+    files: str | None = None  # the path of a semaphore's file, up to its name; None: it has no file
 
     def __init__(self, **differences: Any) -> None:
         self.__dict__.update(differences)
@@ -53,8 +53,8 @@ _MUSL = _System(longest_name=256, value_max=2**31 - 1, opens_any_file=True, file
 _MACOS = _System(sem_failed=-1, same_address=False, longest_name=30, value_max=32767, checks_post=False)
 # time_t has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
 _FREEBSD = _System(time_t=c_long if ctypes.alignment(c_int64) == 4 else c_int64, longest_name=252, value_max=2**31 - 1, files="/tmp/SEMD")
-# The last two allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
 _DRAGONFLY = _System(libraries=(None, "libpthread.so"))
+# NetBSD and OpenBSD allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
 _NETBSD = _System(libraries=(None, "libpthread.so"), same_address=False, longest_name=255, value_max=2**31 - 1, time_t=c_int64)
 _OPENBSD = _System(libraries=(None, "libpthread.so"), same_address=False, value_max=2**31 - 1, checks_post=False, time_t=c_int64)
 _ILLUMOS = _System(sem_failed=-1, counted=False, longest_name=255)
@@ -171,7 +171,7 @@ class Handle:
     leave: a C function that puts a token back and ignores the three arguments of ``__exit__``.
     """
 
-    is_robust = False  # the kernel does not give back what a thread holds that is frozen at the interpreter's end
+    is_robust = False  # whether the kernel gives tokens back when the process ends
     tries: Iterator[bool]
     first_waits: Iterator[bool]
     posts: Iterator[bool | None]

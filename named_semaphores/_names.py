@@ -8,7 +8,7 @@ Who frees what, when, and in which process:
 | an open POSIX semaphore | SemLock's deallocator, or ``_libc._Mapping`` | when the last call has returned and the last object was collected | frees its own copy |
 | an open System V set, as one of its users | ``robust._Opening`` | the same, and nothing is held | joined when it was forked |
 | a name, if ``unlink_on_delete`` | ``Owner`` | on ``close()``, or when the object and its with statements were collected | never |
-| a name or set of which a signal's exception, or the interpreter's end, kept that from happening | ``_clean_up_orphans``, ``_clean_up_all`` | when the next one is made; at exit | never |
+| a name that a signal's exception kept ``Owner`` from unlinking, or that still has an owner at the end | ``_clean_up_orphans``, ``_clean_up_all`` | when the next owner is made; at exit | never |
 
 Whatever else ends the process, the kernel frees the first two.
 """
@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-_names: set[_Name] = set()  # that are still to be unlinked by this process
-_orphans: list[_Name] = []  # whose owner was collected. Most are unlinked; a signal's exception may have prevented it
+_names: set[_Name] = set()  # this process still has to unlink them
+_orphans: list[_Name] = []  # their owners were collected; most are unlinked, but a signal's exception may have prevented it
 _at_exit: list[Callable[[], None]] = []  # what this process does at its end
 
 
@@ -42,7 +42,7 @@ class Owner:
         self._name = _Name(self, unlink_if_ours)
 
     def unlink(self) -> None:
-        """Unlink the name now, if nothing has yet. OSError if the system refuses; then a second call tries again."""
+        """Unlink the name, unless that was done. OSError if the system refuses; then a second call tries again."""
         self._name.unlink()
 
     def __del__(self) -> None:
@@ -102,7 +102,7 @@ class _Name(weakref.ref):  # type: ignore[type-arg]
                 sys.excepthook(*sys.exc_info())
 
     def retry(self) -> None:
-        if not self._once and self in _names:  # a signal's exception left it so; at the end there is no other thread to wait for
+        if not self._once and self in _names:  # a signal's exception interrupted unlink(); at exit no other thread can be in it
             self._once.append(True)
         self.unlink_or_warn()
 

@@ -24,8 +24,8 @@ def counted(sem_open: Any, sem_close: Any, sem_failed: int) -> tuple[Any, Any]:
     """
     opens: Counter[int] = Counter()
     closed: deque[int] = deque()
-    # The collector or a signal handler may open or close at any time, also while its own thread is counting. Then the lock lets it in, and
-    # close_due leaves the queue to the call that was interrupted.
+    # The collector or a signal handler may open or close at any time, also while its own thread is counting. The lock is reentrant, so such a call
+    # gets it; close_due then leaves the queue to the call that was interrupted.
     lock = new_lock()
     counting: list[None] = []
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]

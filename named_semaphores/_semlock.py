@@ -34,7 +34,7 @@ _NOTHING: Iterator[tuple[()]] = repeat(())
 
 def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
-    if platform.startswith(("cygwin", "msys", "sunos")):  # they do not count a process's opens of one name: its close would end them all
+    if platform.startswith(("cygwin", "msys", "sunos")):  # one sem_close there ends all opens of the name: see _refcount
         return None
     try:
         from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
@@ -47,7 +47,7 @@ class _Handle(Handle):
     def __init__(self, libc: Libc, lock: Any) -> None:
         self.libc = libc
         self.lock = lock
-        self.pointer = lock.handle  # for calls by ctypes: while one is made, its caller has this object, and so the lock
+        self.pointer = lock.handle  # an int: who makes a call by ctypes must keep this object, and so the lock, until it returns
         self.is_steady = libc.is_steady
         self.tries = starmap(lock.acquire, _TRY)
         self.first_waits = starmap(lock.acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)

@@ -7,7 +7,7 @@ Each name has one set of semaphores. A hash of the name is its key. The semaphor
           meaning                                                   changed by
 =======  ========================================================  ============================
 TOKENS   free tokens                                               take, give, make_ready, resize
-USERS    opens by living processes                                 make_ready, JOIN, LEAVE
+USERS    opens by living processes                                 make_ready, JOIN, TAKE_OVER, LEAVE
 LIVE     0 until the set is ready, then the number it began with   make_ready
 TOTAL    all tokens, free and taken                                make_ready, resize
 DEAD     how many processes are removing the set                   REMOVE_IDLE
@@ -133,13 +133,13 @@ def name_of(stored: Iterable[int]) -> str | None:
 
 class _Linux:
     IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
-    GETPID, GETVAL, GETALL, GETNCNT = 11, 12, 13, 14
+    GETVAL, GETALL, GETNCNT = 12, 13, 14
     time_t: Any = c_long  # what the plain semtimedop takes
     limits = "kernel.sem"  # where the system's limits are set
 
 
 class _BSD(_Linux):
-    GETPID, GETVAL, GETALL, GETNCNT = 4, 5, 6, 3
+    GETVAL, GETALL, GETNCNT = 5, 6, 3
     time_t: Any = c_int64
     limits = "kern.ipc"
 
@@ -281,10 +281,6 @@ class SysV:
 
     def waiters(self, semid: int, number: int) -> int:
         return self._on_set(self._semctl, semid, number, self.system.GETNCNT)
-
-    def last(self, semid: int, number: int) -> int:
-        """Return the process that last changed the semaphore."""
-        return self._on_set(self._semctl, semid, number, self.system.GETPID)
 
     def values(self, semid: int, size: int) -> list[int] | None:
         """Return all values of a set with ``size`` semaphores; None if it has more, since GETALL would write past the end of the array."""
@@ -637,11 +633,9 @@ class Listed:
     name: str | None = None
     free: int | None = None
     total: int | None = None
-    created_with: int | None = None
     users: int | None = None
     waiting: int | None = None
     persistent: bool | None = None
-    last: int | None = None  # the process that last took or gave a token
 
     def __init__(self, semid: int, mode: int, uid: int, gid: int, ctime: int) -> None:
         self.id = semid
@@ -666,13 +660,13 @@ def list_sets() -> list[Listed]:
             name = name_of(values[NAME:])
             if name is None or key(name) != set_key:
                 continue
-            listed.waiting, listed.last = library.waiters(semid, TOKENS), library.last(semid, TOKENS)
+            listed.waiting = library.waiters(semid, TOKENS)
         except Removed:
             continue
         except PermissionError:
             pass
         else:
-            listed.name, listed.created_with = name, values[LIVE]
+            listed.name = name
             listed.free, listed.total = values[TOKENS], values[TOTAL]
             listed.users, listed.persistent = values[USERS], bool(values[PERSIST])
         sets.append(listed)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._libc import Handle, Libc
     from ._names import Owner
 
-_ONE = 1  # release compares identities, for speed; another object that is 1 takes the longer way
+_ONE = 1  # release compares by identity, for speed; another object that is 1 takes the longer way
 _MOST = 1_000_000  # tokens put back at once: all are posted with the GIL kept and signals unheard, some 50 ns each
 
 
@@ -75,7 +75,7 @@ class NamedSemaphore(Semaphore):
 
     def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> None:
         owner = None
-        while True:  # until no other process has come between two steps
+        while True:  # until no other process interferes between two steps
             try:
                 if existence is Flags.LINK_OR_CREATE or existence is Flags.RAISE_IF_NOT_EXISTS:
                     try:
@@ -109,7 +109,7 @@ class NamedSemaphore(Semaphore):
     def _own(self, owner: Owner, handle: Handle) -> None:
         from functools import partial
 
-        # In "with NamedSemaphore(name):" nothing but what ends the with statement lives to its end, so that has the owner too.
+        # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it refers to the owner too.
         leave = partial(handle.leave)
         leave.owner = owner  # type: ignore[attr-defined]
         self._exit = leave
@@ -196,10 +196,6 @@ class NamedSemaphore(Semaphore):
         if number not in RETRY:
             raise oserror(number, self._libc or _system(), self.name)
 
-    @classmethod
-    def _attributes(cls) -> frozenset[str]:
-        return super()._attributes() | {"_owner", "_unlinks"}
-
     def _link(self, name: str) -> None:
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
 
@@ -231,7 +227,7 @@ class _Ours:
     def __init__(self, libc: Libc, name: str, handle: Handle | None = None) -> None:
         self.libc = libc
         self.name = name
-        self.created: list[tuple[Any, int]] = []  # gets what Libc.create opens, in the step that opens it
+        self.created: list[tuple[Any, int]] = []  # Libc.create adds what it opens, in C, so that no signal comes between
         self.handle = handle  # the same, opened; keeps the address in use while it is compared
 
     def unlink(self) -> None:

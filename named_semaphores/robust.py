@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterator, NoReturn
 
-_ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
+_ONE = 1  # acquire and release compare by identity, for speed; another object that is 1 takes the longer way
 _call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
 _NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
 
@@ -50,8 +50,9 @@ class _Held(list):  # type: ignore[type-arg]
 
 
 class _Taker:
-    """``next(iter(taker), default)`` takes an entry off the list, or returns the default if the list is empty: in C, and at once also where threads
-    run beside each other without a GIL. An IndexError ends an iterator over ``__getitem__``, which is the list's pop.
+    """``next(iter(taker), default)`` takes an entry off the list, or returns the default if the list is empty: in C, in one step also without a GIL.
+
+    ``iter(taker)`` is a sequence iterator. It calls ``__getitem__(0)``, which is the list's ``pop``; an IndexError ends it.
     """
 
     __slots__ = ("__getitem__",)
@@ -65,7 +66,7 @@ class _Holding:
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.lists = {1: _Held(semset.give(1), 1)}
-        self.kept: list[_sysv.Set] = []  # of a collected object whose tokens are still held: keeps the set in use
+        self.kept: list[_sysv.Set] = []  # of collected objects, while tokens are held: keeps this process a user
 
     def held(self, n: int, semset: _sysv.Set) -> _Held:
         with _lock:
@@ -88,7 +89,7 @@ class _Holding:
             ones = self.lists[1]
             moved: list[tuple[int, Any]] = []  # entries, and how many tokens each is; extended in C, so that no signal loses one
             try:
-                # Not by a while statement: CPython 3.12 and 3.13 leave its jump back, which looks at signals, out of what try and with guard.
+                # No while statement: its jump back looks at signals, and CPython 3.12 and 3.13 leave the jump out of the try block.
                 for held in sorted(self.lists.values(), key=attrgetter("n")):
                     missing = wanted.n - sum(n for n, _ in moved)
                     moved.extend(zip(repeat(held.n), map(list.pop, repeat(held, min(len(held), -(-missing // held.n))))))
@@ -106,7 +107,7 @@ class _Holding:
             return True
 
     def forget(self) -> None:
-        """In a child of fork: hold nothing. What ends its parent's with statements has the old lists, and gives nothing back."""
+        """In a child of fork: hold nothing. Inherited ``__exit__`` functions have the old lists, now empty, and give nothing back."""
         old = self.lists
         self.lists = {n: _Held(held.entry, n, held.inherited + len(held)) for n, held in old.items()}
         for held in old.values():
@@ -220,7 +221,7 @@ def _begin_child() -> None:
     for user in list(_users):
         try:
             user.set.rejoin()
-        except OSError:  # removed; every use will say so
+        except OSError:  # removed, and every use says so; or the kernel has no memory for an undo, and this child is no user
             pass
     for end in _pipe:
         os.close(end)
@@ -287,7 +288,7 @@ class _Ended(dict):  # type: ignore[type-arg]
         held = giver.held
         if held is not giver.holding.lists.get(held.n):  # the with statement began before a fork, in the parent
             return
-        if held.inherited:  # the same; but what ends it was looked up in the child: by an ExitStack, or an async with statement
+        if held.inherited:  # the same, but an ExitStack or async with statement looked __exit__ up in the child
             held.inherited -= 1
         elif not giver.set.is_gone():
             giver.give()
@@ -357,6 +358,12 @@ class _Robust(Semaphore):
         super()._use(handle)
         _open[id(self)] = self
 
+    @property
+    def value(self) -> int:
+        """The number of free tokens now. ValueError: the semaphore is closed. FileNotFoundError: it was unlinked."""
+        self._open_handle()
+        return self._set.value()
+
     def _renew(self) -> None:
         """In a child of fork: take and give by the new lists of what is held."""
         handle: _Handle | None = self._handle
@@ -384,6 +391,7 @@ class Tokens(_Robust):
         self._name = name
         self._n = handle.n
         self._set = handle.set
+        self._linked = not handle.set.created
         self._use(handle)
 
     def __repr__(self) -> str:
@@ -480,12 +488,6 @@ class RobustSemaphore(_Robust):
         if unlink_on_delete:
             self._owner = opening.owner = Owner(self._set.remove)
         self._use(_Handle(opening, 1))
-
-    @property
-    def value(self) -> int:
-        """The number of free tokens now. ValueError: the semaphore is closed. FileNotFoundError: it was unlinked."""
-        self._open_handle()
-        return self._set.value()
 
     @property
     def initial_value(self) -> int:
@@ -587,7 +589,8 @@ class RobustSemaphore(_Robust):
         """Close the semaphore; the last process that closes it removes it. A second call does nothing.
 
         A thread that waits goes on waiting, and gets its token. Every other use is a ValueError from now on, but a with statement that began
-        before still gives its token back, and until then this process remains a user.
+        before still gives its token back. This process remains a user while it holds tokens, and if it held some when this was called, until this
+        object is deleted.
         """
         super().close()
         for tokens in list(self._several.values()):
@@ -596,10 +599,6 @@ class RobustSemaphore(_Robust):
         if owner is not None:
             owner.unlink()
             self._owner = None
-
-    @classmethod
-    def _attributes(cls) -> frozenset[str]:
-        return super()._attributes() | {"_owner", "_several", "_set"}
 
     def _link(self, name: str) -> None:
         RobustSemaphore.__init__(self, name, None, Flags.RAISE_IF_NOT_EXISTS)

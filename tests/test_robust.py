@@ -23,7 +23,7 @@ import users
 from kinds import ROBUST
 from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv, robust
+from named_semaphores import NamedSemaphore, RobustSemaphore, _async, _sysv, robust
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -162,6 +162,7 @@ def test_tokens_can_be_kept_as_an_object(sem):
     assert pair is sem.tokens(2)
     assert pair.acquire()
     assert not pair.acquire(False)
+    assert (pair.value, pair.linked_existing_semaphore) == (1, False)
     pair.release()
     assert sem.value == 3
     with pytest.raises(ValueError, match="cannot release 2: this process holds 0"):
@@ -637,6 +638,27 @@ def test_whoever_waits_for_more_than_a_resize_left_is_told(native):
             wait_for(lambda: native.waiting == 1)
             asyncio.run(main())
         assert errors
+
+
+def test_a_task_whose_time_is_over_is_told_that_a_resize_left_too_few(native, monkeypatch):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: failures.append(context))
+        task = asyncio.ensure_future(native.acquire_async(0.05, n=3))
+        await asyncio.sleep(0)
+        assert native.resize(2)
+        with pytest.raises(ValueError, match="n must be at most 2"):
+            await asyncio.wait_for(task, 60)
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    failures = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(_async._Queue, "_look", lambda *_: None)  # the timer alone tries
+    with native:
+        asyncio.run(main())
+    assert not failures
 
 
 # --- unlinking, closing ---------------------------------------------------------------------------------------------------------------
