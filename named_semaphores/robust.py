@@ -9,17 +9,17 @@ gives it back. The list changes in C, in the same step that takes or gives, so t
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found,unused-ignore]  # signal makes enums of its constants
+import _thread
 import ctypes
 import operator
 import os
 import select
 import sys
-from _thread import get_ident
+import weakref
 from functools import partial
 from itertools import repeat, starmap
 from operator import attrgetter, itemgetter
 from time import monotonic_ns
-from weakref import WeakValueDictionary
 
 from . import _sysv
 from ._base import DEFAULT_MODE, FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
@@ -69,10 +69,7 @@ class _Holding:
         self.kept: list[_sysv.Set] = []  # of collected objects, while tokens are held: keeps this process a user
 
     def held(self, n: int, semset: _sysv.Set) -> _Held:
-        with _lock:
-            if n not in self.lists:
-                self.lists[n] = _Held(semset.give(n), n)
-            return self.lists[n]
+        return self.lists.setdefault(n, _Held(semset.give(n), n))
 
     def tokens(self) -> int:
         with _lock:  # regroup() removes entries for a moment
@@ -114,40 +111,62 @@ class _Holding:
             held.clear()
         self.kept.clear()
 
-    def end(self, semset: _sysv.Set) -> None:
-        """A use of the set ends. It stays as long as tokens are held, so that no other process begins anew."""
-        with _lock:
-            holds = self.tokens()
-            if holds and not self.kept and not semset.is_gone():
-                self.kept.append(semset)
-                _kept[semset.id] = self
-                return
-            leaving = [semset]
-            if not holds:
-                _kept.pop(semset.id, None)
-                leaving += self.kept
-                self.kept.clear()
-        for one in leaving:
-            one.leave()
+    def end(self, semset: _sysv.Set) -> list[_sysv.Set]:
+        """A use of the set ends: return the uses to leave now. One stays as long as tokens are held, so that no other process begins anew."""
+        holds = self.tokens()
+        if holds and not self.kept and not semset.is_gone():
+            self.kept.append(semset)
+            _kept[semset.id] = self
+            return []
+        leaving = [semset]
+        if not holds:
+            _kept.pop(semset.id, None)
+            leaving += self.kept
+            self.kept.clear()
+        return leaving
 
 
-_holdings: WeakValueDictionary[int, _Holding] = WeakValueDictionary()  # by the sets' ids, which the kernel does not use again soon
+_holdings: weakref.WeakValueDictionary[int, _Holding] = (
+    weakref.WeakValueDictionary()
+)  # by the sets' ids, which the kernel does not use again soon
 _kept: dict[int, _Holding] = {}
-_lock = new_lock()
+_lock = new_lock()  # for what takes several steps: regroup, end, and making a _Holding
+_ended: list[tuple[_Holding, _sysv.Set]] = []  # uses whose finalizer has run
+
+
+def _leave_ended() -> None:
+    # Never waits: the collector may call this in a thread that has another library's lock, for which a thread that has ours may wait.
+    while _ended:
+        for locked in map(_lock.acquire, (False,)):  # "for" as in _base: no signal leaves it locked
+            break
+        if not locked:
+            return  # _User.__init__ calls this again
+        try:
+            holding, semset = _ended.pop()
+            for one in holding.end(semset):
+                one.leave()
+        finally:
+            _lock.release()
 
 
 class _User:
-    """Counts this process as a user of the set until garbage-collected."""
+    """Counts this process as a user of the set until garbage-collected, also at the interpreter's end."""
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.set = semset
         with _lock:
             self.holding = _holdings.get(semset.id) or _holdings.setdefault(semset.id, _Holding(semset))
+        _leave_ended()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A signal's exception here leaves this process a user until it ends.
-        if hasattr(self, "holding") and not is_finalizing():
-            self.holding.end(self.set)
+        if hasattr(self, "holding"):
+            try:
+                _ended.append((self.holding, self.set))
+                _leave_ended()
+            except Exception:  # at the end what this needs may be gone; then the kernel lowers USERS
+                if not is_finalizing():
+                    raise
 
 
 _users: set[_User] = set()
@@ -166,7 +185,7 @@ class _Opening:
         self._forget = _users.discard
         self.owner: Owner | None = None
         _users.add(self.user)
-        at_exit(_leave_all)
+        at_exit(_leave_as_child)
 
     def __del__(self) -> None:
         if hasattr(self, "_forget"):
@@ -174,33 +193,46 @@ class _Opening:
 
 
 def _leave_all() -> None:
-    """At the process's end: leave the sets; the last user removes a set. If a token is held, the kernel returns it and lowers the count of users;
-    the next process that opens the name removes the set.
-    """
     for user in list(_users):
         if not user.holding.tokens():
             user.set.leave()
 
 
+def _leave_at_end(_: object) -> None:
+    # Of a namespace that a signal handler keeps alive, finalizers do not run. No thread does any more.
+    if sys.is_finalizing():
+        _leave_all()
+
+
+_module = weakref.ref(sys.modules[__name__], _leave_at_end)
+
+
+def _leave_as_child() -> None:
+    """A child of multiprocessing ends by os._exit, without finalizers. Leave the sets, unless a thread may still use them."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None and not _thread._count():
+        _leave_all()
+
+
 # --- Forks --------------------------------------------------------------------------------------------------------------------------------
 
-_pipe: list[int] = []  # its two ends, while this process forks
+# Of each thread that forks. No lock is held meanwhile: a hook of another library may wait for one.
+_pipes: dict[int, tuple[int, int]] = {}
 _Mask = ctypes.c_char * 128  # a sigset_t has at most so many bytes
-_masks: dict[int, Any] = {}  # of blocked signals, before the fork; of each thread that forks
+_masks: dict[int, Any] = {}  # of signals that were blocked before
 
 
 def _open_pipe() -> None:
     if _users:
         try:
-            _pipe[:] = os.pipe()
+            _pipes[_thread.get_ident()] = os.pipe()
         except OSError:  # no descriptors are left: the parent will not wait
             pass
 
 
 def _await_child() -> None:
     """Wait until the child is a user: if the parent left before, as the last user, it would remove the set."""
-    ends = _pipe[:]
-    _pipe.clear()
+    ends = _pipes.pop(_thread.get_ident(), None)
     if ends:
         os.close(ends[1])
         try:
@@ -213,6 +245,9 @@ def _await_child() -> None:
 
 def _begin_child() -> None:
     """A child of fork holds nothing, and is a user of its own."""
+    global _lock
+    _lock = new_lock()  # a thread that the child does not have may have had it
+    _ended.clear()
     for holding in list(_holdings.values()):
         holding.forget()
     _kept.clear()
@@ -223,23 +258,23 @@ def _begin_child() -> None:
             user.set.rejoin()
         except OSError:  # removed, and every use says so; or the kernel has no memory for an undo, and this child is no user
             pass
-    for end in _pipe:
-        os.close(end)
-    _pipe.clear()
+    for ends in _pipes.values():
+        os.close(ends[0])
+        os.close(ends[1])
+    _pipes.clear()
 
 
 def _register() -> None:
-    # "before" functions are called in the reverse order: block signals, lock, open the pipe. Then the child begins, the parent waits for it, and
-    # both unlock, and restore their signals. A handler that raised in between would leave out the rest of a function, and its exception would be
-    # lost. So all signals are blocked, and not by signal.pthread_sigmask, which runs the handlers of those that wait.
-    libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)  # keeps the GIL, so that no other thread forks meanwhile
+    # "before" functions are called in the reverse order: block signals, open the pipe. Then the child begins, the parent waits for it, and both
+    # restore their signals. A handler that raised in between would leave out the rest of a function, and its exception would be lost. So all signals
+    # are blocked; not by signal.pthread_sigmask, which runs the handlers of those that wait.
+    libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)
     every = _Mask()
     libc.sigfillset(every)
-    own = map(_masks.setdefault, iter(get_ident, None), iter(_Mask, None))
+    own = map(_masks.setdefault, iter(_thread.get_ident, None), iter(_Mask, None))
     block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
-    restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, iter(get_ident, None)), repeat(None))
+    restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, iter(_thread.get_ident, None)), repeat(None))
     os.register_at_fork(before=_open_pipe, after_in_child=_begin_child, after_in_parent=_await_child)
-    os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release, after_in_parent=_lock.release)
     os.register_at_fork(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
 
 
@@ -381,7 +416,7 @@ class _Robust(Semaphore):
             self._exit = partial(leave.func, *leave.args)
 
 
-_open: WeakValueDictionary[int, _Robust] = WeakValueDictionary()  # by id: a subclass may have no hash
+_open: weakref.WeakValueDictionary[int, _Robust] = weakref.WeakValueDictionary()  # by id: a subclass may have no hash
 
 
 class Tokens(_Robust):

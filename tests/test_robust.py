@@ -1118,42 +1118,86 @@ def test_a_signal_just_before_a_fork_leaves_no_signal_blocked(name):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_signal_does_not_let_a_fork_begin_while_another_thread_changes_what_is_held(name):
-    # The child would inherit the lock in the hands of a thread that it does not have.
+def test_a_child_is_free_of_the_locks_of_its_parents_threads(name):
     code = """
-import os, signal, sys, threading, time
-from named_semaphores import RobustSemaphore, robust
-
-def handler(*_):
-    raise KeyError
+import faulthandler, os, sys, threading
+faulthandler.dump_traceback_later(60, exit=True)
+from named_semaphores import RobustSemaphore
 
 def hold():
+    from named_semaphores import robust
     with robust._lock:
         locked.set()
-        time.sleep(0.1)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-        time.sleep(0.1)
+        forked.wait()
 
-signal.signal(signal.SIGALRM, handler)
-sem, locked = RobustSemaphore(sys.argv[1]), threading.Event()
+sem, locked, forked = RobustSemaphore(sys.argv[1], 3), threading.Event(), threading.Event()
 thread = threading.Thread(target=hold)
 thread.start()
 locked.wait()
-pid = None
-try:
-    pid = os.fork()
-    if not pid:
-        with sem:
-            os._exit(0)
-    thread.join()
-except KeyError:
-    if os.getpid() != parent:
-        os._exit(1)
-thread.join()
+pid = os.fork()
+if not pid:
+    with sem.tokens(2):
+        os._exit(RobustSemaphore(sys.argv[1]).value != 1)
 assert os.wait()[1] == 0
-""".replace("signal.signal(", "parent = os.getpid()\nsignal.signal(", 1)
+forked.set()
+thread.join()
+"""
     done = run_python(code, name)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_finalizer_does_not_wait_for_another_threads_fork(name):
+    # A fork hook of another library takes a lock. A thread that has that lock collects a semaphore.
+    code = """
+import faulthandler, os, sys, threading
+faulthandler.dump_traceback_later(60, exit=True)
+lock, begun = threading.Lock(), threading.Event()
+def before():
+    begun.set()
+    lock.acquire()
+os.register_at_fork(before=before, after_in_parent=lock.release, after_in_child=lock.release)  # "before" runs after the library's
+from named_semaphores import RobustSemaphore
+keep, sem = RobustSemaphore(sys.argv[1]), RobustSemaphore(sys.argv[1])
+def collect():
+    global sem
+    with lock:
+        locked.set()
+        begun.wait()
+        del sem
+locked = threading.Event()
+thread = threading.Thread(target=collect)
+thread.start()
+locked.wait()
+if not os.fork():
+    os._exit(keep._set.users() != 2)
+thread.join()
+assert os.wait()[1] == 0
+assert keep._set.users() == 1
+"""
+    done = run_python(code, name)
+    assert done.returncode == 0, done.stderr
+
+
+AT_EXIT = """
+import atexit, subprocess, sys
+def enter():
+    with sem:
+        other = "import sys; from named_semaphores import RobustSemaphore; print(RobustSemaphore(sys.argv[1], 1).acquire(False))"
+        print(subprocess.run([sys.executable, "-c", other, sys.argv[1]], stdout=subprocess.PIPE, text=True).stdout.strip(), sem.value)
+{first}
+from named_semaphores import RobustSemaphore
+sem = RobustSemaphore(sys.argv[1], 1)
+{last}
+"""
+
+
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_at_the_interpreters_end_it_stays_a_user_while_it_is_used(name, when):
+    code = AT_EXIT.format(**{"first": "", "last": "", when: "atexit.register(enter)"})
+    done = run_python(code, name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False 0\n", "")
+    if not PYPY:  # which frees nothing then
+        assert not exists(name)
 
 
 def test_a_child_with_its_parents_process_number(name):
