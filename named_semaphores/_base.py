@@ -190,7 +190,7 @@ class Semaphore:
         """Take a token as ``acquire`` does, in a task of asyncio: the event loop runs during the wait.
 
         timeout: as for ``acquire``. Tasks of one loop that wait for one object get tokens in the order in which they came. A cancelled task has
-        no token.
+        no token. A signal handler that raises may cost one, here and in ``async with``: use ``loop.add_signal_handler``.
 
         Returns True with a token, False without one.
         """
@@ -273,7 +273,7 @@ class Semaphore:
         pass
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's attributes."""
+        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's ``__dict__``."""
         self._open_handle()
         return _linked, (type(self), self._name), {key: value for key, value in self.__dict__.items() if key not in _OURS}
 

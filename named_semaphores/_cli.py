@@ -509,7 +509,7 @@ def _watch(options: argparse.Namespace) -> int:
     if sys.stdout is None or not sys.stdout.isatty():
         options.parser.error("--watch needs a terminal")
     _show("\n" * _size()[1])  # scrolls the terminal's contents up, where they stay
-    for _ in _every(max(0.1, options.watch)):
+    for _ in _every(min(max(0.1, options.watch), 1e6)):  # select refuses more than some centuries
         columns, height = _size()
         heading = f"{time.strftime('%H:%M:%S')}, every {options.watch:g} s until Ctrl-C"
         try:

@@ -157,19 +157,18 @@ def _run(options: _Options) -> int:
 def _take(opened: Set, options: _Options) -> bool:
     from . import _sysv
 
-    n, total = options.take, opened.total()
-    if n > total:
-        hint = "" if options.slots else "; --slots says how many there are"
-        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free{hint}")
-    operations, timeout = _sysv.take(n), 0.0 if options.no_wait else options.timeout
+    n, total = options.take, _total(opened, options)
+    timeout = 0.0 if options.no_wait else options.timeout
+    deadline = None if timeout is None or timeout > _FOREVER else time.monotonic() + timeout
     try:
         if opened.library.operate(opened.id, _sysv.take(n, _sysv.NOWAIT)):
             return True
-        if timeout != 0:
-            if options.verbose or os.isatty(2):
-                _tell_later(opened, n, total)
-            if _wait(opened, operations, timeout):
+        if timeout != 0 and (options.verbose or os.isatty(2)):
+            _tell_later(opened, n, total)
+        while deadline is None or time.monotonic() < deadline:
+            if _wait(opened, _sysv.take_of_total(n) if n > 1 else _sysv.take(n), deadline):
                 return True
+            total = _total(opened, options)
     except OSError as error:
         raise opened.failure(error) from None
     within = f" within {timeout:g} s" if timeout else ""
@@ -177,10 +176,18 @@ def _take(opened: Set, options: _Options) -> bool:
     return False
 
 
-def _wait(opened: Set, operations: list[Any], timeout: float | None) -> bool:
+def _total(opened: Set, options: _Options) -> int:
+    """Return how many tokens there are. ValueError: fewer than the command is to take."""
+    n, total = options.take, opened.total()
+    if n > total:
+        hint = "" if options.slots else "; --slots says how many there are"
+        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free{hint}")
+    return total
+
+
+def _wait(opened: Set, operations: list[Any], deadline: float | None) -> bool:
     # One call for the whole wait: the kernel serves waiters in order, and a wait in slices would join the end of the queue with each slice.
     library = opened.library
-    deadline = None if timeout is None or timeout > _FOREVER else time.monotonic() + timeout
     while True:
         try:
             if deadline is None:

@@ -94,6 +94,11 @@ def take(n: int, flags: int = 0) -> list[Operation]:
     return [(TOKENS, -n, UNDO | flags)]
 
 
+def take_of_total(n: int) -> list[Operation]:
+    """Take; but fail, also during the wait, as soon as there are fewer than n tokens in all."""
+    return [(TOTAL, -n, NOWAIT), (TOTAL, n, NOWAIT), *take(n)]
+
+
 def give(n: int) -> list[Operation]:
     return [(TOKENS, n, UNDO | NOWAIT)]
 
@@ -354,6 +359,8 @@ class SysV:
         ``total``: the number of tokens, 1 to MAX_TOKENS. ValueError if the set was created with another. None: 1, or any.
         ``persist``: from now on, the set stays without users. ``mode``: permissions of a new set, whatever the umask.
         """
+        if mode & 0o600 != 0o600:  # its owner could not even make it ready
+            raise ValueError(f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), not 0o{mode:o}")
         while True:
             try:
                 opened = self._try_to_open(name, total, link and not anew, create or anew, anew, mode)
@@ -377,7 +384,13 @@ class SysV:
         except FileNotFoundError:
             return self._begin(name, total, mode, stored) if create else _refuse(errno.ENOENT)
         except OSError as error:
-            raise _foreign(name) if error.errno == errno.EINVAL else error from None
+            if error.errno != errno.EINVAL:
+                raise
+            try:
+                self.get(key(name), 0, 0)
+            except FileNotFoundError:  # Linux looks first whether its limit allows a set of this size
+                raise OSError(errno.ENAMETOOLONG, "") from None
+            raise _foreign(name) from None
         values = self.values(semid, size)
         if values is None:
             raise _foreign(name, semid)
@@ -461,6 +474,7 @@ class SysV:
             errno.EPERM: "it belongs to another user",
             errno.ENOSPC: f"a limit of System V semaphores is reached: ipcs -s lists them, ipcrm removes one, {limits} sets the limit",
             errno.ENOMEM: "the kernel has no memory for it",
+            errno.E2BIG: f"{limits} allows too few operations in one call; five are needed",
             errno.ENAMETOOLONG: f"a name has at most {LONGEST_NAME} bytes with its slash, and fewer if {limits} allows only small sets",
             errno.ERANGE: f"more than {MAX_TOKENS} tokens or openings, or more tokens than this system allows one process",
             errno.EINVAL: f"{limits} does not allow one process to use more System V semaphores",
@@ -535,11 +549,13 @@ class Set:
         return arguments(self.id, give(n))
 
     def is_gone(self) -> bool:
-        """Whether it was removed."""
+        """Whether it was removed. PermissionError: this process has lost its rights to it."""
         try:
             self.library.value(self.id, TOKENS)
         except Removed:
             return True
+        except OSError as error:
+            raise self.failure(error) from None
         return False
 
     def value(self) -> int:

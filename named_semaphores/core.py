@@ -41,8 +41,8 @@ class NamedSemaphore(Semaphore):
         ValueError: a bad argument. TypeError: a name that is no str.
         FileExistsError, FileNotFoundError: as ``handle_existence`` says.
         PermissionError: the semaphore belongs to another user, or this user may not create any.
-        OSError: the name is too long; the system's memory for semaphores is full or missing; a file of this name is no semaphore, or belongs to
-            a program that keeps semaphores differently (32 and 64 bits).
+        OSError: the name is too long; the system's memory for semaphores is full or missing; a file of this name is too short for a semaphore, or
+            belongs to a program that keeps semaphores differently (32 and 64 bits).
         NotImplementedError: this system has no named semaphores.
     """
 
@@ -136,8 +136,9 @@ class NamedSemaphore(Semaphore):
     def release(self, n: int = 1) -> None:
         """Put ``n`` tokens back, all or none, in one step that no signal interrupts. Any thread of any process may.
 
-        ValueError: n is no int from 1 to 1,000,000, or the semaphore is closed. OSError EOVERFLOW: the value would pass the system's maximum (macOS
-        does not tell, and does not check); if another process releases at the same moment, some of several tokens may be put back.
+        ValueError: n is no int of at least 1, or it is more than 1,000,000; the semaphore is closed. OSError EOVERFLOW: the value would pass the
+        system's maximum (macOS does not tell, and does not check); if another process releases at the same moment, some of several tokens may be
+        put back.
         """
         if n is not _ONE:
             return self._release_many(check_integer(self._name, "n", n, 1))

@@ -114,10 +114,15 @@ class _Holding:
     def end(self, semset: _sysv.Set) -> list[_sysv.Set]:
         """A use of the set ends: return the uses to leave now. One stays as long as tokens are held, so that no other process begins anew."""
         holds = self.tokens()
-        if holds and not self.kept and not semset.is_gone():
-            self.kept.append(semset)
-            _kept[semset.id] = self
-            return []
+        if holds and not self.kept:
+            try:
+                is_gone = semset.is_gone()
+            except PermissionError:  # this process has lost its rights to the set
+                is_gone = False
+            if not is_gone:
+                self.kept.append(semset)
+                _kept[semset.id] = self
+                return []
         leaving = [semset]
         if not holds:
             _kept.pop(semset.id, None)
@@ -299,13 +304,26 @@ class _Giver:
         """Give back n tokens, also if they were taken in other numbers. ValueError: not so many are held. Nothing if the set was removed."""
         while True:
             try:
-                next(self.posts)
+                if next(self.posts):
+                    self.check()
                 return
             except IndexError:
                 if self.set.is_gone():
                     return
                 if not self.holding.regroup(self.held):
                     self.refuse(self.held.n)
+
+    def check(self) -> None:
+        """After a failed call: nothing if the set was removed. Else this process has lost its rights to the set (setuid): OSError, and it holds
+        what it could not give back.
+        """
+        try:
+            self.set.library.operate(self.set.id, _sysv.give(self.held.n))  # tells errno
+        except _sysv.Removed:
+            pass
+        except OSError as error:
+            self.held += (self.held.entry,)
+            raise self.set.failure(error) from None
 
     def refuse(self, n: int) -> NoReturn:
         raise ValueError(f"semaphore {self.set.name!r}: cannot release {n}: this process holds {self.holding.tokens()}") from None
@@ -325,8 +343,14 @@ class _Ended(dict):  # type: ignore[type-arg]
             return
         if held.inherited:  # the same, but an ExitStack or async with statement looked __exit__ up in the child
             held.inherited -= 1
-        elif not giver.set.is_gone():
-            giver.give()
+        else:
+            try:
+                is_gone = giver.set.is_gone()
+            except OSError:  # this process has lost its rights to the set
+                held += (held.entry,)
+                raise
+            if not is_gone:  # there was no entry: another thread's release(n) used it
+                giver.give()
 
 
 class _Handle:
@@ -379,7 +403,7 @@ class _Handle:
         """Give back what was just taken."""
         try:
             self.giver.give()
-        except ValueError:  # another thread released it
+        except (ValueError, OSError):  # another thread released it, or this process lost its rights to the set
             pass
         return iter(())
 
@@ -505,8 +529,6 @@ class RobustSemaphore(_Robust):
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, _sysv.MAX_TOKENS)
         mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
-        if mode & DEFAULT_MODE != DEFAULT_MODE:  # its owner could not even use it
-            raise ValueError(f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), not 0o{mode:o}")
         library = self._library or _sysv.system()
         self._name = name
         self._set = library.open(
@@ -595,7 +617,9 @@ class RobustSemaphore(_Robust):
                 self._open_handle().giver.refuse(n)
             return self.tokens(n).release()
         try:
-            for _ in self._posts:
+            for failed in self._posts:
+                if failed:
+                    self._open_handle().giver.check()
                 return
         except IndexError:  # nothing that was taken singly is left
             self._open_handle().giver.give()

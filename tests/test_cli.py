@@ -191,6 +191,8 @@ def test_a_robust_one_that_stays(robust, name, capfd):
     assert quick(capfd, "create", stays, "--robust", "--value", "4", "--mode", "0640") == ("", "", 0)
     assert quick(capfd, "value", stays) == ("4\n", "", 0)
     assert quick(capfd, "create", stays, "--robust", "--value", "4")[2] == 2
+    out, err, code = quick(capfd, "create", stays + ".0", "--robust", "--value", "4", "--mode", "0400")
+    assert (out, "mode must allow its owner" in err, code) == ("", True, 2)
     assert quick(capfd, "resize", stays, "6") == ("", "", 0)
     assert quick(capfd, "value", stays) == ("6\n", "", 0)
     (found,) = [found for found in listing.list_semaphores() if found.name == stays]
@@ -534,9 +536,10 @@ def test_watch_redraws_until_ctrl_c(sem):
 
 
 @on_linux
-def test_watch_redraws_at_once_when_the_window_changes(sem):
-    with Terminal(line("list", "--watch", "600")) as terminal:
-        terminal.read("every 600 s")
+@pytest.mark.parametrize("seconds", ["600", "inf"])
+def test_watch_redraws_at_once_when_the_window_changes(sem, seconds):
+    with Terminal(line("list", "--watch", seconds)) as terminal:
+        terminal.read(f"every {seconds} s")
         terminal.read("\x1b\\[J")
         resize_window(terminal, 200, 11)
         terminal.read("\x1b\\[J(.|\n)*\x1b\\[J")

@@ -661,6 +661,30 @@ def test_a_task_whose_time_is_over_is_told_that_a_resize_left_too_few(native, mo
     assert not failures
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be another user too")
+@pytest.mark.parametrize("way", ["release", "with", "release several"])
+def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(native, way):
+    def lose():
+        mine = RobustSemaphore(native.name)
+        with pytest.raises(PermissionError, match=f"belongs to user 0.*{native.name}"):
+            if way == "with":
+                with mine:
+                    os.seteuid(65534)
+            else:
+                n = 2 if way == "release several" else 1
+                mine.acquire(n=n)
+                os.seteuid(65534)
+                mine.release(n)
+        count = held(mine)
+        os.seteuid(0)
+        before = native.value
+        mine.release(count)
+        return count, before, native.value
+
+    n = 2 if way == "release several" else 1
+    assert in_child(lose) == repr((n, 3 - n, 3))
+
+
 # --- unlinking, closing ---------------------------------------------------------------------------------------------------------------
 
 

@@ -281,6 +281,18 @@ def test_several_tokens_are_taken_at_once(opened):
     assert (result.returncode, "--take 3 is more than" in result.stderr, opened.value()) == (2, True, 2)
 
 
+@pytest.mark.parametrize("timeout", [[], ["--timeout", "600"]], ids=str)
+def test_a_wait_for_more_than_a_resize_left_ends(opened, timeout):
+    take(opened)
+    with start(opened.name, "--take", "2", *timeout, "echo", "it runs") as process:
+        wait_for(lambda: opened.waiting() == 1)
+        assert opened.resize(1)
+        out, err, code = end(process)
+    assert (out, code) == ("", 2)
+    assert f"--take 2 is more than {opened.name} has, 1" in err
+    give(opened)
+
+
 @pytest.mark.parametrize("conflict", [[], ["--conflict-exit-code", "75"]], ids=str)
 @pytest.mark.parametrize(
     ("wait", "within"), [(["--no-wait"], ""), (["--timeout", "0"], ""), (["--timeout", "0.05"], " within 0.05 s")], ids=str

@@ -947,6 +947,12 @@ def test_a_set_too_large_for_the_system_is_said_to_be_a_name_too_long(monkeypatc
     assert (error.errno, "kernel.sem" in str(error)) == (errno.ENAMETOOLONG, True)
 
 
+def test_linux_says_so_before_it_looks_for_the_set(monkeypatch, name):
+    library = failing(monkeypatch, "_semget", errno.EINVAL, lambda key, size, flags: size)
+    error = raised(lambda: library.open(name, 1))
+    assert (error.errno, "kernel.sem" in str(error)) == (errno.ENAMETOOLONG, True)
+
+
 def test_openbsd_has_no_room_for_a_long_name():
     library = profiles.sysv_library("openbsd")
     error = raised(lambda: library.open(unique_name().ljust(120, "x"), 1))
@@ -1019,5 +1025,12 @@ def test_semctl_declares_three_parameters_and_so_is_called_as_variadic(library):
 
 def test_no_transition_has_more_than_five_operations():
     transitions = [_sysv.JOIN, _sysv.LEAVE, _sysv.STAY, _sysv.REMOVE_IDLE, _sysv.TAKE_OVER]
-    transitions += [_sysv.make_ready(1), _sysv.take(1), _sysv.give(1), _sysv.resize(1, 2), _sysv.write_name(0, [1, 2, 3, 4])]
+    transitions += [
+        _sysv.make_ready(1),
+        _sysv.take(1),
+        _sysv.take_of_total(2),
+        _sysv.give(1),
+        _sysv.resize(1, 2),
+        _sysv.write_name(0, [1, 2, 3, 4]),
+    ]
     assert max(map(len, transitions)) == 5
