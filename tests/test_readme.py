@@ -55,6 +55,19 @@ def test_command_lines_are_understood():
                 assert option in done.stdout, line
 
 
+def test_the_command_lines_run_in_order(name):
+    (block,) = (block for block in blocks("console") if "create pool" in block)
+    names = sorted(set(re.findall(r"named-semaphores (?:run|create) (\w+)", block)))
+    assert names == ["build", "disk", "pool"]
+    script = re.sub(r"\b(build|disk|pool)\b", rf"{name}.\1", block.replace("$ named-semaphores", f'"{sys.executable}" -m named_semaphores'))
+    # The last run finds a token; the first, in the background, has both for as long as it sleeps.
+    done = subprocess.run(["sh", "-euc", script + "wait"], capture_output=True, text=True, timeout=60 * SLOW, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(rf"{name}.pool +posix +3 ", done.stdout)
+    assert done.stdout.endswith("\n2\n")
+    RobustSemaphore(f"{name}.build").close()
+
+
 def test_the_first_command(name):
     command = [sys.executable, "-m", "named_semaphores", "run", name, "--slots", "2", "--", "echo", "hello"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=True)
