@@ -73,9 +73,8 @@ class _Holding:
 
     def tokens(self) -> int:
         with _lock:  # regroup() removes entries for a moment
-            return sum(
-                map(operator.mul, self.lists, map(len, self.lists.values()))
-            )  # in C, so that no other thread moves a token meanwhile
+            # In C, so that no other thread moves a token meanwhile.
+            return sum(map(operator.mul, self.lists, map(len, self.lists.values())))
 
     def regroup(self, wanted: _Held) -> bool:
         """Make one entry of ``wanted`` from others of as many tokens, or more. Return False if not so many are held.
@@ -131,9 +130,8 @@ class _Holding:
         return leaving
 
 
-_holdings: weakref.WeakValueDictionary[int, _Holding] = (
-    weakref.WeakValueDictionary()
-)  # by the sets' ids, which the kernel does not use again soon
+# By the sets' ids, which the kernel does not use again soon.
+_holdings: weakref.WeakValueDictionary[int, _Holding] = weakref.WeakValueDictionary()
 _kept: dict[int, _Holding] = {}
 _lock = new_lock()  # for what takes several steps: regroup, end, and making a _Holding
 _ended: list[tuple[_Holding, _sysv.Set]] = []  # uses whose finalizer has run
@@ -204,7 +202,8 @@ def _leave_all() -> None:
 
 
 def _leave_at_end(_: object) -> None:
-    # Of a namespace that a signal handler keeps alive, finalizers do not run. No thread does any more.
+    # When the interpreter deletes this module, no thread runs any more. Most objects were freed before; not those in a namespace that, for
+    # instance, a signal handler keeps.
     if sys.is_finalizing():
         _leave_all()
 
@@ -283,9 +282,8 @@ def _register() -> None:
     os.register_at_fork(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
 
 
-if hasattr(os, "register_at_fork") and not sys.platform.startswith(
-    ("cygwin", "msys")
-):  # which refuse System V, and hide libc from CDLL(None)
+# Cygwin has no System V semaphores for us, and hides libc from CDLL(None).
+if hasattr(os, "register_at_fork") and not sys.platform.startswith(("cygwin", "msys")):
     _register()
 
 
