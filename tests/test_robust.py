@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from decimal import Decimal
 import pytest
 import users
 from kinds import ROBUST
+from profiles.sysv import MacOS
 from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _async, _sysv, robust
@@ -661,28 +663,70 @@ def test_a_task_whose_time_is_over_is_told_that_a_resize_left_too_few(native, mo
     assert not failures
 
 
+class Refusing(MacOS):
+    """The calls of a process that may lose its rights to a set."""
+
+    refuses = False
+
+    def do_semop(self, *arguments):
+        if self.refuses:
+            raise OSError(errno.EACCES, "")
+        return super().do_semop(*arguments)
+
+    def do_semctl(self, *arguments):
+        if self.refuses:
+            raise OSError(errno.EACCES, "")
+        return super().do_semctl(*arguments)
+
+
+def keeps_what_it_may_not_give_back(sem, lose, regain, way):
+    n = 2 if way == "release several" else 1
+    with pytest.raises(PermissionError, match=f"belongs to .*{sem.name}"):
+        if way == "with":
+            with sem:
+                lose()
+        else:
+            sem.acquire(n=n)
+            lose()
+            sem.release(n)
+    count = held(sem)
+    regain()
+    before = sem.value
+    sem.release(count)
+    return count, before, sem.value
+
+
+WAYS = pytest.mark.parametrize("way", ["release", "with", "release several"])
+
+
+@WAYS
+def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(name, way):
+    library = Refusing()
+    sem = type("Bound", (RobustSemaphore,), {"_library": _sysv.SysV(library, "darwin")})(name, 3)
+    n = 2 if way == "release several" else 1
+    lose, regain = (functools.partial(setattr, library, "refuses", refuses) for refuses in (True, False))
+    assert keeps_what_it_may_not_give_back(sem, lose, regain, way) == (n, 3 - n, 3)
+    # Tokens of an object that is gone stay this process's, whether it may look or not.
+    sem.acquire()
+    other = type(sem)(name)
+    lose()
+    sem.close()
+    del sem
+    regain()
+    assert users_of(other) == 2
+    assert (other.value, held(other)) == (2, 1)
+    other.release()
+    close(other)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be another user too")
-@pytest.mark.parametrize("way", ["release", "with", "release several"])
-def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(native, way):
-    def lose():
-        mine = RobustSemaphore(native.name)
-        with pytest.raises(PermissionError, match=f"belongs to user 0.*{native.name}"):
-            if way == "with":
-                with mine:
-                    os.seteuid(65534)
-            else:
-                n = 2 if way == "release several" else 1
-                mine.acquire(n=n)
-                os.seteuid(65534)
-                mine.release(n)
-        count = held(mine)
-        os.seteuid(0)
-        before = native.value
-        mine.release(count)
-        return count, before, native.value
+@WAYS
+def test_so_does_one_that_changes_its_user(native, way):
+    def change():
+        return keeps_what_it_may_not_give_back(RobustSemaphore(native.name), lambda: os.seteuid(65534), lambda: os.seteuid(0), way)
 
     n = 2 if way == "release several" else 1
-    assert in_child(lose) == repr((n, 3 - n, 3))
+    assert in_child(change) == repr((n, 3 - n, 3))
 
 
 # --- unlinking, closing ---------------------------------------------------------------------------------------------------------------
@@ -1200,6 +1244,49 @@ assert keep._set.users() == 1
 """
     done = run_python(code, name)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.refcounts
+def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next_opening(native):
+    def hold():
+        with robust._lock:
+            locked.set()
+            collected.wait()
+
+    locked, collected = threading.Event(), threading.Event()
+    other = RobustSemaphore(native.name)
+    with thread(hold):
+        locked.wait()
+        del other
+        assert users_of(native) == 2
+        collected.set()
+    third = RobustSemaphore(native.name)
+    assert users_of(native) == 2
+    close(third)
+
+
+def test_at_the_interpreters_end_a_finalizer_may_find_nothing_that_it_needs(native, monkeypatch):
+    user = robust._User(RobustSemaphore(native.name)._set)
+    monkeypatch.setattr(robust, "_ended", None)
+    user.__del__(lambda: True)
+    with pytest.raises(AttributeError):
+        user.__del__(lambda: False)
+    monkeypatch.undo()
+    del user
+
+
+def test_what_no_finalizer_has_left_is_left_with_the_module(native, monkeypatch):
+    other = native.name + ".held"
+    with RobustSemaphore(other) as holder:
+        robust._leave_at_end(None)
+        assert (users_of(native), users_of(holder)) == (1, 1)
+        monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+        robust._leave_at_end(None)
+        monkeypatch.undo()
+        assert users_of(holder) == 1
+        with pytest.raises(FileNotFoundError):
+            users_of(native)
+    close(holder)
 
 
 AT_EXIT = """
