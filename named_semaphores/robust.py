@@ -11,6 +11,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found,unused-ignore]  # signal makes enums of its constants
 import _thread
 import ctypes
+import gc
 import operator
 import os
 import select
@@ -153,7 +154,7 @@ def _leave_ended() -> None:
 
 
 class _User:
-    """Counts this process as a user of the set until garbage-collected, also at the interpreter's end."""
+    """Counts this process as a user of the set until garbage-collected."""
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.set = semset
@@ -163,13 +164,9 @@ class _User:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A signal's exception here leaves this process a user until it ends.
-        if hasattr(self, "holding"):
-            try:
-                _ended.append((self.holding, self.set))
-                _leave_ended()
-            except Exception:  # at the end what this needs may be gone; then the kernel lowers USERS
-                if not is_finalizing():
-                    raise
+        if hasattr(self, "holding") and not is_finalizing():
+            _ended.append((self.holding, self.set))
+            _leave_ended()
 
 
 _users: set[_User] = set()
@@ -188,7 +185,7 @@ class _Opening:
         self._forget = _users.discard
         self.owner: Owner | None = None
         _users.add(self.user)
-        at_exit(_leave_as_child)
+        at_exit(_leave_late)
 
     def __del__(self) -> None:
         if hasattr(self, "_forget"):
@@ -196,25 +193,23 @@ class _Opening:
 
 
 def _leave_all() -> None:
+    """Leave the sets; the last user removes a set. If a token is held, the kernel gives it back and lowers the count of users, and the next process
+    that opens the name removes the set.
+    """
     for user in list(_users):
         if not user.holding.tokens():
             user.set.leave()
 
 
-def _leave_at_end(_: object) -> None:
-    # When the interpreter deletes this module, no thread runs any more. Most objects were freed before; not those in a namespace that, for
-    # instance, a signal handler keeps.
-    if sys.is_finalizing():
-        _leave_all()
-
-
-_module = weakref.ref(sys.modules[__name__], _leave_at_end)
-
-
-def _leave_as_child() -> None:
-    """A child of multiprocessing ends by os._exit, without finalizers. Leave the sets, unless a thread may still use them."""
+def _leave_late() -> None:
+    """At exit: leave when nothing can use the semaphores any more."""
     process: Any = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None and not _thread._count():
+    if process is None or process.parent_process() is None:
+        # Other atexit functions may follow, and daemon threads run on. After them the interpreter collects garbage once more.
+        # (PyPy tells nobody; there the kernel lowers the count of users.)
+        callbacks: list[Any] = getattr(gc, "callbacks", [])
+        callbacks.append(lambda *_: _leave_all() if sys.is_finalizing() else None)
+    elif not _thread._count():  # a child of multiprocessing calls os._exit next; but a thread may still use them
         _leave_all()
 
 

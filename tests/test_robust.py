@@ -1265,24 +1265,17 @@ def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next_openi
     close(third)
 
 
-def test_at_the_interpreters_end_a_finalizer_may_find_nothing_that_it_needs(native, monkeypatch):
-    user = robust._User(RobustSemaphore(native.name)._set)
-    monkeypatch.setattr(robust, "_ended", None)
-    user.__del__(lambda: True)
-    with pytest.raises(AttributeError):
-        user.__del__(lambda: False)
-    monkeypatch.undo()
-    del user
-
-
-def test_what_no_finalizer_has_left_is_left_with_the_module(native, monkeypatch):
+@pytest.mark.refcounts
+def test_at_the_interpreters_end_the_sets_are_left_of_which_nothing_is_held(native, monkeypatch):
     other = native.name + ".held"
     with RobustSemaphore(other) as holder:
-        robust._leave_at_end(None)
+        robust._leave_late()
+        gc.collect()
         assert (users_of(native), users_of(holder)) == (1, 1)
         monkeypatch.setattr(sys, "is_finalizing", lambda: True)
-        robust._leave_at_end(None)
+        gc.collect()
         monkeypatch.undo()
+        gc.callbacks.pop()
         assert users_of(holder) == 1
         with pytest.raises(FileNotFoundError):
             users_of(native)
