@@ -23,7 +23,7 @@ import users
 from kinds import ROBUST
 from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv, robust
+from named_semaphores import NamedSemaphore, RobustSemaphore, _base, _sysv, robust
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -111,12 +111,13 @@ def in_child(work):
 
 
 @contextlib.contextmanager
-def holder(name, code="sem.acquire()"):
-    """Another process that has the semaphore open, and has run the code."""
+def holder(name, code="sem.acquire()", before=""):
+    """Another process that has the semaphore open, and has run the code; and ``before`` it opened it."""
     process = start_python(
         f"""
 import os, signal, sys, threading, time
 from named_semaphores import RobustSemaphore
+{before}
 sem = RobustSemaphore({name!r})
 {code}
 print("ready", flush=True)
@@ -522,8 +523,15 @@ def test_waiting_tells_how_many_wait(sem):
     sem.release()
 
 
-def test_waiters_are_served_in_their_order(native):
-    order = []
+# A wait gives up its place, and takes a new one, after 0.01 s, after 0.1 s, and every second: whoever came as late as that may be overtaken. Here it
+# does not.
+LONGER = 1000 * 10**9  # nanoseconds
+
+
+def test_waiters_are_served_in_their_order(monkeypatch, name):
+    for module in (_base, robust):
+        monkeypatch.setattr(module, "FIRST_SLICE", LONGER)
+    native, order = RobustSemaphore(name, 3), []
     native.acquire(n=3)
 
     def enter(number):
@@ -534,22 +542,21 @@ def test_waiters_are_served_in_their_order(native):
         for number in range(4):
             stack.enter_context(thread(enter, number))
             wait_for(lambda number=number: native.waiting == number + 1)
-            time.sleep(0.1)  # a wait renews its place after 0.01 s, 0.1 s and 1 s: whoever came as late as that may be overtaken
-        time.sleep(0.2)
         native.release()
     native.release(2)
+    close(native)
     assert order == list(range(4))
 
 
 def test_processes_are_served_in_their_order(native):
     native.acquire(n=3)
+    before = f"from named_semaphores import _base, robust; _base.FIRST_SLICE = robust.FIRST_SLICE = {LONGER}"
     with contextlib.ExitStack() as stack:
         others = []
         for number in range(3):
             code = "threading.Thread(target=lambda: (sem.acquire(), print('entered', flush=True)), daemon=True).start()"
-            others.append(stack.enter_context(holder(native.name, code)))
+            others.append(stack.enter_context(holder(native.name, code, before)))
             wait_for(lambda number=number: native.waiting == number + 1)
-        time.sleep(0.2)
         for number, other in enumerate(others):
             native.release()
             assert other.stdout.readline() == "entered\n"
