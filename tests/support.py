@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import lru_cache
 from typing import Any, Callable, Iterator, Sequence
 
 # Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process number, in another container.
@@ -19,6 +21,7 @@ SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
 NAMES: list[str] = []  # that tests were given
+NOBODY = 65534
 
 
 def unique_name() -> str:
@@ -55,6 +58,29 @@ def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> t
     start = time.monotonic()
     result = function(*arguments, **keywords)
     return result, time.monotonic() - start
+
+
+@lru_cache(maxsize=None)
+def why_always_the_same_user() -> str | None:
+    """Return why this process can become no other user, or None. Root of a user namespace cannot, nor can root without capabilities."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "only root can become another user"
+    pid = os.fork()
+    if not pid:
+        number = errno.EIO
+        try:
+            os.setgroups([])
+            os.seteuid(NOBODY)
+            os.seteuid(0)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            number = 0
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os._exit(number)
+    number = os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+    return f"this root can become no other user: {os.strerror(number)}" if number else None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import time
 
 import profiles
 import pytest
-from support import EXACT, PREFIX, SLOW, run_python, start_python, unique_name, wait_for
+from support import EXACT, PREFIX, SLOW, run_python, start_python, unique_name, wait_for, why_always_the_same_user
 
 from named_semaphores import _sysv
 from named_semaphores._sysv import MAX_TOKENS, NAME, SysV, list_sets
@@ -605,7 +605,7 @@ def test_kills_find_a_fault(fault):
 # Other users and other programs
 
 
-as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be another user too")
+as_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
 
 
 def as_another_user(work):

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
-from support import SLOW, unique_name, wait_for  # noqa: E402
+from support import SLOW, unique_name, wait_for, why_always_the_same_user  # noqa: E402
 
 import named_semaphores  # noqa: E402
 
@@ -461,8 +461,8 @@ def missing(scenario: Callable[[Run], str]) -> str | None:
             or subprocess.run(["unshare", "--pid", "--fork", "true"], stderr=subprocess.DEVNULL, check=False).returncode
         ):
             return "PID namespaces"
-    if scenario is other_user and os.geteuid():
-        return "root, to make a set-user-ID program"
+    if scenario is other_user and why_always_the_same_user():
+        return f"another user, for a set-user-ID program: {why_always_the_same_user()}"
     if scenario is no_streams and "COVERAGE_RUN" in os.environ:
         return "standard streams that coverage does not use for its files"
     needs = {by_timeout: "timeout", in_its_own_session: "setsid", under_nohup: "nohup"}.get(scenario)
