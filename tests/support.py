@@ -60,6 +60,19 @@ def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> t
     return result, time.monotonic() - start
 
 
+def why_no_files(folder: str = "/dev/shm") -> str | None:
+    """Return why Linux's C libraries can make no semaphore here, or None: then nearly every test would fail, each with an error of its own."""
+    if not sys.platform.startswith("linux"):
+        return None
+    path = f"{folder}/{PREFIX}empty"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        os.unlink(path)
+    except OSError as error:
+        return f"semaphores are files in {folder}, and none can be made there ({error.strerror}): mount a tmpfs there that this user may write in"
+    return None
+
+
 @lru_cache(maxsize=None)
 def why_always_the_same_user() -> str | None:
     """Return why this process can become no other user, or None. Root of a user namespace cannot, nor can root without capabilities."""
