@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remove coverage's data files that are damaged: ``python damaged.py FOLDER``; say how many there were.
+"""Remove coverage's data files that are damaged, or have no data yet: ``python damaged.py FOLDER``; say how many there were.
 
 Tests kill processes, some of them while they write their file. ``coverage combine`` warns of a file that it cannot open; but where it finds
 the damage only later it gives up, and what it has combined so far is damaged too.
@@ -17,7 +17,8 @@ import sys
 def is_whole(path: str) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
-            return [*database.execute("PRAGMA integrity_check")] == [("ok",)]
+            has_begun = [*database.execute("SELECT version FROM coverage_schema")] != []
+            return has_begun and [*database.execute("PRAGMA integrity_check")] == [("ok",)]
     except sqlite3.DatabaseError:
         return False
 
