@@ -283,7 +283,7 @@ def test_releasing_many_that_were_taken_singly_is_quick(name):
     sem = RobustSemaphore(name, 20_000)
     for _ in range(20_000):
         sem.acquire()
-    assert elapsed(sem.release, 20_000)[1] < 2 * SLOW
+    assert elapsed(sem.release, 20_000)[1] < 20 * SLOW
     assert sem.value == 20_000
     close(sem)
 
