@@ -16,7 +16,7 @@ from typing import Container, Iterator
 
 import kinds
 import pytest
-from support import NAMES, PREFIX, SLOW, unique_name, why_no_files
+from support import NAMES, PREFIX, SLOW, unique_name, why_no_files, why_no_sets
 
 from named_semaphores import _sysv
 
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
-    refusal = why_no_files()
+    refusal = why_no_files() or why_no_sets()
     if refusal:
         pytest.exit(refusal, returncode=pytest.ExitCode.USAGE_ERROR)
 

@@ -20,6 +20,7 @@ PREFIX = f"nst{os.getpid()}{os.urandom(2).hex()}."
 SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than usual this machine is; widens upper bounds
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
+SETS = 16  # as many System V sets are there at once, or fewer
 NAMES: list[str] = []  # that tests were given
 NOBODY = 65534
 
@@ -70,6 +71,40 @@ def why_no_files(folder: str = "/dev/shm") -> str | None:
         os.unlink(path)
     except OSError as error:
         return f"semaphores are files in {folder}, and none can be made there ({error.strerror}): mount a tmpfs there that this user may write in"
+    return None
+
+
+def skip_without_room_for(count: int) -> None:
+    """Skip the test if /dev/shm has no room for so many semaphores, each of them a page."""
+    import pytest
+
+    if sys.platform.startswith("linux"):
+        room = os.statvfs("/dev/shm")
+        if room.f_blocks and room.f_bavail * room.f_frsize < count * os.sysconf("SC_PAGE_SIZE"):
+            pytest.skip(f"/dev/shm has no room for {count} semaphores")
+
+
+def why_no_sets() -> str | None:
+    """Return why Linux has no room for the System V sets that tests make at once, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    from named_semaphores import _sysv
+
+    made: list[int] = []
+    try:
+        library = _sysv.system()
+        for _ in range(SETS):
+            made.append(library.get(0, 1, 0o600))  # 0 is no set's key
+    except NotImplementedError:  # the tests of RobustSemaphore are skipped then
+        pass
+    except OSError as error:
+        return (
+            f"tests make {SETS} System V sets at once, and {len(made)} can be made ({os.strerror(error.errno or 0)}): "
+            "the last number in /proc/sys/kernel/sem is the limit, ipcs -s lists what is there, ipcrm removes one"
+        )
+    finally:
+        for semid in made:
+            library.remove(semid)
     return None
 
 

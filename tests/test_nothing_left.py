@@ -11,7 +11,7 @@ import re
 import sys
 
 import pytest
-from support import run_python, why_no_files
+from support import SETS, run_python, why_no_files, why_no_sets
 
 from named_semaphores import _sysv
 
@@ -94,3 +94,27 @@ def test_a_machine_without_a_place_for_semaphores_is_told_so(tmp_path):
     assert f"{tmp_path}/none" in refusal
     assert os.strerror(errno.ENOENT) in refusal
     assert "mount a tmpfs" in refusal
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sysvipc/sem"), reason="only Linux lists the sets")
+@pytest.mark.parametrize("room", [0, SETS - 1, SETS])
+def test_a_machine_without_room_for_sets_is_told_so(monkeypatch, room):
+    library, made = _sysv.system(), []
+
+    def get(key, size, flags):
+        if len(made) == room:
+            raise OSError(errno.ENOSPC, "")
+        made.append(real(key, size, flags))
+        return made[-1]
+
+    real = library.get
+    monkeypatch.setattr(library, "get", get)
+    refusal = why_no_sets()
+    assert len(made) == room
+    for semid in made:
+        with pytest.raises(_sysv.Removed):
+            library.value(semid, 0)
+    if room == SETS:
+        assert refusal is None
+    else:
+        assert f"{room} can be made ({os.strerror(errno.ENOSPC)})" in refusal
