@@ -1431,12 +1431,10 @@ def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp
         return process.poll() is not None if isinstance(process, subprocess.Popen) else process.exitcode is not None
 
     end = time.monotonic() + (60 if full else 3)
-    entered = 0
-    while time.monotonic() < end or min(started.values()) == 0:
+    while time.monotonic() < end or min(started.values()) == 0 or marks[0] == 0:
         while len(running) < 6:
             start()
         time.sleep(0.005)
-        entered += users.inside(marks) > 0
         if chance.random() < 0.03:
             process, slot = chance.choice(list(running.items()))
             marks[slot] = users.DOOMED
@@ -1446,7 +1444,6 @@ def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp
     for process in running:
         process.wait() if isinstance(process, subprocess.Popen) else process.join()
     print(f"started {started}; the most inside at once: {marks[0]}")
-    assert entered
     assert 1 <= marks[0] <= users.LIMIT
     sem = RobustSemaphore(name)
     assert sem.value == sem.initial_value
