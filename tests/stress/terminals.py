@@ -345,7 +345,7 @@ def under_nohup(subject: Run) -> str:
     """`nohup ...`, then the terminal hangs up"""
     with tempfile.TemporaryDirectory() as folder:
         line = shlex.join(subject.line("sh", "-c", "echo pid $$; kill -HUP $$; sleep 0.2; echo lives on"))
-        with Terminal(["sh", "-c", f"nohup {line} >{folder}/out 2>&1"]) as terminal:
+        with Terminal(["sh", "-c", f"nohup {line} >{shlex.quote(folder)}/out 2>&1"]) as terminal:
             wait_for(lambda: "pid" in Path(folder, "out").read_text() if os.path.exists(f"{folder}/out") else False)
             terminal.hang_up()
             wait_for(lambda: subject.token() == "token back")
