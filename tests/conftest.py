@@ -16,7 +16,7 @@ from typing import Container, Iterator
 
 import kinds
 import pytest
-from support import NAMES, PREFIX, SLOW, unique_name
+from support import NAMES, PREFIX, SLOW, unique_name, why_no_files, why_no_sets
 
 from named_semaphores import _sysv
 
@@ -42,6 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, handler)
+
+
+def pytest_sessionstart() -> None:
+    refusal = why_no_files() or why_no_sets()
+    if refusal:
+        pytest.exit(refusal, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

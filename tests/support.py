@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import lru_cache
 from typing import Any, Callable, Iterator, Sequence
 
 # Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process number, in another container.
@@ -18,7 +20,9 @@ PREFIX = f"nst{os.getpid()}{os.urandom(2).hex()}."
 SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than usual this machine is; widens upper bounds
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
+SETS = 16  # as many System V sets are there at once, or fewer
 NAMES: list[str] = []  # that tests were given
+NOBODY = 65534
 
 
 def unique_name() -> str:
@@ -55,6 +59,76 @@ def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> t
     start = time.monotonic()
     result = function(*arguments, **keywords)
     return result, time.monotonic() - start
+
+
+def why_no_files(folder: str = "/dev/shm") -> str | None:
+    """Return why Linux's C libraries can make no semaphore here, or None: then nearly every test would fail, each with an error of its own."""
+    if not sys.platform.startswith("linux"):
+        return None
+    path = f"{folder}/{PREFIX}empty"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        os.unlink(path)
+    except OSError as error:
+        return f"semaphores are files in {folder}, and none can be made there ({error.strerror}): mount a tmpfs there that this user may write in"
+    return None
+
+
+def skip_without_room_for(count: int) -> None:
+    """Skip the test if /dev/shm has no room for so many semaphores, each of them a page."""
+    import pytest
+
+    if sys.platform.startswith("linux"):
+        room = os.statvfs("/dev/shm")
+        if room.f_blocks and room.f_bavail * room.f_frsize < count * os.sysconf("SC_PAGE_SIZE"):
+            pytest.skip(f"/dev/shm has no room for {count} semaphores")
+
+
+def why_no_sets() -> str | None:
+    """Return why Linux has no room for the System V sets that tests make at once, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    from named_semaphores import _sysv
+
+    made: list[int] = []
+    try:
+        library = _sysv.system()
+        for _ in range(SETS):
+            made.append(library.get(0, 1, 0o600))  # 0 is no set's key
+    except NotImplementedError:  # the tests of RobustSemaphore are skipped then
+        pass
+    except OSError as error:
+        return (
+            f"tests make {SETS} System V sets at once, and {len(made)} can be made ({os.strerror(error.errno or 0)}): "
+            "the last number in /proc/sys/kernel/sem is the limit, ipcs -s lists what is there, ipcrm removes one"
+        )
+    finally:
+        for semid in made:
+            library.remove(semid)
+    return None
+
+
+@lru_cache(maxsize=None)
+def why_always_the_same_user() -> str | None:
+    """Return why this process can become no other user, or None. Root of a user namespace cannot, nor can root without capabilities."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "only root can become another user"
+    pid = os.fork()
+    if not pid:
+        number = errno.EIO
+        try:
+            os.setgroups([])
+            os.seteuid(NOBODY)
+            os.seteuid(0)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            number = 0
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os._exit(number)
+    number = os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+    return f"this root can become no other user: {os.strerror(number)}" if number else None
 
 
 @contextlib.contextmanager

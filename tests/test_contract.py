@@ -175,7 +175,7 @@ def test_acquire_without_waiting(sem):
     assert sem.acquire(blocking=False) is True
     result, seconds = elapsed(sem.acquire, False)
     assert result is False
-    assert seconds < 1 * SLOW
+    assert seconds < 20 * SLOW
     sem.release(2)
 
 
@@ -195,7 +195,7 @@ def test_acquire_waits_for_a_token(empty, timeout):
 def test_a_timeout_is_never_early_and_takes_nothing(empty, timeout):
     result, seconds = elapsed(empty.acquire, timeout=timeout)
     assert result is False
-    assert timeout <= seconds < timeout + 1 * SLOW
+    assert timeout <= seconds < timeout + 20 * SLOW
     empty.release()
     assert tokens(empty) == 1
 
@@ -873,7 +873,7 @@ def test_a_handler_that_returns_lets_a_wait_go_on_to_the_same_end(empty):
     with alarm(lambda *_: next(ticks), 0.01, 0.01):
         result, seconds = elapsed(empty.acquire, timeout=0.05)
     assert result is False
-    assert 0.05 <= seconds < 0.05 + 1 * SLOW
+    assert 0.05 <= seconds < 0.05 + 20 * SLOW
     assert next(ticks) > 0
 
 

@@ -19,11 +19,10 @@ from pathlib import Path
 import profiles
 import pytest
 from kinds import bound, file_of
-from support import SLOW, run_python
+from support import NOBODY, SLOW, run_python, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore
 
-NOBODY = 65534
 Flags = NamedSemaphore.Flags
 
 # --- with fakes -----------------------------------------------------------------------------------------------------------------------
@@ -151,6 +150,7 @@ def why_no_namespace():
 
 
 needs_namespace = pytest.mark.skipif(why_no_namespace() is not None, reason=f"{why_no_namespace()}")
+needs_another_user = pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
 
 # ``attempt`` notes what became of making the semaphore; ``attempt_all`` does it with each flag. The notes are the output.
 START = """
@@ -271,6 +271,7 @@ notes.append(os.listdir("/dev/shm"))
 
 
 @needs_namespace
+@needs_another_user
 def test_dev_shm_is_not_writable(name):
     code = f"os.seteuid({NOBODY})\nattempt_all()\nos.seteuid(0)\nnotes.append(os.listdir('/dev/shm'))"
     exists, create, link, replace, left = in_namespace("mount -t tmpfs -o mode=755 none /dev/shm", code, name)
@@ -281,6 +282,7 @@ def test_dev_shm_is_not_writable(name):
 
 
 @needs_namespace
+@needs_another_user
 def test_dev_shm_may_not_be_searched(name):
     # The real user too: musl asks access(), which goes by that one.
     code = f"""

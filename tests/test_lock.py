@@ -27,11 +27,10 @@ def is_free(lock):
     return got[0]
 
 
-@pytest.fixture(params=["this Python", "CPython 3.14"])
+@pytest.fixture(params=[(3, 13), (3, 14)], ids="CPython {0[0]}.{0[1]}".format)
 def lock(request, monkeypatch):
-    """A lock as new_lock() makes it on this Python, and as on 3.14."""
-    if request.param == "CPython 3.14":
-        monkeypatch.setattr(_lock, "sys", SimpleNamespace(version_info=(3, 14)))
+    """A lock as new_lock() makes it on either Python, whichever this one is."""
+    monkeypatch.setattr(_lock, "sys", SimpleNamespace(version_info=request.param))
     return new_lock()
 
 

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
-from support import SLOW, unique_name, wait_for  # noqa: E402
+from support import SLOW, unique_name, wait_for, why_always_the_same_user  # noqa: E402
 
 import named_semaphores  # noqa: E402
 
@@ -345,7 +345,7 @@ def under_nohup(subject: Run) -> str:
     """`nohup ...`, then the terminal hangs up"""
     with tempfile.TemporaryDirectory() as folder:
         line = shlex.join(subject.line("sh", "-c", "echo pid $$; kill -HUP $$; sleep 0.2; echo lives on"))
-        with Terminal(["sh", "-c", f"nohup {line} >{folder}/out 2>&1"]) as terminal:
+        with Terminal(["sh", "-c", f"nohup {line} >{shlex.quote(folder)}/out 2>&1"]) as terminal:
             wait_for(lambda: "pid" in Path(folder, "out").read_text() if os.path.exists(f"{folder}/out") else False)
             terminal.hang_up()
             wait_for(lambda: subject.token() == "token back")
@@ -461,8 +461,8 @@ def missing(scenario: Callable[[Run], str]) -> str | None:
             or subprocess.run(["unshare", "--pid", "--fork", "true"], stderr=subprocess.DEVNULL, check=False).returncode
         ):
             return "PID namespaces"
-    if scenario is other_user and os.geteuid():
-        return "root, to make a set-user-ID program"
+    if scenario is other_user and why_always_the_same_user():
+        return f"another user, for a set-user-ID program: {why_always_the_same_user()}"
     if scenario is no_streams and "COVERAGE_RUN" in os.environ:
         return "standard streams that coverage does not use for its files"
     needs = {by_timeout: "timeout", in_its_own_session: "setsid", under_nohup: "nohup"}.get(scenario)
