@@ -273,8 +273,9 @@ def _register() -> None:
     own = map(_masks.setdefault, iter(_thread.get_ident, None), iter(_Mask, None))
     block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
     restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, iter(_thread.get_ident, None)), repeat(None))
-    os.register_at_fork(before=_open_pipe, after_in_child=_begin_child, after_in_parent=_await_child)
-    os.register_at_fork(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
+    register: Any = os.register_at_fork  # type: ignore[attr-defined,unused-ignore]
+    register(before=_open_pipe, after_in_child=_begin_child, after_in_parent=_await_child)
+    register(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
 
 
 # Cygwin has no System V semaphores for us, and hides libc from CDLL(None).

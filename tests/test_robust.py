@@ -1289,6 +1289,20 @@ def test_at_the_interpreters_end_the_sets_are_left_of_which_nothing_is_held(nati
     close(holder)
 
 
+@pytest.mark.refcounts
+def test_a_child_of_multiprocessing_leaves_at_its_end_unless_a_thread_runs(native, monkeypatch):
+    monkeypatch.setattr(multiprocessing.process, "parent_process", lambda: "another process")
+    stop = threading.Event()
+    with thread(stop.wait):
+        robust._leave_late()
+        assert users_of(native) == 1
+        stop.set()
+    monkeypatch.setattr(robust._thread, "_count", lambda: 0)
+    robust._leave_late()
+    with pytest.raises(FileNotFoundError):
+        users_of(native)
+
+
 AT_EXIT = """
 import atexit, subprocess, sys
 def enter():
