@@ -25,7 +25,7 @@ from kinds import ROBUST
 from profiles.sysv import MacOS
 from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for, why_always_the_same_user
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _async, _base, _sysv, robust
+from named_semaphores import NamedSemaphore, RobustSemaphore, _async, _base, _holding, _sysv, robust
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -296,7 +296,7 @@ EVENTS = ["another thread takes the last", "another thread takes singly and give
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_something_happens_while_tokens_are_regrouped(native, event):
-    class Eventful(robust._Held):
+    class Eventful(_holding.Held):
         def __len__(self):
             if event not in events:
                 return super().__len__()
@@ -330,7 +330,7 @@ def test_something_happens_while_tokens_are_regrouped(native, event):
 
 
 def test_another_thread_gives_back_what_the_end_of_a_with_statement_was_about_to(name):
-    class Eventful(robust._Held):
+    class Eventful(_holding.Held):
         def __len__(self):
             before = super().__len__()
             self.event()
@@ -824,14 +824,14 @@ def test_a_task_that_waits_is_told_of_unlink(native):
 
 
 def test_unlink_while_tokens_are_held_leaves_nothing_behind(name):
-    before = len(robust._kept)
+    before = len(_holding._kept)
     for _ in range(10):
         sem = RobustSemaphore(name)
         sem.acquire()
         sem.unlink()
         del sem
         collect()
-    assert len(robust._kept) == before
+    assert len(_holding._kept) == before
 
 
 def test_close_under_waiters(Robust, name):
@@ -918,7 +918,7 @@ def test_an_object_whose_constructor_did_not_run_can_be_closed():
     close(sem)
     assert sem.closed
     assert repr(sem) == "<RobustSemaphore None closed>"
-    for part in (robust._User, robust._Opening):
+    for part in (_holding._User, _holding.Opening):
         part.__new__(part).__del__()
 
 
@@ -938,7 +938,7 @@ def test_opening_and_closing_leaves_no_user(native, full):
         use()
         collect()
         assert users_of(native) == 1
-        sizes.append((len(robust._users), len(robust._holdings), len(robust._kept), len(robust._open)))
+        sizes.append((len(_holding._users), len(_holding._holdings), len(_holding._kept), len(_holding.renewed)))
     assert sizes[0] == sizes[1]
 
 
@@ -1200,8 +1200,8 @@ faulthandler.dump_traceback_later(60, exit=True)
 from named_semaphores import RobustSemaphore
 
 def hold():
-    from named_semaphores import robust
-    with robust._lock:
+    from named_semaphores import _holding
+    with _holding._lock:
         locked.set()
         forked.wait()
 
@@ -1256,7 +1256,7 @@ assert keep._set.users() == 1
 @pytest.mark.refcounts
 def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next_opening(native):
     def hold():
-        with robust._lock:
+        with _holding._lock:
             locked.set()
             collected.wait()
 
@@ -1276,7 +1276,7 @@ def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next_openi
 def test_at_the_interpreters_end_the_sets_are_left_of_which_nothing_is_held(native, monkeypatch):
     other = native.name + ".held"
     with RobustSemaphore(other) as holder:
-        robust._leave_late()
+        _holding._leave_late()
         gc.collect()
         assert (users_of(native), users_of(holder)) == (1, 1)
         monkeypatch.setattr(sys, "is_finalizing", lambda: True)
@@ -1294,11 +1294,11 @@ def test_a_child_of_multiprocessing_leaves_at_its_end_unless_a_thread_runs(nativ
     monkeypatch.setattr(multiprocessing.process, "parent_process", lambda: "another process")
     stop = threading.Event()
     with thread(stop.wait):
-        robust._leave_late()
+        _holding._leave_late()
         assert users_of(native) == 1
         stop.set()
-    monkeypatch.setattr(robust._thread, "_count", lambda: 0)
-    robust._leave_late()
+    monkeypatch.setattr(_holding._thread, "_count", lambda: 0)
+    _holding._leave_late()
     with pytest.raises(FileNotFoundError):
         users_of(native)
 
