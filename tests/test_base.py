@@ -37,6 +37,7 @@ class Timeless:
 
     def __init__(self, monkeypatch, is_steady=True):
         self.is_steady, self.now, self.notes = is_steady, 0, []
+        self.tries, self.first_waits = iter(()), iter(())
         monkeypatch.setattr(_base, "monotonic_ns", lambda: self.now)
         monkeypatch.setattr(_base, "sleep", lambda seconds: self.take(round(seconds * 1e9)))
 
@@ -59,6 +60,14 @@ def test_an_endless_waits_slices_are_short_at_first(monkeypatch):
     for _ in itertools.islice(_base._calls(handle, None), 5):
         pass
     assert handle.notes == [10**8, 10**9, 10**9, 10**9, 10**9]  # after a first one of 10 ms, made beforehand
+
+
+def test_a_handle_without_a_ready_wait_waits_shortly_at_first_too(monkeypatch):
+    handle = Timeless(monkeypatch)
+    handle.first_waits = handle.tries
+    for _ in itertools.islice(_base._calls(handle, None), 3):
+        pass
+    assert handle.notes == [10**7, 10**8, 10**9]
 
 
 def test_a_timed_waits_slices_end_at_the_deadline_with_a_last_try(monkeypatch):
