@@ -220,6 +220,8 @@ def test_an_interrupted_wait_gives_its_token_back(was_released):
     class Handle:
         """Its wait gets a token, and then an exception comes, as a signal handler's does."""
 
+        tries = first_waits = None
+
         def __init__(self):
             self.given = []
             self.posts = map([].pop, [0]) if was_released else map(self.given.append, ["quickly"])
