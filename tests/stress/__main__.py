@@ -82,7 +82,7 @@ TABLES = (
     ),
 )
 CHOICES = [choice for key, _, _, faults in TABLES for choice in (key, *faults)]
-TESTS = [f"test_{name}.py" for name in ("model", "sysv_model", "sysv", "core", "libc", "async", "run")]  # those with a full size
+TESTS = [f"test_{name}.py" for name in ("model", "sysv_model", "sysv", "robust", "core", "libc", "async", "run")]  # those with a full size
 
 CODE = """
 import json, sys
