@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import multiprocessing
 import os
 import pickle
@@ -21,13 +20,12 @@ from decimal import Decimal
 import pytest
 import users
 from kinds import ROBUST
-from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for
+from support import EXACT, PYPY, SLOW, alarm, collect, elapsed, in_threads, run_python, start_python, thread, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv, robust
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
-PYPY = sys.implementation.name == "pypy"
 
 if sys.version_info >= (3, 12):
     pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
@@ -85,11 +83,6 @@ def remove(name):
     """Remove a set that was left without users."""
     close(RobustSemaphore(name))
     assert not exists(name)
-
-
-def collect():
-    for _ in range(3 if PYPY else 1):
-        gc.collect()
 
 
 def in_child(work):
@@ -757,7 +750,7 @@ def test_close_under_waiters(Robust, name):
     assert results == ["inside"] * 2
     assert (other.value, held(other)) == (3, 0)
     sem = None
-    wait_for(lambda: collect() or users_of(other) == 1)
+    wait_for(lambda: collect() and users_of(other) == 1)
     close(other)
 
 
@@ -860,7 +853,7 @@ def test_a_generator_that_is_collected_inside_leaves_no_user(native):
         cycle = Cycle()
         assert (native.value, users_of(native)) == (0, 2)
         del cycle
-        wait_for(lambda: collect() or users_of(native) == 1)
+        wait_for(lambda: collect() and users_of(native) == 1)
         assert (native.value, held(native)) == (3, 0)
 
 
