@@ -394,6 +394,8 @@ import random, sys, time
 from named_semaphores import NamedSemaphore
 flags = NamedSemaphore.Flags
 name, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+print(flush=True)
+sys.stdin.readline()  # until all are there
 chance, end = random.Random(seed), time.monotonic() + seconds
 created = linked = 0
 while time.monotonic() < end:
@@ -419,6 +421,11 @@ print(created, linked)
 def test_a_race_of_creating_linking_and_unlinking(name, full):
     processes = [start_python(RACES, name, str(seed), "20" if full else "0.5") for seed in range(6)]
     counts = []
+    for process in processes:
+        assert process.stdout.readline() == "\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
     for process in processes:
         output, errors = process.communicate(timeout=100 * SLOW)
         assert errors == ""

@@ -535,13 +535,15 @@ def test_waiters_are_served_in_their_order(native):
 
 
 def test_processes_are_served_in_their_order(native):
+    wait = "threading.Thread(target=lambda: (sem.acquire(), print('entered', flush=True)), daemon=True).start()"
+    code = f"signal.signal(signal.SIGUSR1, lambda *_: {wait})"  # at once: a start may take longer than a wait keeps its place
     native.acquire(n=3)
     with contextlib.ExitStack() as stack:
-        others = []
-        for number in range(3):
-            code = "threading.Thread(target=lambda: (sem.acquire(), print('entered', flush=True)), daemon=True).start()"
-            others.append(stack.enter_context(holder(native.name, code)))
+        others = [stack.enter_context(holder(native.name, code)) for _ in range(3)]
+        for number, other in enumerate(others):
+            other.send_signal(signal.SIGUSR1)
             wait_for(lambda number=number: native.waiting == number + 1)
+            time.sleep(0.1)
         time.sleep(0.2)
         for number, other in enumerate(others):
             native.release()
