@@ -1364,6 +1364,8 @@ def check_storm(outcome, count, statement):
 
 @pytest.mark.parametrize("statement", ["with", "tokens", "timed", "several", "regrouped"])
 def test_a_storm(native, full, statement):
+    if statement == "regrouped" and PYPY and sys.version_info >= (3, 10):
+        pytest.skip("PyPy 8 calls what __enter__ returned in place of __exit__ if a signal comes as a with statement begins")
     count = storm_sizes(full)
     check_storm(storm(native, count, by_steps(native)[statement], contextlib.nullcontext), count, statement)
 
