@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Do what the command line says, and end this process with the exit code (a zipapp's main ignores a return value)."""
     # All signals get their default action; exec would hand Python's settings on to the command. Python installs a SIGINT handler only if SIGINT
-    # was not ignored, so an ignored one (nohup, a shell's background job) stays ignored. It always ignores SIGPIPE and SIGXFSZ, and their earlier
-    # settings are lost: they get the default, as in a child of subprocess (restore_signals).
+    # was not ignored, so an ignored one (nohup, a shell's background job) stays ignored; not on PyPy, which installs it without a look. Python
+    # always ignores SIGPIPE and SIGXFSZ, and their earlier settings are lost: they get the default, as in a child of subprocess (restore_signals).
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     for name in {"SIGPIPE", "SIGXFSZ"}.intersection(dir(_signal)):  # Windows has neither

@@ -27,6 +27,7 @@ MARKERS = (
     "exact: the test needs an interpreter that looks at signals in few places, CPython from 3.11 on",
 )
 
+PYPY = platform.python_implementation() == "PyPy"
 collect_ignore = ["zookeeper"]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
 
 
@@ -81,7 +82,7 @@ def pytest_runtest_logfinish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("refcounts") and platform.python_implementation() == "PyPy":
+    if item.get_closest_marker("refcounts") and PYPY:
         pytest.skip("PyPy collects an object some time after its last reference")
     if item.get_closest_marker("exact") and (sys.version_info < (3, 11) or platform.python_implementation() != "CPython"):
         pytest.skip("this Python looks at signals nearly everywhere")
@@ -159,7 +160,11 @@ def nothing_left() -> Iterator[None]:
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
         thread.join(5 * SLOW)
     threads = [thread for thread in threads if thread.is_alive()]
-    for _ in range(3 if platform.python_implementation() == "PyPy" else 1):  # PyPy frees only then what a finalizer held
+    if PYPY:  # there a collection takes half a second, and two more free what a finalizer held: only where something is left
+        for _ in range(3):
+            if _left_names() or _sets().keys() - sets_before.keys():
+                gc.collect()
+    else:
         gc.collect()
     names = _left_names()
     for path in names:

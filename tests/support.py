@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
 SETS = 16  # as many System V sets are there at once, or fewer
+PYPY = sys.implementation.name == "pypy"
 NAMES: list[str] = []  # that tests were given
 NOBODY = 65534
 
@@ -37,6 +39,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"the condition was not met within {seconds * SLOW} s"
         time.sleep(0.001)
+
+
+def collect() -> bool:
+    """Collect garbage, so that nothing which is unreachable is left. True, for a condition."""
+    for _ in range(3 if PYPY else 1):  # PyPy frees what a finalizer held only with the next collection
+        gc.collect()
+    return True
 
 
 class Child(subprocess.Popen):  # type: ignore[type-arg]

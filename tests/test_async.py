@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import random
 import sys
 import threading
@@ -14,9 +13,10 @@ import unittest
 import weakref
 from types import SimpleNamespace
 
+import profiles
 import pytest
 from kinds import bound, exists, tokens
-from support import SLOW, elapsed, in_threads, run_python, start_python, wait_for
+from support import PYPY, SLOW, collect, elapsed, in_threads, run_python, start_python, wait_for
 
 from named_semaphores import NamedSemaphore, _async
 
@@ -45,7 +45,9 @@ def assert_nothing_is_left(sem, count):
     """Assert that there are so many tokens, no thread, and nothing that is remembered."""
     wait_for(lambda: not threads())
     assert tokens(sem) == count
-    gc.collect()
+    collect()
+    if PYPY:  # it finalizes a chain of objects one by one
+        wait_for(lambda: collect() and not list(_async._queues.items()))
     assert not list(_async._queues.items())
 
 
@@ -305,7 +307,7 @@ def test_a_loop_that_is_closed_while_tasks_wait_keeps_nothing(sem, name):
     del loop, tasks, task
     other.clear()
     wait_for(lambda: not threads())
-    wait_for(lambda: gc.collect() is not None and not any(reference() for reference in references))
+    wait_for(lambda: collect() and not any(reference() for reference in references))
     assert not exists(name + "x")
     assert_nothing_is_left(sem, 1)
 
@@ -394,7 +396,7 @@ def test_the_end_of_the_interpreter_keeps_no_token_and_is_not_held_up(name, coun
     done, seconds = elapsed(run_python, START + END_CODE.format(code, end), name)
     assert done.returncode == 0
     assert "Error" not in done.stderr
-    assert sem.value == count
+    assert sem.value == count or (PYPY and sem.value == 0)  # which finalizes nothing at the end, so not what is inside either
     assert seconds < 5 * SLOW
     sem.close()
 
@@ -499,6 +501,7 @@ def test_500_tasks_wait_with_one_thread(sem, kind):
     assert_nothing_is_left(sem, 0)
 
 
+@pytest.mark.skipif(profiles.why_impossible() is not None, reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
 def test_where_it_polls_500_tasks_cost_what_one_does(name):
     from profiles.macos import MacOS
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 from stress.terminals import ENVIRONMENT, PLACE, SECONDS, Terminal
-from support import PREFIX, wait_for
+from support import PREFIX, collect, wait_for
 
 import named_semaphores
 from named_semaphores import NamedSemaphore, _cli, _libc, _sysv, core, listing
@@ -77,6 +77,7 @@ def new(name):
 
 def create(name, value=0):
     NamedSemaphore(name, value, unlink_on_delete=False)
+    collect()  # this process does not have it open
 
 
 def tokens(name):

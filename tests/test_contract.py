@@ -8,7 +8,6 @@ import contextlib
 import copy
 import errno
 import functools
-import gc
 import inspect
 import itertools
 import math
@@ -25,7 +24,7 @@ from fractions import Fraction
 
 import pytest
 from kinds import tokens
-from support import SLOW, alarm, elapsed, in_threads, thread, wait_for
+from support import SLOW, alarm, collect, elapsed, in_threads, thread, wait_for
 
 from named_semaphores import NamedSemaphore
 
@@ -96,7 +95,7 @@ def test_raise_if_exists_leaves_an_existing_semaphore(kind, sem):
     with pytest.raises(FileExistsError) as raised:
         kind.cls(sem.name, 1, Flags.RAISE_IF_EXISTS)
     assert raised.value.filename == sem.name
-    gc.collect()
+    collect()
     assert kind.exists(sem.name)
     assert tokens(sem) == 2
 
@@ -490,7 +489,7 @@ def test_many_threads_close_at_once(kind, name):
 def test_deletion_does_what_close_does(kind, name):
     sem = kind.cls(name)
     del sem
-    gc.collect()
+    collect()
     assert not kind.exists(name)
 
 
@@ -498,19 +497,19 @@ def test_collection_does_what_close_does(kind, name):
     sem = kind.cls(name)
     sem.itself = sem
     del sem
-    gc.collect()
+    collect()
     assert not kind.exists(name)
 
 
 def test_a_with_statement_whose_object_was_deleted_keeps_name_and_token(kind, name):
     with kind.cls(name, 3):
-        gc.collect()
+        collect()
         link = kind.cls(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
         assert tokens(link) == 2
     assert tokens(link) == 3
     link.close()
     del link
-    gc.collect()
+    collect()
     assert not kind.exists(name)
 
 
@@ -522,7 +521,7 @@ def test_a_subclass_whose_constructor_fails_leaves_no_name(kind, name):
 
     with pytest.raises(KeyError):
         Failing()
-    gc.collect()
+    collect()
     assert not kind.exists(name)
 
 
@@ -549,8 +548,8 @@ def test_finalizers_in_a_cycle_may_still_use_it(sem):
 
     for _ in range(10):
         make()
-        gc.collect()
-        wait_for(lambda: gc.collect() is not None and tokens(sem) == 2)
+        collect()
+        wait_for(lambda: collect() and tokens(sem) == 2)
 
 
 def test_unlink_frees_the_name(kind, name):
@@ -734,7 +733,7 @@ def test_a_forked_child_uses_the_semaphore_and_leaves_the_name(kind, sem):
         assert tokens(sem) == 2
         sem.close()
         del inherited[:]
-        gc.collect()
+        collect()
 
     inherited = [kind.cls(f"{sem.name}.x")]
     in_child(use)

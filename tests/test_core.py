@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import itertools
 import os
 import subprocess
@@ -13,7 +12,7 @@ import time
 import kinds
 import pytest
 from kinds import file_of, libc_of, tokens
-from support import NOBODY, SLOW, start_python, thread, why_always_the_same_user
+from support import NOBODY, SLOW, collect, start_python, thread, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore
 
@@ -238,7 +237,7 @@ def test_a_creation_that_a_signal_interrupts_leaves_no_name(kind, name, monkeypa
     assert kind.exists(name) is (step == "_opened")
     theirs = kind.cls(name) if step == "create" else None
     del raised  # and with it the constructor's frame
-    gc.collect()
+    collect()
     assert kind.exists(name) is (theirs is not None)
     del theirs
 
@@ -251,7 +250,7 @@ def test_clean_up_leaves_a_successor_where_the_system_can_tell_it_apart(kind, na
     if closed:
         sem.close()
     del sem
-    gc.collect()
+    collect()
     assert kind.exists(name) is kind.libc.same_address
     assert tokens(successor) == 3
     successor.close()
@@ -274,7 +273,7 @@ def test_every_opened_semaphore_is_closed(kind, sem):
     link.close()
     other.close()
     del link, other
-    gc.collect()
+    collect()
     assert len(lib.opened) == before
 
 
@@ -296,7 +295,7 @@ def test_another_users_semaphore_is_refused(kind, name):
             kind.cls(name, handle_existence=Flags.RAISE_IF_EXISTS)
         with pytest.raises(PermissionError):
             sem.unlink()
-        gc.collect()
+        collect()
     finally:
         os.seteuid(0)
     assert kind.exists(name)
@@ -318,7 +317,7 @@ def test_a_name_that_may_not_be_unlinked_is_reported_once(kind, name, closed):
         else:
             with pytest.warns(RuntimeWarning, match=f"could not be removed.*{name}"):
                 del sem
-                gc.collect()
+                collect()
     finally:
         os.seteuid(0)
     assert kind.exists(name)
@@ -398,6 +397,8 @@ import random, sys, time
 from named_semaphores import NamedSemaphore
 flags = NamedSemaphore.Flags
 name, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+print(flush=True)
+sys.stdin.readline()  # until all are there
 chance, end = random.Random(seed), time.monotonic() + seconds
 created = linked = 0
 while time.monotonic() < end:
@@ -423,6 +424,11 @@ print(created, linked)
 def test_a_race_of_creating_linking_and_unlinking(name, full):
     processes = [start_python(RACES, name, str(seed), "20" if full else "0.5") for seed in range(6)]
     counts = []
+    for process in processes:
+        assert process.stdout.readline() == "\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
     for process in processes:
         output, errors = process.communicate(timeout=100 * SLOW)
         assert errors == ""
@@ -479,16 +485,16 @@ def test_code_written_for_1_0_3(name):
     sem = NamedSemaphore(bare)
     assert sem.name == name
     sem = NamedSemaphore(bare, initial_value=3)
-    gc.collect()
+    collect()
     sem = NamedSemaphore(bare)
-    gc.collect()
+    collect()
     sem.acquire()
     sem.release()
     if sem.acquire(timeout=5):
         sem.release()
     with NamedSemaphore(bare) as sem:
         pass
-    gc.collect()
+    collect()
     sem.close()
 
     created = NamedSemaphore(bare, handle_existence=Flags.RAISE_IF_EXISTS)
@@ -496,10 +502,10 @@ def test_code_written_for_1_0_3(name):
     with pytest.raises(FileExistsError):
         NamedSemaphore(bare, handle_existence=Flags.RAISE_IF_EXISTS)
     del linked
-    gc.collect()
+    collect()
     assert NamedSemaphore(bare, handle_existence=LINK).linked_existing_semaphore
     del created
-    gc.collect()
+    collect()
     assert not kinds.exists(name)
 
     sem = NamedSemaphore(bare, unlink_on_delete=False)
@@ -510,5 +516,5 @@ def test_code_written_for_1_0_3(name):
     del sem
     sem = NamedSemaphore(bare, handle_existence=Flags.UNLINK_AND_CREATE)
     del sem
-    gc.collect()
+    collect()
     assert not kinds.exists(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import gc
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 import profiles
 import pytest
 from kinds import bound
-from support import SLOW, alarm, run_python, thread, wait_for
+from support import SLOW, alarm, collect, run_python, thread, wait_for
 
 from named_semaphores import NamedSemaphore, _base, _libc
 from named_semaphores._libc import Libc, load, system
@@ -163,7 +162,7 @@ def test_the_library_object_keeps_its_own_prototypes():
 
 def test_a_library_lives_as_long_as_what_uses_it(name):
     sem = bound(Musl(), "linux")(name)
-    gc.collect()
+    collect()
     assert sem.acquire(timeout=1)
     sem.release()
     sem.close()
@@ -195,7 +194,7 @@ def test_macos_handle_0_is_a_semaphore(name):
     assert status_of(first.try_once())[0] == 0
     assert status_of(second.try_once()) == (-1, errno.EAGAIN)
     del first
-    gc.collect()
+    collect()
     assert list(lib.descriptors) == [1]
     assert status_of(second.post_once())[0] == 0
     libc.unlink(name)
@@ -210,7 +209,7 @@ def test_at_the_end_of_the_interpreter_the_kernel_closes():
     mapping.__del__(lambda: True)
     assert closed == []
     del mapping
-    gc.collect()
+    collect()
     assert closed == [4096]
 
 

@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 
 import pytest
-from support import run_python, start_python, wait_for
+from support import collect, run_python, start_python, wait_for
 
 from named_semaphores import NamedSemaphore, _files, _libc, _sysv, listing
 from named_semaphores.listing import is_in_use, list_posix, list_robust, list_semaphores
@@ -204,6 +204,7 @@ def test_a_file_with_a_lease_does_not_tell_its_value(sem):
     name = sem.name
     sem.close()
     NamedSemaphore(name, 3, unlink_on_delete=False).close()
+    collect()  # a lease is only for a file that is not open
     try:
         with open(file, "rb+") as other:
             fcntl.fcntl(other, fcntl.F_SETSIG, signal.SIGURG)
@@ -409,6 +410,7 @@ def test_is_in_use(name):
     assert is_in_use(name)
     sem.close()
     del sem
+    collect()
     assert not is_in_use(name)
     with start_python(HOLD, name) as other:
         other.stdout.readline()

@@ -10,7 +10,7 @@ import random
 
 import pytest
 from stress.storm import mappings
-from support import skip_without_room_for, unique_name
+from support import collect, skip_without_room_for, unique_name
 
 from named_semaphores import NamedSemaphore
 
@@ -97,11 +97,11 @@ def test_nothing_grows(name, full):
 
     for _ in range(100):
         cycle()
-    gc.collect()
+    collect()
     before = mappings("/sem."), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
     for _ in range(100_000 if full else 1_000):
         cycle()
-    gc.collect()
+    collect()
     after = mappings("/sem."), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
     assert after[:2] == before[:2]
     assert after[2] <= before[2] + 20
@@ -113,12 +113,11 @@ def test_creators_in_cycles_leave_no_mapping(name):
         cycle = [NamedSemaphore(f"{name}.{number}")]
         cycle.append(cycle)
 
-    gc.collect()
+    collect()
     before = mappings("/sem.")
     for number in range(10):
         cycle(number)
-    for _ in range(3):  # PyPy's collector takes its time
-        gc.collect()
+    collect()
     assert mappings("/sem.") == before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
-import gc
 import multiprocessing
 import os
 import pickle
@@ -16,7 +15,7 @@ import threading
 import profiles
 import pytest
 from kinds import bound, exists, file_of
-from support import SLOW, run_python, start_python
+from support import SLOW, collect, run_python, start_python
 
 from named_semaphores import NamedSemaphore, _names
 
@@ -161,7 +160,7 @@ def use_and_create(sem, name):
     with sem:
         kept = NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_EXISTS)
     del sem
-    gc.collect()
+    collect()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -272,7 +271,7 @@ def drop(sem):
     """Delete it; its name cannot be unlinked."""
     with pytest.warns(RuntimeWarning, match=f"could not be removed.*{sem[0].name}"):
         sem.clear()
-        gc.collect()
+        collect()
 
 
 def test_a_deleted_objects_name_is_unlinked_when_the_next_object_is_made(name, broken):
@@ -306,7 +305,7 @@ def test_a_warning_that_is_an_error_goes_to_excepthook_and_interrupts_nobody(nam
     sem = [bound(broken, "linux")(name)]
     path = file_of(name, type(sem[0]))
     sem.clear()  # "error" is this suite's filter
-    gc.collect()
+    collect()
     said = capsys.readouterr().err
     assert "RuntimeWarning" in said
     assert name in said
@@ -362,7 +361,7 @@ def test_an_unlinking_that_a_signal_interrupts_is_made_up_for(name):
     owner.unlink()
     owner.unlink()
     del owner
-    gc.collect()
+    collect()
     assert len(calls) == 2
 
 
@@ -386,7 +385,7 @@ def test_two_threads_unlink_once():
 def test_an_owner_whose_constructor_was_interrupted_is_quiet():
     owner = _names.Owner.__new__(_names.Owner)
     del owner
-    gc.collect()
+    collect()
 
 
 def test_nothing_is_remembered_of_names_that_are_unlinked(name):
@@ -395,9 +394,9 @@ def test_nothing_is_remembered_of_names_that_are_unlinked(name):
         NamedSemaphore(name).close()
     sem = NamedSemaphore(name)
     del sem
-    gc.collect()
+    collect()
     NamedSemaphore(name).close()
-    gc.collect()
+    collect()
     assert len(_names._names) == before[0]
     assert len(_names._at_exit) <= max(1, before[1])
     assert len(_names._orphans) <= 1  # its own, which the next object takes off

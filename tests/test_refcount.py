@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 import profiles
 import pytest
 from kinds import bound
-from support import in_threads
+from support import collect, in_threads
 
 from named_semaphores import NamedSemaphore
 from named_semaphores._libc import Libc
@@ -30,13 +29,13 @@ def test_a_second_open_is_counted_where_the_system_does_not(name, lib, platform)
     assert len(lib.opened) == 1
     link.close()
     del link
-    gc.collect()
+    collect()
     assert len(lib.opened) == 1
     with sem:
         assert not sem.acquire(False)
     sem.close()
     del sem  # what ends a with statement stays valid as long as the object lives
-    gc.collect()
+    collect()
     assert not lib.opened
 
 
@@ -55,7 +54,7 @@ def test_a_semaphore_that_is_collected_during_an_open_is_closed_after_it(name):
     class Collecting(Cygwin):
         def do_sem_open(self, *arguments):
             dropped.clear()
-            gc.collect()
+            collect()
             still_open.append(len(self.opened))
             return super().do_sem_open(*arguments)
 
@@ -89,7 +88,7 @@ def test_what_is_collected_during_an_open_may_itself_open(name):
         Bound(f"{name}a", handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     sem.close()
     del sem
-    gc.collect()
+    collect()
     assert not lib.opened
 
 
@@ -106,7 +105,7 @@ def test_threads_open_and_close_the_same_name(name):
             link.close()
 
     in_threads(4, use)
-    gc.collect()
+    collect()
     assert list(lib.opened.values())[0][1] == 1
     assert sem.value == 1
     sem.close()
@@ -121,5 +120,5 @@ def test_a_failed_open_is_not_counted(name):
     sem = Bound(name)
     sem.close()
     del sem
-    gc.collect()
+    collect()
     assert not lib.opened

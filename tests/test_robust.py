@@ -23,13 +23,25 @@ import pytest
 import users
 from kinds import ROBUST
 from profiles.sysv import MacOS
-from support import EXACT, SLOW, alarm, elapsed, in_threads, run_python, start_python, thread, wait_for, why_always_the_same_user
+from support import (
+    EXACT,
+    PYPY,
+    SLOW,
+    alarm,
+    collect,
+    elapsed,
+    in_threads,
+    run_python,
+    start_python,
+    thread,
+    wait_for,
+    why_always_the_same_user,
+)
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _async, _base, _holding, _sysv, robust
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
-PYPY = sys.implementation.name == "pypy"
 
 if sys.version_info >= (3, 12):
     pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
@@ -87,11 +99,6 @@ def remove(name):
     """Remove a set that was left without users."""
     close(RobustSemaphore(name))
     assert not exists(name)
-
-
-def collect():
-    for _ in range(3 if PYPY else 1):
-        gc.collect()
 
 
 def in_child(work):
@@ -854,7 +861,7 @@ def test_close_under_waiters(Robust, name):
     assert results == ["inside"] * 2
     assert (other.value, held(other)) == (3, 0)
     sem = None
-    wait_for(lambda: collect() or users_of(other) == 1)
+    wait_for(lambda: collect() and users_of(other) == 1)
     close(other)
 
 
@@ -957,7 +964,7 @@ def test_a_generator_that_is_collected_inside_leaves_no_user(native):
         cycle = Cycle()
         assert (native.value, users_of(native)) == (0, 2)
         del cycle
-        wait_for(lambda: collect() or users_of(native) == 1)
+        wait_for(lambda: collect() and users_of(native) == 1)
         assert (native.value, held(native)) == (3, 0)
 
 
@@ -1635,6 +1642,8 @@ def check_storm(outcome, count, statement):
 
 @pytest.mark.parametrize("statement", ["with", "tokens", "timed", "several", "regrouped"])
 def test_a_storm(native, full, statement):
+    if statement == "regrouped" and PYPY and sys.version_info >= (3, 10):
+        pytest.skip("PyPy 8 calls what __enter__ returned in place of __exit__ if a signal comes as a with statement begins")
     count = storm_sizes(full)
     check_storm(storm(native, count, by_steps(native)[statement], contextlib.nullcontext), count, statement)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from stress import runs, terminals
 from stress.terminals import ENVIRONMENT, SECONDS, Terminal
-from support import PREFIX, SLOW, unique_name, wait_for
+from support import PREFIX, PYPY, SLOW, unique_name, wait_for
 
 import named_semaphores
 from named_semaphores import _run, _sysv
@@ -199,8 +199,12 @@ def test_the_command_gets_the_descriptors(name):
 @on_linux
 @pytest.mark.skipif(SLOW > 1, reason="qemu forgets what is ignored at exec")
 def test_the_command_finds_signals_and_descriptors_as_they_were(name):
+    ignored = [signal.SIGHUP, signal.SIGINT, signal.SIGCHLD]  # as nohup, a background job, and a parent without wait do
+    if PYPY:  # it replaces SIGINT's setting without a look at it
+        ignored.remove(signal.SIGINT)
+
     def prepare():
-        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):  # as nohup, a background job, and a parent without wait do
+        for signum in ignored:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGTERM})
 
@@ -213,7 +217,7 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
         )
         assert found == expected
         if command[0] == "cat":
-            assert "SigIgn:\t0000000000010003" in expected
+            assert f"SigIgn:\t{sum(1 << signum - 1 for signum in ignored):016x}" in expected
             assert "SigBlk:\t0000000000004200" in expected
 
 
@@ -564,7 +568,8 @@ main()
     result = subprocess.run(
         [sys.executable, "-S", "-c", code, unique_name()], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=SECONDS
     )
-    assert (result.stdout, result.stderr) == ("[]\n", "")
+    # PyPy's ctypes needs two of them.
+    assert (result.stdout, result.stderr) == ("['enum', 're']\n" if PYPY else "[]\n", "")
 
 
 def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import types
 
 import pytest
 from kinds import libc_of, tokens
-from support import alarm, run_python, thread
+from support import alarm, collect, run_python, thread
 
 from named_semaphores import NamedSemaphore, _semlock
 from named_semaphores._libc import Libc, load
@@ -90,7 +89,7 @@ def test_it_closes_what_it_opened_when_the_last_call_has_returned(name):
     leave = link._exit
     link.close()
     del link
-    gc.collect()
+    collect()
     leave(None, None, None)
     assert tokens(sem) == 1
     sem.close()

@@ -12,8 +12,8 @@ from stress import storm
 from support import EXACT, SLOW, run_python
 
 # Where it is not exact, a token can go. On CPython one in 200 was seen, where posix_ipc loses three. On PyPy a ctypes call is itself Python
-# code, and the storm takes up to one in five, as it does from a naive class on CPython.
-SHARE = 0 if EXACT else 0.05 if sys.implementation.name == "cpython" else 0.5
+# code, and a compiled loop looks at signals at few places: the storm takes up to one in two, where it hits one of them.
+SHARE = 0 if EXACT else 0.05 if sys.implementation.name == "cpython" else 0.75
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import pickle
 import re
@@ -21,7 +20,7 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, NodeExistsError
 from server import SESSION
-from support import SLOW, in_threads, run_python, wait_for
+from support import SLOW, collect, in_threads, run_python, wait_for
 
 from named_semaphores.zookeeper import ZooKeeperSemaphore
 
@@ -438,7 +437,7 @@ def test_a_task_that_never_runs_again_keeps_no_token(client, name):
     loop.close()
     task._log_destroy_pending = False
     del task
-    wait_for(lambda: gc.collect() is not None and sem.value == 1)
+    wait_for(lambda: collect() and sem.value == 1)
 
 
 def test_a_coroutine_that_is_closed_puts_its_token_back(client, name):
@@ -561,8 +560,8 @@ def test_what_is_dropped_leaves_nothing_in_the_client(client, name):
     with sem:
         assert not sem.acquire(timeout=0.05)
     del sem
-    wait_for(lambda: gc.collect() is not None and dropped() is None)
-    wait_for(lambda: gc.collect() is not None and len(client.state_listeners) == before)
+    wait_for(lambda: collect() and dropped() is None)
+    wait_for(lambda: collect() and len(client.state_listeners) == before)
 
 
 def test_waits_in_vain_do_not_pile_up(client, connect, name):
