@@ -221,6 +221,25 @@ def test_a_task_that_is_cancelled_with_a_token_on_its_way_has_none(sem):
     assert_nothing_is_left(sem, 1)
 
 
+def test_a_task_that_is_cancelled_after_it_was_handed_a_token_and_before_it_runs_gives_it_back(sem, monkeypatch):
+    def hand_over_and_cancel(queue):
+        hand_over(queue)
+        assert waiter.cancel()
+
+    async def main():
+        nonlocal waiter
+        waiter = await begin(sem)
+        sem.release()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+
+    waiter = None
+    hand_over = _async._Queue._hand_over
+    monkeypatch.setattr(_async._Queue, "_hand_over", hand_over_and_cancel)
+    asyncio.run(main())
+    assert_nothing_is_left(sem, 1)
+
+
 def test_a_token_on_its_way_to_a_cancelled_task_goes_to_the_next(sem):
     async def main():
         first, second = await begin(sem), await begin(sem)

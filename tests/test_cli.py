@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 from stress.terminals import ENVIRONMENT, PLACE, SECONDS, Terminal
-from support import PREFIX, collect, wait_for
+from support import PREFIX, Child, collect, wait_for
 
 import named_semaphores
 from named_semaphores import NamedSemaphore, _cli, _libc, _sysv, core, listing
@@ -141,7 +141,7 @@ def test_what_acquire_took_no_signal_can_belie(sem):
     """After a signal at any moment: exit code 0 with a token, or death without one."""
     taken = 0
     for number in range(20):
-        with subprocess.Popen(line("acquire", sem.name), cwd="/", env=ENVIRONMENT) as process:
+        with Child(line("acquire", sem.name), cwd="/", env=ENVIRONMENT) as process:
             if number % 2:
                 wait_for(lambda: sem.value == 0)
             process.terminate()
@@ -155,7 +155,7 @@ def test_what_acquire_took_no_signal_can_belie(sem):
 
 def test_acquire_waits(sem):
     sem.acquire()
-    with subprocess.Popen(line("acquire", sem.name, "--verbose"), cwd="/", env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+    with Child(line("acquire", sem.name, "--verbose"), cwd="/", env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         assert "waiting for a token" in process.stderr.readline()
         sem.release()
         assert process.wait(SECONDS) == 0
@@ -208,7 +208,7 @@ def test_resize_waits_until_enough_are_free(robust, capfd):
     for wait, within in ((["--no-wait"], ""), (["--timeout", "0.02"], " within 0.02 s")):
         said = f"named-semaphores: {robust.name}: too few tokens were free{within}\n"
         assert quick(capfd, "resize", robust.name, "1", *wait) == ("", said, 1)
-    with subprocess.Popen(line("resize", robust.name, "1"), cwd="/", env=ENVIRONMENT) as process:
+    with Child(line("resize", robust.name, "1"), cwd="/", env=ENVIRONMENT) as process:
         wait_for(lambda: robust.waiting() == 1)
         system.operate(robust.id, _sysv.give(2))
         assert process.wait(SECONDS) == 0

@@ -648,6 +648,19 @@ def test_a_copy_is_a_link(kind, sem, copied):
     assert kind.exists(sem.name)
 
 
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda sem: pickle.loads(pickle.dumps(sem))], ids=["copy", "deepcopy", "pickle"]
+)
+def test_a_copy_of_one_that_was_told_to_unlink_the_name_leaves_it(kind, name, copied):
+    sem = kind.cls(name, 1, unlink_on_delete=True)
+    link = copied(sem)
+    assert (sem.unlink_on_delete, link.unlink_on_delete) == (True, False)
+    link.close()
+    assert kind.exists(name)
+    sem.close()
+    assert not kind.exists(name)
+
+
 def test_copies_of_a_subclass_keep_its_attributes(sem):
     link = make_noting(type(sem))(sem.name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
     link.notes.append("mine")

@@ -713,6 +713,7 @@ def keeps_what_it_may_not_give_back(sem, lose, regain, way):
 WAYS = pytest.mark.parametrize("way", ["release", "with", "release several"])
 
 
+@pytest.mark.skipif(PYPY, reason="a callback of PyPy cannot set errno")
 @WAYS
 def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(name, way):
     library = Refusing()
@@ -1265,7 +1266,7 @@ def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next_openi
     def hold():
         with _holding._lock:
             locked.set()
-            collected.wait()
+            collected.wait(30 * SLOW)
 
     locked, collected = threading.Event(), threading.Event()
     other = RobustSemaphore(native.name)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from stress import runs, terminals
 from stress.terminals import ENVIRONMENT, SECONDS, Terminal
-from support import PREFIX, PYPY, SLOW, unique_name, wait_for
+from support import PREFIX, PYPY, SLOW, Child, unique_name, wait_for
 
 import named_semaphores
 from named_semaphores import _run, _sysv
@@ -42,7 +42,7 @@ def run(*words, **options):
 
 def start(*words, **options):
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(line(*words), **{"cwd": "/", "env": ENVIRONMENT, **streams, **options})
+    return Child(line(*words), **{"cwd": "/", "env": ENVIRONMENT, **streams, **options})
 
 
 def end(process):
@@ -526,9 +526,7 @@ def test_one_limit_for_python_and_run(name, end_by):
         process.kill() if end_by == "kill" else process.stdin.close()
         process.wait(SECONDS)
 
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
-    ) as python:
+    with Child([sys.executable, "-c", HOLDS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True) as python:
         python.stdout.readline()
         with start(name, *HOLD) as first:
             first.stdout.readline()
@@ -542,7 +540,7 @@ def test_one_limit_for_python_and_run(name, end_by):
                 finish(first)
                 assert other.value() == 1
                 take(other)
-                with subprocess.Popen(
+                with Child(
                     [sys.executable, "-c", HOLDS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
                 ) as next_python:
                     wait_for(lambda: other.waiting() == 1)

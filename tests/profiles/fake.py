@@ -187,7 +187,7 @@ class Fake:
         return 0
 
 
-HOST: Any = None
+HOST = None  # type: Any  # PyPy refuses an annotated global
 
 
 def _with_errno(method: Callable[..., int], failed: int) -> Callable[..., int]:

@@ -62,7 +62,7 @@ def _load_host() -> Any:
     return host
 
 
-HOST: Any = None
+HOST = None  # type: Any  # PyPy refuses an annotated global
 
 
 def _host(symbol: str, *arguments: Any) -> int:
