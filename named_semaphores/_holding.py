@@ -195,10 +195,11 @@ def _leave_late() -> None:
     """At exit: leave when nothing can use the semaphores any more."""
     process: Any = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
-        # Other atexit functions may follow, and daemon threads run on. After them the interpreter collects garbage once more.
-        # (PyPy tells nobody; there the kernel lowers the count of users.)
-        callbacks: list[Any] = getattr(gc, "callbacks", [])
-        callbacks.append(lambda *_: _leave_all() if sys.is_finalizing() else None)
+        if hasattr(gc, "callbacks"):
+            # Other atexit functions may follow, and daemon threads run on. After them the interpreter collects garbage once more.
+            gc.callbacks.append(lambda *_: _leave_all() if sys.is_finalizing() else None)
+        else:  # PyPy
+            _leave_all()
     elif not _thread._count():  # a child of multiprocessing calls os._exit next; but a thread may still use them
         _leave_all()
 
@@ -334,6 +335,5 @@ def _register() -> None:
     register(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
 
 
-# Cygwin has no System V semaphores for us, and hides libc from CDLL(None).
-if hasattr(os, "register_at_fork") and not sys.platform.startswith(("cygwin", "msys")):
+if hasattr(os, "register_at_fork") and _sysv.is_supported():
     _register()

@@ -625,10 +625,14 @@ def system() -> SysV:
     return _found
 
 
+def is_supported(platform: str | None = None) -> bool:
+    return system_of(platform or sys.platform, _SYSTEMS) is not None
+
+
 def load(platform: str = sys.platform) -> SysV:
     if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
-    if system_of(platform, _SYSTEMS) is None:
+    if not is_supported(platform):
         raise NotImplementedError(_refusal(platform))
     library = ctypes.CDLL(None)
     if not hasattr(library, "semget"):

@@ -10,6 +10,7 @@ can be cleared.
 from __future__ import annotations
 
 import argparse
+import gc
 import mmap
 import os
 import random
@@ -171,6 +172,8 @@ def run(kills: int, prefix: str = f"nst{os.getpid()}.") -> str:
             os.waitpid(pid, 0)
         state = kept.value - kept.initial_value
         kept.close()
+        for _ in range(3):  # PyPy ends the use only now
+            gc.collect()
         # The last user has closed each name, or was killed: RAISE_IF_EXISTS creates it anew, with another number.
         anew = [RobustSemaphore(name, TOKENS + 1, RobustSemaphore.Flags.RAISE_IF_EXISTS) for name in names]
         fresh = [(sem.value, sem.initial_value) for sem in anew]
