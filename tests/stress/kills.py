@@ -131,6 +131,13 @@ def resize(sem: RobustSemaphore, notes: Notes) -> None:
         notes.change(notes.limit, size)
 
 
+def close(*sems: RobustSemaphore) -> None:
+    for sem in sems:
+        sem.close()
+    for _ in range(3):  # PyPy ends their use only now
+        gc.collect()
+
+
 def start(process: int, notes: Notes, names: list[str]) -> int:
     parent = os.getpid()
     pid = os.fork()
@@ -171,14 +178,11 @@ def run(kills: int, prefix: str = f"nst{os.getpid()}.") -> str:
         for pid in pids:
             os.waitpid(pid, 0)
         state = kept.value - kept.initial_value
-        kept.close()
-        for _ in range(3):  # PyPy ends the use only now
-            gc.collect()
+        close(kept)
         # The last user has closed each name, or was killed: RAISE_IF_EXISTS creates it anew, with another number.
         anew = [RobustSemaphore(name, TOKENS + 1, RobustSemaphore.Flags.RAISE_IF_EXISTS) for name in names]
         fresh = [(sem.value, sem.initial_value) for sem in anew]
-        for sem in anew:
-            sem.close()
+        close(*anew)
     assert not notes.words[notes.failed], "a process failed"
     assert state == 0, f"{-state} tokens lost"
     assert set(fresh) == {(TOKENS + 1, TOKENS + 1)}, f"not begun anew: {fresh}"
