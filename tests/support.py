@@ -181,10 +181,10 @@ def in_threads(count: int, work: Callable[[], object]) -> None:
         thread.join()
 
 
-def run_python(code: str, *arguments: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, *arguments: str, options: Sequence[str] = (), seconds: float = 60) -> subprocess.CompletedProcess[str]:
     """Run this interpreter, with its options, on the code; return what it wrote and its exit code."""
     command = [sys.executable, *options, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds * SLOW, check=False)
 
 
 def import_copy(name: str) -> Any:

@@ -566,7 +566,7 @@ print(kills.run({count}, {prefix!r}))
 
 
 def run_kills(count, fault=""):
-    return run_python(KILLS.format(fault=fault, count=count, prefix=PREFIX), os.path.join(HERE, "stress"))
+    return run_python(KILLS.format(fault=fault, count=count, prefix=PREFIX), os.path.join(HERE, "stress"), seconds=60 + count / 10)
 
 
 def test_kills_lose_and_gain_nothing(full):
