@@ -1312,6 +1312,14 @@ def test_a_child_of_multiprocessing_leaves_at_its_end_unless_a_thread_runs(nativ
         users_of(native)
 
 
+@pytest.mark.refcounts
+def test_an_interpreter_that_does_not_tell_of_its_last_collection_leaves_at_exit(native, monkeypatch):
+    monkeypatch.setattr(_holding, "gc", object())  # as on PyPy
+    _holding._leave_late()
+    with pytest.raises(FileNotFoundError):
+        users_of(native)
+
+
 AT_EXIT = """
 import atexit, subprocess, sys
 def enter():
