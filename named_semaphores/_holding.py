@@ -186,9 +186,14 @@ def _leave_all() -> None:
     """Leave the sets; the last user removes a set. If a token is held, the kernel gives it back and lowers the count of users, and the next process
     that opens the name removes the set.
     """
-    for user in list(_users):
-        if not user.holding.tokens():
-            user.set.leave()
+    if not _lock.acquire(False):  # a daemon thread was frozen with it; the kernel lowers the counts
+        return
+    try:
+        for user in list(_users):
+            if not user.holding.tokens():
+                user.set.leave()
+    finally:
+        _lock.release()
 
 
 def _leave_late() -> None:

@@ -1320,6 +1320,22 @@ def test_an_interpreter_that_does_not_tell_of_its_last_collection_leaves_at_exit
         users_of(native)
 
 
+@pytest.mark.refcounts
+def test_the_interpreters_end_does_not_wait_for_a_daemon_thread_that_was_frozen_with_the_lock(native):
+    def hold():
+        with _holding._lock:
+            locked.set()
+            over.wait(30 * SLOW)
+
+    locked, over = threading.Event(), threading.Event()
+    with thread(hold):
+        locked.wait()
+        _, seconds = elapsed(_holding._leave_all)
+        over.set()
+    assert seconds < 20 * SLOW
+    assert users_of(native) == 1
+
+
 AT_EXIT = """
 import atexit, subprocess, sys
 def enter():
