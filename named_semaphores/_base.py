@@ -265,12 +265,8 @@ class Semaphore:
         if self._handle is not None:
             self._tries = self._posts = map(_refuse_closed, repeat(self._name))
             self._handle = None
-            self._close_exit()
-
-    def _close_exit(self) -> None:
-        # An ExitStack looks __exit__ up only when it unwinds. So what puts the token back stays valid, and keeps the semaphore open, as long as
-        # this object lives.
-        pass
+            # An ExitStack looks __exit__ up only when it unwinds. So what puts the token back stays valid, and keeps the semaphore open, as long
+            # as this object lives.
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's ``__dict__``."""

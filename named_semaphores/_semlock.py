@@ -49,8 +49,9 @@ class _Handle(Handle):
         self.lock = lock
         self.pointer = lock.handle  # an int: who makes a call by ctypes must keep this object, and so the lock, until it returns
         self.is_steady = libc.is_steady
-        self.tries = starmap(lock.acquire, _TRY)
-        self.first_waits = starmap(lock.acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)
+        acquire = lock.acquire
+        self.tries = starmap(acquire, _TRY)
+        self.first_waits = starmap(acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)
         self.posts = starmap(lock.release, _NOTHING)
         self.leave = lock.__exit__
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._names import Owner
 
 _ONE = 1  # release compares by identity, for speed; another object that is 1 takes the longer way
+_LINKS = (Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS)  # here, because before 3.12 looking a member up is slow
 _MOST = 1_000_000  # tokens put back at once: all are posted with the GIL kept and signals unheard, some 50 ns each
 
 
@@ -77,7 +78,7 @@ class NamedSemaphore(Semaphore):
         owner = None
         while True:  # until no other process interferes between two steps
             try:
-                if existence is Flags.LINK_OR_CREATE or existence is Flags.RAISE_IF_NOT_EXISTS:
+                if existence in _LINKS:
                     try:
                         handle = _link(libc, name)
                         self._linked = True
@@ -91,6 +92,7 @@ class NamedSemaphore(Semaphore):
                     owner = _owner(ours)  # before it is created, so that no signal leaves a name without an owner
                 try:
                     ours.handle = handle = _create(libc, name, mode, value, ours.created)
+                    ours.created.clear()
                     break
                 except FileExistsError:
                     if existence is Flags.RAISE_IF_EXISTS:

@@ -106,11 +106,14 @@ class _Robust(Semaphore):
         if error not in RETRY:
             raise self._set.failure(error)
 
-    def _close_exit(self) -> None:
-        leave: Any = self._exit
-        if not leave.opening.user.holding.tokens():
-            # Nothing is held: this process is no user any more. ExitStack looks __exit__ up after __enter__ has returned, so it stays valid.
-            self._exit = partial(leave.func, *leave.args)
+    def close(self) -> None:
+        if self._handle is not None:
+            super().close()
+            leave: Any = self._exit
+            opening = getattr(leave, "opening", None)  # None: another thread, or a signal handler, closed it at the same time
+            if opening is not None and not opening.user.holding.tokens():
+                # Nothing is held: this process is no user any more. ExitStack looks __exit__ up after __enter__ has returned, so it stays valid.
+                self._exit = partial(leave.func, *leave.args)
 
 
 class Tokens(_Robust):
