@@ -304,7 +304,7 @@ class _Entered(dict):  # type: ignore[type-arg]
 def _calls(handle: Any, deadline: int | None) -> Iterator[Iterator[tuple[int, int]]]:
     """Yield calls, each to be made when the one before it got no token; the last one is made when ``deadline`` has come."""
     pause = FIRST_PAUSE
-    # _wait_endless has made the first call of an endless wait, if the handle has one that waits.
+    # _wait_endless has made the first call of an endless wait, if the handle has one that waits. (Before 3.11 a with statement does without it.)
     first = () if deadline is None and handle.first_waits is not handle.tries else (FIRST_SLICE,)
     for longest in chain(first, LATER_SLICES, repeat(LATER_SLICES[-1])):
         if deadline is None:

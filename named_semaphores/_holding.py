@@ -17,6 +17,8 @@ import os
 import select
 import sys
 import weakref
+from collections import deque
+from functools import partial
 from itertools import repeat, starmap
 from operator import attrgetter
 
@@ -27,6 +29,9 @@ from ._names import Owner, at_exit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn
+
+
+call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
 
 
 class Held(list):  # type: ignore[type-arg]
@@ -57,7 +62,7 @@ class _Holding:
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.lists = {1: Held(semset.give(1), 1)}
-        self.kept: list[_sysv.Set] = []  # of collected objects, while tokens are held: keeps this process a user
+        self.kept: _sysv.Set | None = None  # of a collected object, while tokens are held: keeps this process a user
 
     def held(self, n: int, semset: _sysv.Set) -> Held:
         return self.lists.setdefault(n, Held(semset.give(n), n))
@@ -99,25 +104,25 @@ class _Holding:
         self.lists = {n: Held(held.entry, n, held.inherited + len(held)) for n, held in old.items()}
         for held in old.values():
             held.clear()
-        self.kept.clear()
+        self.kept = None
 
     def end(self, semset: _sysv.Set) -> list[_sysv.Set]:
         """A use of the set ends: return the uses to leave now. One stays as long as tokens are held, so that no other process begins anew."""
         holds = self.tokens()
-        if holds and not self.kept:
+        if holds and self.kept is None:
             try:
                 is_gone = semset.is_gone()
             except PermissionError:  # this process has lost its rights to the set
                 is_gone = False
             if not is_gone:
-                self.kept.append(semset)
+                self.kept = semset
                 _kept[semset.id] = self
                 return []
         leaving = [semset]
-        if not holds:
-            _kept.pop(semset.id, None)
-            leaving += self.kept
-            self.kept.clear()
+        if not holds and self.kept is not None:
+            del _kept[semset.id]
+            leaving.append(self.kept)
+            self.kept = None
         return leaving
 
 
@@ -128,13 +133,13 @@ _lock = new_lock()  # for what takes several steps: regroup, end, and making a _
 _ended: list[tuple[_Holding, _sysv.Set]] = []  # uses whose finalizer has run
 
 
-def _leave_ended() -> None:
+def leave_ended() -> None:
     # Never waits: the collector may call this in a thread that has another library's lock, for which a thread that has ours may wait.
     while _ended:
         for locked in map(_lock.acquire, (False,)):  # "for" as in _base: no signal leaves it locked
             break
         if not locked:
-            return  # _User.__init__ calls this again
+            return  # the next opening or closing calls this again
         try:
             holding, semset = _ended.pop()
             for one in holding.end(semset):
@@ -150,13 +155,13 @@ class _User:
         self.set = semset
         with _lock:
             self.holding = _holdings.get(semset.id) or _holdings.setdefault(semset.id, _Holding(semset))
-        _leave_ended()
+        leave_ended()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A signal's exception here leaves this process a user until it ends.
         if hasattr(self, "holding") and not is_finalizing():
             _ended.append((self.holding, self.set))
-            _leave_ended()
+            leave_ended()
 
 
 _users: set[_User] = set()
@@ -175,10 +180,11 @@ class Opening:
         self._forget = _users.discard
         self.owner: Owner | None = None
         _users.add(self.user)
-        at_exit(_leave_late)
+        if not semset.is_joined():  # since it was opened, a signal handler has forked, and this is the child
+            semset.rejoin()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_forget"):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_forget") and not is_finalizing():  # else other finalizers may still use it, and _leave_last follows
             self._forget(self.user)
 
 
@@ -186,14 +192,20 @@ def _leave_all() -> None:
     """Leave the sets; the last user removes a set. If a token is held, the kernel gives it back and lowers the count of users, and the next process
     that opens the name removes the set.
     """
-    if not _lock.acquire(False):  # a daemon thread was frozen with it; the kernel lowers the counts
-        return
-    try:
-        for user in list(_users):
-            if not user.holding.tokens():
-                user.set.leave()
-    finally:
-        _lock.release()
+    kept = [(holding, holding.kept) for holding in list(_kept.values())]
+    for holding, semset in [*((user.holding, user.set) for user in list(_users)), *_ended, *kept]:
+        if semset is not None and not holding.tokens():
+            semset.leave()
+
+
+def _leave_last(phase: str, _: object) -> None:
+    """At the interpreter's last collection: leave after the finalizers."""
+    global _lock
+    if sys.is_finalizing():
+        if phase == "start":
+            _lock = new_lock()  # no other thread runs any more, but a daemon thread may have been frozen with it
+        else:
+            _leave_all()
 
 
 def _leave_late() -> None:
@@ -201,11 +213,12 @@ def _leave_late() -> None:
     process: Any = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         if hasattr(gc, "callbacks"):
-            # Other atexit functions may follow, and daemon threads run on. After them the interpreter collects garbage once more.
-            gc.callbacks.append(lambda *_: _leave_all() if sys.is_finalizing() else None)
+            # Other atexit functions may follow, and daemon threads run on. After them the interpreter collects garbage once more. (Not after
+            # gc.disable(): then the sets stay without users, and count as not there.)
+            gc.callbacks.append(_leave_last)
         else:  # PyPy
             _leave_all()
-    elif not _thread._count():  # a child of multiprocessing calls os._exit next; but a thread may still use them
+    elif process.threading.active_count() == 1:  # a child of multiprocessing calls os._exit next; but a thread may still use them
         _leave_all()
 
 
@@ -261,7 +274,8 @@ class Ended(dict):  # type: ignore[type-arg]
         held = giver.held
         if held is not giver.holding.lists.get(held.n):  # the with statement began before a fork, in the parent
             return
-        if held.inherited:  # the same, but an ExitStack or async with statement looked __exit__ up in the child
+        if held.inherited and not giver.holding.tokens():
+            # It began before the fork, too, but an ExitStack or async with statement looked __exit__ up in the child.
             held.inherited -= 1
         else:
             try:
@@ -277,31 +291,27 @@ class Ended(dict):  # type: ignore[type-arg]
 
 renewed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # objects whose _renew() a child of fork calls
 
-# Of each thread that forks. No lock is held meanwhile: a hook of another library may wait for one.
-_pipes: dict[int, tuple[int, int]] = {}
+# What each thread that forks needs meanwhile. No lock is held: a hook of another library may wait for one.
+_pipes: dict[int, list[int]] = {}  # the ends that are open
+_steps: dict[int, tuple[Callable[[], Any], ...]] = {}  # by which the parent awaits its child
 _Mask = ctypes.c_char * 128  # a sigset_t has at most so many bytes
 _masks: dict[int, Any] = {}  # of signals that were blocked before
 
 
 def _open_pipe() -> None:
+    """Before a fork. The parent waits until its child is a user: if the parent left before, as the last user, it would remove the set."""
     if _users:
         try:
-            _pipes[_thread.get_ident()] = os.pipe()
+            ends = list(os.pipe())
         except OSError:  # no descriptors are left: the parent will not wait
-            pass
-
-
-def _await_child() -> None:
-    """Wait until the child is a user: if the parent left before, as the last user, it would remove the set."""
-    ends = _pipes.pop(_thread.get_ident(), None)
-    if ends:
-        os.close(ends[1])
-        try:
-            poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
-            poll.register(ends[0])
-            poll.poll(1000)  # milliseconds; until the child closes its end, or dies. It may also be stopped, or busy with hooks of others
-        finally:
-            os.close(ends[0])
+            return
+        poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
+        poll.register(ends[0])
+        close = map(os.close, starmap(ends.pop, repeat(()))).__next__
+        ident = _thread.get_ident()
+        _pipes[ident] = ends
+        # 1000 milliseconds; until the child closes its end, or dies. It may also be stopped, or busy with hooks of others.
+        _steps[ident] = (close, partial(poll.poll, 1000), close)
 
 
 def _begin_child() -> None:
@@ -320,25 +330,30 @@ def _begin_child() -> None:
         except OSError:  # removed, and every use says so; or the kernel has no memory for an undo, and this child is no user
             pass
     for ends in _pipes.values():
-        os.close(ends[0])
-        os.close(ends[1])
+        for end in ends:
+            os.close(end)
     _pipes.clear()
+    _steps.clear()
 
 
 def _register() -> None:
     # "before" functions are called in the reverse order: block signals, open the pipe. Then the child begins, the parent waits for it, and both
-    # restore their signals. A handler that raised in between would leave out the rest of a function, and its exception would be lost. So all signals
-    # are blocked; not by signal.pthread_sigmask, which runs the handlers of those that wait.
+    # restore their signals. A signal handler that raised in between would leave out the rest of a function, and its exception would be lost. So all
+    # signals are blocked; not by signal.pthread_sigmask, which runs the handlers of those that wait. Another thread may receive them nevertheless:
+    # so the parent waits in C, where no handler runs.
     libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)
     every = _Mask()
     libc.sigfillset(every)
-    own = map(_masks.setdefault, iter(_thread.get_ident, None), iter(_Mask, None))
+    thread = iter(_thread.get_ident, None)
+    own = map(_masks.setdefault, thread, iter(_Mask, None))
     block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
-    restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, iter(_thread.get_ident, None)), repeat(None))
+    restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, thread), repeat(None))
+    wait = map(deque, map(map, repeat(call), map(_steps.pop, thread, repeat(()))), repeat(0))  # a deque of 0 items uses an iterator up
     register: Any = os.register_at_fork  # type: ignore[attr-defined,unused-ignore]
-    register(before=_open_pipe, after_in_child=_begin_child, after_in_parent=_await_child)
+    register(before=_open_pipe, after_in_child=_begin_child, after_in_parent=wait.__next__)
     register(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
 
 
 if hasattr(os, "register_at_fork") and _sysv.is_supported():
     _register()
+    at_exit(_leave_late)

@@ -6,7 +6,7 @@ Who frees what, when, and in which process:
 | what | by | when | in a child of fork |
 |---|---|---|---|
 | an open POSIX semaphore | SemLock's deallocator, or ``_libc._Mapping`` | when the last call has returned and the last object was collected | frees its own copy |
-| an open System V set, as one of its users | ``_holding.Opening`` | the same, once nothing is held; at the latest after the last atexit function | a user of its own |
+| an open System V set, as one of its users | ``_holding.Opening`` | the same, once nothing is held; at the latest after the interpreter's last collection | a user of its own |
 | a name, if ``unlink_on_delete`` | ``Owner`` | on ``close()``, or when the object and its with statements were collected | never |
 | a name that a signal's exception kept ``Owner`` from unlinking, or that still has an owner at the end | ``_clean_up_orphans``, ``_clean_up_all`` | when the next owner is made; at exit | never |
 

@@ -77,6 +77,7 @@ def make_ready(total: int) -> list[Operation]:
 
 JOIN: list[Operation] = [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 LEAVE: list[Operation] = [(USERS, -1, NOWAIT | UNDO)]
+NOTHING: list[Operation] = [(TOTAL, -1, NOWAIT), (TOTAL, 1, NOWAIT)]  # needs the same rights as to give
 STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 
 # IPC_RMID follows; the process must have the right to it. Another process that finds the mark adds its own, and calls IPC_RMID too. If all
@@ -536,6 +537,10 @@ class Set:
             raise self.failure(error) from None
         self._joined = [os.getpid()]
 
+    def is_joined(self) -> bool:
+        """Whether this process counts in USERS."""
+        return self._joined == [os.getpid()]
+
     # Arguments of ``semop``. Operations on several tokens take all of them or none.
 
     def take(self, n: int = 1) -> tuple[Any, ...]:
@@ -551,7 +556,7 @@ class Set:
     def is_gone(self) -> bool:
         """Whether it was removed. PermissionError: this process has lost its rights to it."""
         try:
-            self.library.value(self.id, TOKENS)
+            self.library.operate(self.id, NOTHING)
         except Removed:
             return True
         except OSError as error:

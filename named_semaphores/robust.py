@@ -14,15 +14,14 @@ from time import monotonic_ns
 
 from . import _sysv
 from ._base import DEFAULT_MODE, FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
-from ._holding import Ended, Giver, Opening, Taker, renewed
+from ._holding import Ended, Giver, Opening, Taker, call, leave_ended, renewed
 from ._names import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, NoReturn
+    from typing import Any, Iterator, NoReturn
 
 _ONE = 1  # acquire and release compare by identity, for speed; another object that is 1 takes the longer way
-_call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
 _NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
 
 
@@ -51,7 +50,7 @@ class _Handle:
         self.leave.opening = opening  # type: ignore[attr-defined]
 
     def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
-        return map(_call, map(self._outcomes.__getitem__, statuses))
+        return map(call, map(self._outcomes.__getitem__, statuses))
 
     def _waiting(self, nanoseconds: int) -> tuple[Any, Iterator[tuple[Any, ...]]]:
         library = self.set.library
@@ -114,6 +113,7 @@ class _Robust(Semaphore):
             if opening is not None and not opening.user.holding.tokens():
                 # Nothing is held: this process is no user any more. ExitStack looks __exit__ up after __enter__ has returned, so it stays valid.
                 self._exit = partial(leave.func, *leave.args)
+            leave_ended()
 
 
 class Tokens(_Robust):
