@@ -19,7 +19,7 @@ import sys
 import weakref
 from collections import deque
 from functools import partial
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from operator import attrgetter
 
 from . import _sysv
@@ -301,15 +301,16 @@ _masks: dict[int, Any] = {}  # of signals that were blocked before
 def _open_pipe() -> None:
     """Before a fork. The parent waits until its child is a user: if the parent left before, as the last user, it would remove the set."""
     if _users:
+        ident = _thread.get_ident()
+        ends = _pipes.setdefault(ident, [])
         try:
-            ends = list(os.pipe())
+            if not ends:  # else the exception of a signal handler ended this function in an earlier fork
+                ends += chain.from_iterable(starmap(os.pipe, ((),)))
         except OSError:  # no descriptors are left: the parent will not wait
             return
         poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
         poll.register(ends[0])
         close = map(os.close, starmap(ends.pop, repeat(()))).__next__
-        ident = _thread.get_ident()
-        _pipes[ident] = ends
         # 1000 milliseconds; until the child closes its end, or dies. It may also be stopped, or busy with hooks of others.
         _steps[ident] = (close, partial(poll.poll, 1000), close)
 
