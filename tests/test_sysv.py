@@ -14,7 +14,7 @@ import time
 
 import profiles
 import pytest
-from support import EXACT, PREFIX, PYPY, SLOW, run_python, start_python, unique_name, wait_for, why_always_the_same_user
+from support import EXACT, PREFIX, PYPY, SLOW, alarm, run_python, start_python, thread, unique_name, wait_for, why_always_the_same_user
 
 from named_semaphores import _sysv
 from named_semaphores._sysv import MAX_TOKENS, NAME, SysV, list_sets
@@ -325,19 +325,12 @@ def test_resizing_goes_on_after_a_signal(library, name):
     assert library.semop(*ours.take(2)) == 0
     seen = []
 
-    def give(*_):
-        seen.append(1)
-        if len(seen) == 3:
-            library.semop(*ours.give())
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    def give():  # not in the handler: it may run in the callback of a fake, whose errno it would change
+        wait_for(lambda: len(seen) >= 3)
+        library.semop(*ours.give())
 
-    before = signal.signal(signal.SIGALRM, give)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    with alarm(lambda *_: seen.append(1), 0.01, 0.01), thread(give):
         assert ours.resize(1, 60)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert len(seen) >= 3
     ours.remove()
 
