@@ -422,7 +422,7 @@ print(created, linked)
 
 
 def test_a_race_of_creating_linking_and_unlinking(name, full):
-    processes = [start_python(RACES, name, str(seed), "20" if full else "0.5") for seed in range(6)]
+    processes = [start_python(RACES, name, str(seed), str(20 if full else 0.5 * SLOW)) for seed in range(6)]
     counts = []
     for process in processes:
         assert process.stdout.readline() == "\n"
