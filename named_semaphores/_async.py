@@ -71,21 +71,9 @@ class _Queue:
         waiter: asyncio.Future[bool] = self.loop.create_future()
         self.waiters[waiter] = None
         timer: asyncio.TimerHandle | None = None
-
-        def end() -> None:
-            nonlocal timer
-            left = (deadline or 0) - monotonic_ns()
-            if left > 0:  # uvloop's timers may come a millisecond early
-                timer = self.loop.call_later(left / 1e9, end)
-            elif not waiter.done():
-                try:
-                    waiter.set_result(self._try())
-                except Exception as error:
-                    waiter.set_exception(error)
-
         try:
             if deadline is not None:
-                timer = self.loop.call_later(max(0, deadline - monotonic_ns()) / 1e9, end)
+                timer = self.loop.call_later(max(0, deadline - monotonic_ns()) / 1e9, self._expire, waiter, deadline)
             self._start()
             return await waiter
         except BaseException:
@@ -97,6 +85,16 @@ class _Queue:
             self.waiters.pop(waiter, None)
             if timer is not None:
                 timer.cancel()
+
+    def _expire(self, waiter: asyncio.Future[bool], deadline: int) -> None:
+        left = deadline - monotonic_ns()
+        if left > 0:  # uvloop's timers may come a millisecond early
+            self.loop.call_later(left / 1e9, self._expire, waiter, deadline)
+        elif not waiter.done():
+            try:
+                waiter.set_result(self._try())
+            except Exception as error:
+                waiter.set_exception(error)
 
     def _try(self) -> bool:
         return self.sem._wait(0, self.handle)  # type: ignore[no-any-return]
@@ -120,6 +118,7 @@ class _Queue:
                 return
             if self.handle.is_steady:
                 thread = threading.Thread(target=self._serve, name=f"waits for {self.sem.name}", daemon=self.handle.is_robust)
+                thread.waits_for_tasks = True  # type: ignore[attr-defined]  # see _is_over
                 try:
                     thread.start()
                     self.has_thread = True
@@ -134,9 +133,10 @@ class _Queue:
     def _deliver(self) -> None:
         try:
             self.arrived.pop()
-        except IndexError:  # the thread has given it back
-            return
-        self._hand_over()
+        except IndexError:  # the thread has given it back, or has called this once more
+            pass
+        else:
+            self._hand_over()
         self.delivered.set()
 
     def _fail(self, error: BaseException) -> None:
@@ -185,25 +185,30 @@ class _Queue:
 
     def _is_over(self) -> bool:
         """Whether the loop will not run any more. At the interpreter's end a loop that is frozen in a daemon thread says that it runs."""
-        loop = self.loop
-        return loop.is_closed() or (not threading.main_thread().is_alive() and (self.is_daemon or not loop.is_running()))
+        if self.loop.is_closed() or threading.main_thread().is_alive():
+            return self.loop.is_closed()
+        if not self.is_daemon:
+            return not self.loop.is_running()
+        # The interpreter waits for the threads that are no daemons, and those that wait for tasks are waiting for its end.
+        return not any(
+            thread.is_alive() and not thread.daemon and not hasattr(thread, "waits_for_tasks") for thread in threading.enumerate()
+        )
 
     def _send(self) -> None:
         """Send a token to the loop, and return when it has arrived. Give it back if nobody waits, or the loop does not run any more."""
         if not self.waiters:
             self._give_back()
             return
-        self.delivered.clear()
         self.arrived.append(True)
-        self._call(self._deliver)
-        while self._is_over() or not self.delivered.wait(_CHECK):
-            if not self.loop.is_running() or self._is_over():
+        while self.arrived:
+            self.delivered.clear()
+            self._call(self._deliver)  # once more if it did not come: a signal handler's exception may end a callback before it begins
+            if self._is_over() or not (self.delivered.wait(_CHECK) or self.loop.is_running()):
                 try:
                     self.arrived.pop()
                 except IndexError:  # it has arrived just now
                     return
                 self._give_back()
-                return
 
     def _call(self, function: Any, *arguments: Any) -> None:
         try:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 import sys
 from itertools import chain, repeat
 from operator import attrgetter, index
 from time import monotonic_ns, sleep
 
 from ._check import check_name as check_name
+from ._lock import new_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ FIRST_PAUSE = 100_000
 LONGEST_PAUSE = 15_000_000
 
 _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
+
+
+# For imports that are made only when needed. In a child of fork an import that another thread had begun would never end, so a fork waits for it.
+importing = new_lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=importing.release)
 
 
 class _Octal(int):
@@ -194,7 +202,8 @@ class Semaphore:
 
         Returns True with a token, False without one.
         """
-        from . import _async  # so that the package does not import asyncio
+        with importing:
+            from . import _async  # so that the package does not import asyncio
 
         deadline = None if timeout is None else deadline_of(self._name, timeout)
         handle = self._open_handle()

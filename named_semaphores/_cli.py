@@ -16,8 +16,8 @@ import time
 from . import NamedSemaphore, __version__, _sysv
 from ._check import check_name
 from ._errors import explained
-from ._libc import system
 from ._run import ERROR, NO_TOKEN, complain, prog, seconds, tokens
+from ._semlock import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

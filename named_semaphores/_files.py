@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from time import sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ PRIVATE = (128).to_bytes(4, sys.byteorder)
 # Windows has none of these, and no semaphores.
 _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 _LOOK_TO_WRITE = _LOOK | os.O_RDWR  # as sem_open opens it: a lease may allow readers
+_PAUSES = (0.0, 0.001, 0.01, 0.1)  # seconds; listing.is_in_use has a lease for some microseconds
 
 
 def path(libc: Libc, name: str) -> str | None:
@@ -36,12 +38,16 @@ def check_linkable(libc: Libc, name: str) -> None:
     """
     if not libc.opens_any_file:
         return
-    try:
-        start = read_start(f"{libc.files}{name[1:]}", _LOOK_TO_WRITE)
-    except BlockingIOError:
-        raise OSError(errno.EAGAIN, "another process has a lease on its file") from None
-    except OSError:  # sem_open will say why
-        return
+    for pause in _PAUSES:
+        try:
+            start = read_start(f"{libc.files}{name[1:]}", _LOOK_TO_WRITE)
+            break
+        except BlockingIOError:
+            sleep(pause)
+        except OSError:  # sem_open will say why
+            return
+    else:
+        raise OSError(errno.EAGAIN, "another process has a lease on its file")
     reason = why_no_semaphore(libc, start)
     if reason:
         raise OSError(errno.EINVAL, reason)

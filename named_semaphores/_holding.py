@@ -279,7 +279,7 @@ class Ended(dict):  # type: ignore[type-arg]
             held.inherited -= 1
         else:
             try:
-                is_gone = giver.set.is_gone()
+                is_gone = giver.set.is_gone(change=True)
             except OSError:  # this process has lost its rights to the set
                 held += (held.entry,)
                 raise

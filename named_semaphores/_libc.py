@@ -2,7 +2,7 @@
 """Mechanism: the C library's named semaphores through ctypes.
 
 Every symbol, prototype, constant and errno of POSIX semaphores is here. ``Libc`` binds the library object it is given, so that a test can
-hand in one that behaves like another platform's; ``system`` returns the running system's. ``Libc`` asks the library which symbols it has. The
+hand in one that behaves like another platform's; ``_semlock.system`` returns the running system's. ``Libc`` asks the library which symbols it has. The
 platform's name decides only what cannot be asked: all of that is in ``_SYSTEMS``.
 """
 
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
+from functools import partial
 from itertools import islice, repeat, starmap
 from operator import not_
 from types import MethodType
@@ -101,19 +102,6 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
     raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
 
 
-def system() -> Libc:
-    """Return the running system's ``Libc``, found once. NotImplementedError where there is none."""
-    if not _found:
-        from ._semlock import InterpretersLibc, semlock
-
-        library = load()
-        _found.setdefault("libc", InterpretersLibc(library) if semlock(sys.platform) else Libc(library))
-    return _found["libc"]
-
-
-_found: dict[str, Libc] = {}  # setdefault is atomic: all threads share one, which on Cygwin counts
-
-
 def _prototype(restype: Any, *argtypes: Any) -> Any:
     """Return a function type as PYFUNCTYPE does, whose calls keep the GIL, and save errno."""
     # glibc's sem_open and sem_close take a lock that fork does not reset: without the GIL, a fork in another thread would copy it locked, and
@@ -186,6 +174,12 @@ class Handle:
         self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
         self.posts = map(bool, starmap(libc.checked_post, repeat(arguments)))
         self.leave = MethodType(libc.leave, self.pointer)
+
+    def leave_of(self, owner: object) -> Callable[..., None]:
+        """Return ``leave`` as another function, which has the owner, too."""
+        leave = partial(self.leave)
+        leave.owner = owner  # type: ignore[attr-defined]
+        return leave
 
     # The rest makes one call, and gives its status, 0 for success, and errno.
 

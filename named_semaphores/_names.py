@@ -113,7 +113,11 @@ def _clean_up_orphans() -> None:
             name = _orphans.pop()
         except IndexError:  # none, or another thread has the last
             return
-        name.unlink_or_warn()
+        try:
+            name.unlink_or_warn()
+        except BaseException:  # a signal's
+            _orphans.append(name)
+            raise
 
 
 def _clean_up_all() -> None:
@@ -123,8 +127,19 @@ def _clean_up_all() -> None:
 
 def at_exit(function: Callable[[], None]) -> None:
     """Call the function at this process's end, after the children of multiprocessing, which may need the names."""
-    if function in _at_exit:
-        return
+    if function not in _at_exit:
+        _register(function)
+        _at_exit.append(function)
+
+
+def _register(function: Callable[[], None]) -> None:
+    _finalize(function)
+    register_after_fork = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+    if register_after_fork is not None:  # a child of multiprocessing, however it was started, forgets its finalizers and then calls this
+        register_after_fork(function, _finalize)
+
+
+def _finalize(function: Callable[[], None]) -> None:
     # Of two functions the one registered later runs earlier: atexit is right if multiprocessing is imported later, or not at all. A child of
     # multiprocessing ends without atexit (before 3.14), but not without these finalizers; those below 0 are called last.
     finalize = getattr(sys.modules.get("multiprocessing.util"), "Finalize", None)  # None also while another thread imports it
@@ -132,24 +147,13 @@ def at_exit(function: Callable[[], None]) -> None:
         atexit.register(function)
     else:
         finalize(None, function, exitpriority=-100)
-    _at_exit.append(function)
 
 
 def _forget_all() -> None:
     """In a child of fork: the names are its parent's. What it is to do at its own end is registered again."""
     _names.clear()
-    functions = _at_exit[:]
-    _at_exit.clear()
-    register_after_fork = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
-    for function in functions:
-        at_exit(function)
-        if register_after_fork is not None:  # a child of multiprocessing forgets its finalizers after this
-            register_after_fork(function, _at_exit_again)
-
-
-def _at_exit_again(function: Callable[[], None]) -> None:
-    _at_exit.clear()
-    at_exit(function)
+    for function in _at_exit:
+        _register(function)
 
 
 if hasattr(os, "register_at_fork"):

@@ -17,7 +17,7 @@ from ctypes import c_ssize_t
 from itertools import repeat, starmap
 
 from ._base import FIRST_SLICE
-from ._libc import Handle, Libc
+from ._libc import Handle, Libc, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,3 +92,15 @@ class InterpretersLibc(Libc):
     @staticmethod
     def address_of(opened: Any) -> int:
         return c_ssize_t(opened.handle).value  # sem_open's result is signed, SemLock's handle is not
+
+
+def system() -> Libc:
+    """Return the running system's library, found once. NotImplementedError where there is none."""
+    if not _found:
+        library = load()
+        _found.setdefault("libc", InterpretersLibc(library) if semlock(sys.platform) else Libc(library))
+    return _found["libc"]
+
+
+_found: dict[str, Libc] = {}  # setdefault is atomic: all threads share one, which on Cygwin counts
+semlock(sys.platform)  # imports it now, and not with the first semaphore: see _base.importing

@@ -553,10 +553,13 @@ class Set:
     def give(self, n: int = 1) -> tuple[Any, ...]:
         return arguments(self.id, give(n))
 
-    def is_gone(self) -> bool:
-        """Whether it was removed. PermissionError: this process has lost its rights to it."""
+    def is_gone(self, change: bool = False) -> bool:
+        """Whether it was removed. PermissionError: this process has lost its rights to look at it, or if that is asked, to change it."""
         try:
-            self.library.operate(self.id, NOTHING)
+            if change:
+                self.library.operate(self.id, NOTHING)
+            else:
+                self.library.value(self.id, TOKENS)
         except Removed:
             return True
         except OSError as error:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 from . import _files
-from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name
+from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, importing
 from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class NamedSemaphore(Semaphore):
         FileExistsError, FileNotFoundError: as ``handle_existence`` says.
         PermissionError: the semaphore belongs to another user, or this user may not create any.
         OSError: the name is too long; the system's memory for semaphores is full or missing; a file of this name is too short for a semaphore, or
-            belongs to a program that keeps semaphores differently (32 and 64 bits).
+            belongs to a program that keeps semaphores differently (32 and 64 bits), or another process has a lease on it (EAGAIN).
         NotImplementedError: this system has no named semaphores.
     """
 
@@ -106,16 +106,9 @@ class NamedSemaphore(Semaphore):
                 pass
         self._use(handle)
         if owner is not None:
-            self._own(owner, handle)
-
-    def _own(self, owner: Owner, handle: Handle) -> None:
-        from functools import partial
-
-        # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it refers to the owner too.
-        leave = partial(handle.leave)
-        leave.owner = owner  # type: ignore[attr-defined]
-        self._exit = leave
-        self._owner = owner
+            # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it refers to the owner too.
+            self._exit = handle.leave_of(owner)
+            self._owner = owner
 
     @property
     def value(self) -> int:
@@ -209,7 +202,8 @@ _running: Libc | None = None  # the running system's, once it is needed
 def _system() -> Libc:
     global _running
     try:
-        from ._libc import system  # not with the package: importing ctypes takes as long as all else
+        with importing:
+            from ._semlock import system  # not with the package: importing ctypes takes as long as all else
     except ImportError as error:  # WASI's Python has no ctypes, an isolated subinterpreter cannot import it
         raise NotImplementedError(f"named semaphores need ctypes, and this Python cannot import it: {error}") from error
     _running = system()
@@ -217,7 +211,8 @@ def _system() -> Libc:
 
 
 def _owner(ours: _Ours) -> Owner:
-    from ._names import Owner
+    with importing:
+        from ._names import Owner
 
     return Owner(ours.unlink)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import _files, _sysv
 from ._errors import open_error, oserror
-from ._libc import system
+from ._semlock import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -252,6 +252,7 @@ def is_in_use(name: str) -> bool:
             # Who opens it meanwhile waits until this is closed, and we get a signal: a harmless one, not SIGIO, which ends a process.
             fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # closing does not end it, if another thread has forked meanwhile
     except BlockingIOError:
         return True
     except (FileNotFoundError, PermissionError) as error:

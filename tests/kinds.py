@@ -88,7 +88,7 @@ def bound(lib: Any, platform: str) -> type[NamedSemaphore]:
 
 def libc_of(cls: type[NamedSemaphore] = NamedSemaphore) -> Any:
     """Return the library that the class is bound to."""
-    from named_semaphores._libc import system
+    from named_semaphores._semlock import system
 
     return cls._libc or system()
 

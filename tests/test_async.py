@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import random
 import sys
 import threading
@@ -419,6 +420,68 @@ def test_the_end_of_the_interpreter_keeps_no_token_and_is_not_held_up(name, coun
     assert sem.value == count or (PYPY and sem.value == 0)  # which finalizes nothing at the end, so not what is inside either
     assert seconds < 5 * SLOW
     sem.close()
+
+
+def test_a_loop_in_a_daemon_thread_goes_on_while_other_threads_do(name):
+    code = """
+async def enter():
+    async with sem:
+        await asyncio.sleep(0.01)
+def use():
+    threading.main_thread().join()
+    for future in [asyncio.run_coroutine_threadsafe(enter(), loop) for _ in range(3)]:
+        future.result(20)
+    print("done", flush=True)
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+threading.Thread(target=use).start()
+"""
+    sem = NamedSemaphore(name, 1)
+    done = run_python(START + code, name)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    sem.close()
+
+
+def test_a_callback_that_a_signal_handler_ends_before_it_begins_is_called_again(name, monkeypatch):
+    def deliver(queue):
+        if not ended:
+            ended.append(1)
+            raise TimeoutError  # the handler's
+        _deliver(queue)
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        tasks = [await begin(sem) for _ in range(3)]
+        sem.release(3)
+        assert await asyncio.wait_for(asyncio.gather(*tasks), 20 * SLOW) == [True] * 3
+
+    _deliver, ended = _async._Queue._deliver, []
+    monkeypatch.setattr(_async._Queue, "_deliver", deliver)
+    sem = NamedSemaphore(name, 0)
+    asyncio.run(main())
+    assert ended
+    assert_nothing_is_left(sem, 0)
+    sem.close()
+
+
+@pytest.mark.refcounts
+@pytest.mark.parametrize("timeout", [None, 100])
+def test_a_wait_leaves_nothing_to_the_collector(name, timeout):
+    async def main(sem):
+        task = await begin(sem, timeout)
+        sem.release()
+        assert await task
+
+    sem = NamedSemaphore(name, 0)
+    gone = weakref.ref(sem)
+    gc.disable()
+    try:
+        asyncio.run(main(sem))
+        wait_for(lambda: not threads())
+        del sem
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_end_of_the_interpreter_keeps_no_token_of_a_loop_in_a_daemon_thread(name):

@@ -22,10 +22,10 @@ from stress.terminals import ENVIRONMENT, PLACE, SECONDS, Terminal
 from support import PREFIX, Child, collect, wait_for
 
 import named_semaphores
-from named_semaphores import NamedSemaphore, _cli, _libc, _sysv, core, listing
+from named_semaphores import NamedSemaphore, _cli, _libc, _semlock, _sysv, core, listing
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
-with_glibc = pytest.mark.skipif(not (sys.platform.startswith("linux") and _libc.system().is_glibc), reason="glibc's files")
+with_glibc = pytest.mark.skipif(not (sys.platform.startswith("linux") and _semlock.system().is_glibc), reason="glibc's files")
 
 
 def line(*words):
@@ -70,7 +70,7 @@ def new(name):
     """Yield a name that the test's end removes."""
     yield name
     try:
-        _libc.system().unlink(os.fsencode(name))
+        _semlock.system().unlink(os.fsencode(name))
     except FileNotFoundError:
         pass
 
@@ -340,7 +340,7 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
     def refuse():
         raise NotImplementedError("this system has none")
 
-    for module, function in ((listing, "system"), (_sysv, "list_sets"), (_sysv, "system"), (_libc, "system")):
+    for module, function in ((listing, "system"), (_sysv, "list_sets"), (_sysv, "system"), (_semlock, "system")):
         monkeypatch.setattr(module, function, refuse)
     monkeypatch.setattr(core, "_running", None)
     assert quick(capfd, "list") == ("", "named-semaphores: this system has none\n", 2)

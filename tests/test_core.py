@@ -12,7 +12,7 @@ import time
 import kinds
 import pytest
 from kinds import file_of, libc_of, tokens
-from support import NOBODY, SLOW, collect, start_python, thread, why_always_the_same_user
+from support import NOBODY, SLOW, collect, run_python, start_python, thread, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore
 
@@ -419,6 +419,36 @@ while time.monotonic() < end:
     sem.close()
 print(created, linked)
 """
+
+
+def test_a_child_that_is_forked_while_another_thread_imports(name):
+    code = """
+import os, signal, sys, threading, time
+from named_semaphores import NamedSemaphore
+
+class Slow:
+    def find_spec(self, module, path=None, target=None):
+        if module == "ctypes":  # needed with the first semaphore
+            begun.set()
+            time.sleep(0.2)
+
+def use(name):
+    NamedSemaphore(name).close()
+
+begun = threading.Event()
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=use, args=(sys.argv[1] + ".a",))
+thread.start()
+begun.wait()
+if not os.fork():
+    signal.alarm(20)
+    use(sys.argv[1] + ".b")
+    os._exit(0)
+assert os.wait()[1] == 0
+thread.join()
+"""
+    done = run_python(code, name)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_race_of_creating_linking_and_unlinking(name, full):

@@ -113,6 +113,23 @@ def leased(path):
         child.communicate()
 
 
+def test_a_lease_that_soon_ends_is_waited_for(name, monkeypatch):
+    # listing.is_in_use has one for some microseconds.
+    def read_start(*arguments):
+        looks.append(1)
+        if len(looks) < 4:
+            raise BlockingIOError
+        return _read_start(*arguments)
+
+    _read_start, looks = _files.read_start, []
+    sem = NamedSemaphore(name)
+    monkeypatch.setattr(_files, "read_start", read_start)
+    NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).close()
+    assert len(looks) == 4
+    monkeypatch.undo()
+    sem.close()
+
+
 def test_a_file_on_which_a_process_has_a_lease_is_not_waited_for(name, path):
     # sem_open would wait with the GIL.
     sem = NamedSemaphore(name, 1)

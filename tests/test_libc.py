@@ -18,7 +18,8 @@ from kinds import bound
 from support import SLOW, alarm, collect, run_python, thread, wait_for
 
 from named_semaphores import NamedSemaphore, _base, _libc
-from named_semaphores._libc import Libc, load, system
+from named_semaphores._libc import Libc, load
+from named_semaphores._semlock import system
 
 if profiles.why_impossible():
     pytest.skip(f"NO PLATFORM PROFILES, ALL OF test_libc.py IS SKIPPED: {profiles.why_impossible()}", allow_module_level=True)

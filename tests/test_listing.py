@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from support import collect, run_python, start_python, wait_for
 
-from named_semaphores import NamedSemaphore, _files, _libc, _sysv, listing
+from named_semaphores import NamedSemaphore, _files, _libc, _semlock, _sysv, listing
 from named_semaphores.listing import is_in_use, list_posix, list_robust, list_semaphores
 
-LIBC = _libc.system()
+LIBC = _semlock.system()
 GLIBC = sys.platform.startswith("linux") and LIBC.is_glibc
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 with_glibc = pytest.mark.skipif(not GLIBC, reason="/dev/shm/sem.NAME")
@@ -402,6 +402,24 @@ def test_in_use_by_either_form_of_the_name(sem):
     except NotImplementedError as error:
         pytest.skip(f"this kernel does not tell: {error}")
     assert is_in_use(sem.name[1:])
+
+
+@with_glibc
+def test_a_look_whether_it_is_in_use_is_over_when_it_returns(name, monkeypatch):
+    def keep(file, command, argument):
+        if argument == fcntl.F_WRLCK:
+            kept.append(os.dup(file.fileno()))  # as a child has it that another thread forks
+        return call(file, command, argument)
+
+    call, kept = fcntl.fcntl, []
+    sem = NamedSemaphore(name, unlink_on_delete=False)
+    sem.close()
+    del sem
+    collect()
+    monkeypatch.setattr(fcntl, "fcntl", keep)
+    assert not is_in_use(name)
+    NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).unlink()
+    os.close(kept[0])
 
 
 @with_glibc

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -174,6 +175,30 @@ def test_a_child_unlinks_its_own_names_and_not_its_parents(name, method):
     assert sem.value == 2
     sem.close()
     assert not exists(name)
+
+
+class Maker:
+    """Makes a semaphore when it is unpickled, before the process calls its target."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        return make, (self.name,)
+
+
+def make(name):
+    global made
+    made = NamedSemaphore(name)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+def test_a_child_unlinks_what_it_created_before_its_target_was_called(name, method):
+    process = multiprocessing.get_context(method).Process(target=use_and_create, args=(contextlib.nullcontext(Maker(name)), name + "x"))
+    process.start()
+    join(process)
+    assert not exists(name)
+    assert not exists(name + "x")
 
 
 SAME_PID = """
@@ -363,6 +388,27 @@ def test_an_unlinking_that_a_signal_interrupts_is_made_up_for(name):
     del owner
     collect()
     assert len(calls) == 2
+
+
+def test_a_signal_in_the_clean_up_of_another_name_only_delays_it(monkeypatch):
+    class Interrupt(Exception):
+        pass
+
+    def unlink():
+        calls.append(1)
+        if len(calls) < 3:
+            raise Interrupt
+
+    calls, lost = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: lost.append(error.exc_type))
+    owner = _names.Owner(unlink)
+    del owner
+    collect()
+    assert lost == [Interrupt]
+    with pytest.raises(Interrupt):
+        _names.Owner(bool)
+    _names.Owner(bool).unlink()
+    assert len(calls) == 3
 
 
 def test_two_threads_unlink_once():

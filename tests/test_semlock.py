@@ -38,9 +38,9 @@ def test_without_it_everything_works(name):
     code = """
 import sys
 sys.modules["_multiprocessing"] = None
-from named_semaphores import NamedSemaphore, _libc
+from named_semaphores import NamedSemaphore, _libc, _semlock
 sem = NamedSemaphore(sys.argv[1], 2)
-assert type(_libc.system()) is _libc.Libc
+assert type(_semlock.system()) is _libc.Libc
 with sem, sem:
     assert sem.value == 0
 assert sem.value == 2
