@@ -630,8 +630,8 @@ def _fetch_predecessor() -> str:
 
 
 def _key(name: str) -> int:
-    process, number = map(int, re.findall(r"\d+", name)[:2])
-    return _first_key(process) | number % 256
+    process, number = re.findall(r"nst(\d+)_[0-9a-f]+\.(\d+)", name)[0]
+    return _first_key(int(process)) | int(number) % 256
 
 
 def _first_key(process: int) -> int:
@@ -640,7 +640,7 @@ def _first_key(process: int) -> int:
 
 def sweep(process: int) -> list[str]:
     """Remove the names and sets that this process, which has ended, and its children left behind. Return what they were."""
-    left = glob.glob(f"/dev/shm/*nst{process}[._]*")
+    left = glob.glob(f"/dev/shm/*nst{process}_*")
     for path in left:
         os.unlink(path)
     return [*left, *_sweep_robust(process), *_sweep_sysv_ipc(process)]
@@ -654,7 +654,7 @@ def _sweep_robust(process: int) -> Iterator[str]:
     except (ImportError, FileNotFoundError):
         return
     for one in sets:
-        if one.name and one.name.startswith(f"/nst{process}."):
+        if one.name and one.name.startswith(f"/nst{process}_"):
             _sysv.system().remove(one.id)
             yield f"the set of {one.name}"
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, Callable, Iterator, Sequence
 
 # Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process number, in another container.
-PREFIX = f"nst{os.getpid()}{os.urandom(2).hex()}."
+PREFIX = f"nst{os.getpid()}_{os.urandom(2).hex()}."
 SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))  # how much slower than usual this machine is; widens upper bounds
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 
+import peers
 import pytest
-from support import SETS, run_python, why_no_files, why_no_sets
+from support import SETS, run_python, unique_name, why_no_files, why_no_sets
 
 from named_semaphores import _sysv
 
@@ -118,3 +119,30 @@ def test_a_machine_without_room_for_sets_is_told_so(monkeypatch, room):
         assert refusal is None
     else:
         assert f"{room} can be made ({os.strerror(errno.ENOSPC)})" in refusal
+
+
+MEASURES = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from named_semaphores import NamedSemaphore, RobustSemaphore
+from support import unique_name
+kept = [class_(unique_name(), unlink_on_delete=False) for class_ in (NamedSemaphore, RobustSemaphore)]
+print(os.getpid(), *(sem.name for sem in kept), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not list what there is")
+def test_what_a_killed_measurement_left_is_found_and_removed():
+    pid, named, robust = run_python(MEASURES, TESTS).stdout.split()
+    left = peers.sweep(int(pid))
+    assert len(left) == 2
+    assert named[1:] in left[0]
+    assert robust in left[1]
+    assert peers.sweep(int(pid)) == []
+
+
+def test_each_name_has_a_key_of_its_own():
+    keys = {peers._key(unique_name()) for _ in range(200)}
+    assert len(keys) == 200
+    assert {key & ~0xFF for key in keys} == {peers._first_key(os.getpid())}
