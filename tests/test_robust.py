@@ -1462,6 +1462,7 @@ def hold():
     with _holding._lock:
         locked.set()
         time.sleep(100)
+gc.set_threshold(10**9)  # no collection but the last: before it the thread is not frozen, and has the lock
 Cycle()
 locked = threading.Event()
 threading.Thread(target=hold, daemon=True).start()
@@ -1491,7 +1492,7 @@ process.join()
 @pytest.mark.refcounts
 @pytest.mark.parametrize("end", ENDS)
 def test_the_end_of_a_process_leaves_nothing_behind(name, end):
-    modules = "import atexit, faulthandler, multiprocessing, sys, threading, time"
+    modules = "import atexit, faulthandler, gc, multiprocessing, sys, threading, time"
     imports = "from named_semaphores import RobustSemaphore, _holding"
     done = run_python(f"{modules}\nfaulthandler.dump_traceback_later(60, exit=True)\n{imports}\nname = sys.argv[1]\n{ENDS[end]}", name)
     said = {"a daemon thread that was frozen with the lock": "closed\n", "a finalizer that uses it": "inside\n"}.get(end, "")
