@@ -324,8 +324,8 @@ def kill_alone(subject: Run) -> str:
 
 
 def by_timeout(subject: Run) -> str:
-    """`timeout 1 ...`"""
-    return _signalled(subject, lambda pid: None, "timeout", "1")
+    """`timeout 4 ...`"""  # long enough for Python to start on a busy machine
+    return _signalled(subject, lambda pid: None, "timeout", "4")
 
 
 def in_its_own_session(subject: Run) -> str:
