@@ -1286,6 +1286,17 @@ assert os.wait()[1] == 0
     assert done.returncode == 0, done.stderr
 
 
+def test_a_pipe_that_an_interrupted_fork_left_serves_the_next(native):
+    free = os.dup(0)
+    os.close(free)
+    _holding._pipes[threading.get_ident()] = list(os.pipe())  # a signal handler raised between the two steps
+    assert in_child(lambda: users_of(native)) == "2"
+    assert _holding._pipes[threading.get_ident()] == []
+    again = os.dup(0)
+    os.close(again)
+    assert again == free
+
+
 def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_user(native, monkeypatch):
     def interrupted(semset):
         pids.append(os.fork())
@@ -1457,7 +1468,7 @@ class Cycle:
         self.sem, self.me = RobustSemaphore(name, 4), self
     def __del__(self):
         self.sem.close()
-        print("closed")
+        os.write(1, b"closed\\n")
 def hold():
     with _holding._lock:
         locked.set()
@@ -1474,7 +1485,7 @@ class Cycle:
         self.sem, self.me = RobustSemaphore(name), self
     def __del__(self):
         with self.sem:
-            print("inside")
+            os.write(1, b"inside\\n")
 Cycle()
 """,
     "a child of multiprocessing whose parent has threads": """
@@ -1492,7 +1503,7 @@ process.join()
 @pytest.mark.refcounts
 @pytest.mark.parametrize("end", ENDS)
 def test_the_end_of_a_process_leaves_nothing_behind(name, end):
-    modules = "import atexit, faulthandler, gc, multiprocessing, sys, threading, time"
+    modules = "import atexit, faulthandler, gc, multiprocessing, os, sys, threading, time"
     imports = "from named_semaphores import RobustSemaphore, _holding"
     done = run_python(f"{modules}\nfaulthandler.dump_traceback_later(60, exit=True)\n{imports}\nname = sys.argv[1]\n{ENDS[end]}", name)
     said = {"a daemon thread that was frozen with the lock": "closed\n", "a finalizer that uses it": "inside\n"}.get(end, "")
