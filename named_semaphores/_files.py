@@ -21,7 +21,7 @@ PRIVATE = (128).to_bytes(4, sys.byteorder)
 # Windows has none of these, and no semaphores.
 _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 _LOOK_TO_WRITE = _LOOK | os.O_RDWR  # as sem_open opens it: a lease may allow readers
-_PAUSES = (0.0, 0.001, 0.01, 0.1)  # seconds; listing.is_in_use has a lease for some microseconds
+_PAUSES = (0.0, 0.001, 0.01, 0.1)  # seconds, before each look; listing.is_in_use has a lease for some microseconds
 
 
 def path(libc: Libc, name: str) -> str | None:
@@ -39,11 +39,13 @@ def check_linkable(libc: Libc, name: str) -> None:
     if not libc.opens_any_file:
         return
     for pause in _PAUSES:
+        if pause:
+            sleep(pause)
         try:
             start = read_start(f"{libc.files}{name[1:]}", _LOOK_TO_WRITE)
             break
         except BlockingIOError:
-            sleep(pause)
+            pass
         except OSError:  # sem_open will say why
             return
     else:

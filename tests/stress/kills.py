@@ -153,7 +153,7 @@ def start(process: int, notes: Notes, names: list[str]) -> int:
     return pid
 
 
-def run(kills: int, prefix: str = f"nst{os.getpid()}.") -> str:
+def run(kills: int, prefix: str = f"nst{os.getpid()}_") -> str:
     """Kill so many processes. Return what happened; AssertionError if a token was lost or gained, or a set is left."""
     names = [f"/{prefix}kills.{number}" for number in range(NAMES)]
     notes = Notes()
