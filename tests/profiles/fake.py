@@ -13,6 +13,7 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 import threading
 import time
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int32, c_int64, c_long, c_size_t, c_ssize_t, c_uint, c_void_p
@@ -35,9 +36,9 @@ class timespec32(ctypes.Structure):
 
 
 class timespec64(ctypes.Structure):
-    """That of 32-bit programs with a 64-bit time_t, little-endian: its padding comes last."""
+    """That of 32-bit programs with a 64-bit time_t: its padding comes last, or on big-endian machines before the nanoseconds."""
 
-    _fields_ = [("tv_sec", c_int64), ("tv_nsec", c_int32), ("padding", c_int32)]
+    _fields_ = [("tv_sec", c_int64), *[("tv_nsec", c_int32), ("padding", c_int32)][:: 1 if sys.byteorder == "little" else -1]]
 
 
 def nanoseconds(when: Any) -> int:
