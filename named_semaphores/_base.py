@@ -39,9 +39,11 @@ _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
 
 
 # For imports that are made only when needed. In a child of fork an import that another thread had begun would never end, so a fork waits for it.
+# Only the first use takes this lock: it might be made with another lock, which a hook of a fork awaits.
 importing = new_lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=importing.release)
+_async: Any = None
 
 
 class _Octal(int):
@@ -169,7 +171,8 @@ class Semaphore:
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
 
-        The end of the with statement puts the token back. It does so in C, and does not call ``release``, also if a subclass overrides that.
+        The end of the with statement puts the token back. It does so in C. Neither calls ``acquire`` or ``release``, also if a subclass overrides
+        them.
         """
         for taken in self._tries:
             if taken:
@@ -202,8 +205,10 @@ class Semaphore:
 
         Returns True with a token, False without one.
         """
-        with importing:
-            from . import _async  # so that the package does not import asyncio
+        global _async
+        if _async is None:
+            with importing:
+                from . import _async  # so that the package does not import asyncio
 
         deadline = None if timeout is None else deadline_of(self._name, timeout)
         handle = self._open_handle()
@@ -212,7 +217,7 @@ class Semaphore:
                 if taken:
                     return True
                 break
-        return await _async.wait(self, handle, deadline)
+        return await _async.wait(self, handle, deadline)  # type: ignore[no-any-return]
 
     async def __aenter__(self: Self) -> Self:
         """Take a token as ``acquire_async()`` does, and return this semaphore."""

@@ -129,11 +129,11 @@ class NamedSemaphore(Semaphore):
         return self._unlinks
 
     def release(self, n: int = 1) -> None:
-        """Put ``n`` tokens back, all or none, in one step that no signal interrupts. Any thread of any process may.
+        """Put ``n`` tokens back, all or none; no signal interrupts it. Any thread of any process may.
 
-        ValueError: n is no int of at least 1, or it is more than 1,000,000; the semaphore is closed. OSError EOVERFLOW: the value would pass the
-        system's maximum (macOS does not tell, and does not check); if another process releases at the same moment, some of several tokens may be
-        put back.
+        OSError EOVERFLOW: the value would pass the system's maximum (macOS does not tell, and does not check). If another process releases at that
+        moment too, some of several tokens may be put back. ValueError: n is no int of at least 1, or else more than 1,000,000; the semaphore is
+        closed.
         """
         if n is not _ONE:
             return self._release_many(check_integer(self._name, "n", n, 1))
@@ -202,8 +202,9 @@ _running: Libc | None = None  # the running system's, once it is needed
 def _system() -> Libc:
     global _running
     try:
-        with importing:
-            from ._semlock import system  # not with the package: importing ctypes takes as long as all else
+        with importing:  # not with the package: importing ctypes takes as long as all else
+            from . import _names  # noqa: F401  # for _owner
+            from ._semlock import system
     except ImportError as error:  # WASI's Python has no ctypes, an isolated subinterpreter cannot import it
         raise NotImplementedError(f"named semaphores need ctypes, and this Python cannot import it: {error}") from error
     _running = system()
@@ -211,8 +212,7 @@ def _system() -> Libc:
 
 
 def _owner(ours: _Ours) -> Owner:
-    with importing:
-        from ._names import Owner
+    from ._names import Owner  # _system has imported it
 
     return Owner(ours.unlink)
 

@@ -451,6 +451,41 @@ thread.join()
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("cls", ["NamedSemaphore", "RobustSemaphore"])
+def test_a_fork_waits_for_no_use_but_the_first(name, cls):
+    # A fork hook of another library takes a lock. A thread that has that lock uses semaphores.
+    code = f"""
+import asyncio, faulthandler, os, sys, threading
+faulthandler.dump_traceback_later(60, exit=True)
+lock, locked, begun = threading.Lock(), threading.Event(), threading.Event()
+def before():
+    begun.set()
+    lock.acquire()
+os.register_at_fork(before=before, after_in_parent=lock.release, after_in_child=lock.release)  # "before" runs after the library's
+from named_semaphores import {cls}
+async def use():
+    sem = {cls}(sys.argv[1])
+    assert await sem.acquire_async()
+    sem.release()
+    sem.close()
+def work():
+    with lock:
+        locked.set()
+        begun.wait()
+        asyncio.run(use())
+asyncio.run(use())
+thread = threading.Thread(target=work)
+thread.start()
+locked.wait()
+if not os.fork():
+    os._exit(0)
+thread.join()
+assert os.wait()[1] == 0
+"""
+    done = run_python(code, name, options=["-W", "ignore"])
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_race_of_creating_linking_and_unlinking(name, full):
     processes = [start_python(RACES, name, str(seed), str(20 if full else 0.5 * SLOW)) for seed in range(6)]
     counts = []
