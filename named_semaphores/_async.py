@@ -65,7 +65,6 @@ class _Queue:
         self.arrived: list[bool] = []
         self.delivered = threading.Event()
         self.polls = False
-        self.is_daemon = threading.current_thread().daemon
 
     async def wait(self, deadline: int | None) -> bool:
         waiter: asyncio.Future[bool] = self.loop.create_future()
@@ -177,6 +176,9 @@ class _Queue:
                     sleep(_CHECK)
                 if len(slices) > 1:
                     del slices[0]
+        if self.waiters:  # at the interpreter's end: an atexit function may wait for the loop
+            self.polls = True
+            self._call(self._look, _FIRST_PAUSE)
 
     def _is_wanted(self) -> bool:
         with self.lock:
@@ -187,8 +189,6 @@ class _Queue:
         """Whether the loop will not run any more. At the interpreter's end a loop that is frozen in a daemon thread says that it runs."""
         if self.loop.is_closed() or threading.main_thread().is_alive():
             return self.loop.is_closed()
-        if not self.is_daemon:
-            return not self.loop.is_running()
         # The interpreter waits for the threads that are no daemons, and those that wait for tasks are waiting for its end.
         return not any(
             thread.is_alive() and not thread.daemon and not hasattr(thread, "waits_for_tasks") for thread in threading.enumerate()

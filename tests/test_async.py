@@ -442,6 +442,54 @@ threading.Thread(target=use).start()
     sem.close()
 
 
+@pytest.mark.parametrize("cls", ["NamedSemaphore", "RobustSemaphore"])
+def test_a_loop_in_a_thread_may_pause_when_the_main_thread_has_ended(name, cls):
+    code = f"""
+import asyncio, sys, threading, time
+from named_semaphores import {cls}
+sem, loop = {cls}(sys.argv[1]), asyncio.new_event_loop()
+def work():
+    threading.main_thread().join()
+    sem.acquire()
+    task = loop.create_task(sem.acquire_async())
+    loop.run_until_complete(asyncio.sleep(0.05))
+    time.sleep(0.5)  # longer than a slice of the thread that waits for the task
+    sem.release()
+    loop.run_until_complete(asyncio.wait_for(task, 20 * {SLOW}))
+    sem.release()
+    loop.close()
+    print("done", flush=True)
+threading.Thread(target=work).start()
+"""
+    done = run_python(code, name)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("cls", ["NamedSemaphore", "RobustSemaphore"])
+def test_an_atexit_function_waits_for_a_task_of_a_daemon_threads_loop(name, cls):
+    code = f"""
+import asyncio, atexit, subprocess, sys, threading, time
+from named_semaphores import {cls}
+sem, loop = {cls}(sys.argv[1]), asyncio.new_event_loop()
+HOLDER = "import sys; from named_semaphores import {cls}; sem = {cls}(sys.argv[1]); sem.acquire(); print(); input(); sem.release()"
+holder = subprocess.Popen([sys.executable, "-c", HOLDER, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+holder.stdout.readline()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+async def flush():
+    async with sem:
+        pass
+def end():
+    task = asyncio.run_coroutine_threadsafe(flush(), loop)
+    time.sleep(0.5)  # longer than a slice of the thread that waits for the task
+    holder.communicate(b"\\n")
+    task.result(20 * {SLOW})
+    print("flushed", flush=True)
+atexit.register(end)
+"""
+    done = run_python(code, name)
+    assert (done.returncode, done.stdout) == (0, "flushed\n"), done.stderr
+
+
 def test_a_callback_that_a_signal_handler_ends_before_it_begins_is_called_again(name, monkeypatch):
     def deliver(queue):
         if not ended:
