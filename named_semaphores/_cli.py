@@ -14,6 +14,7 @@ import sys
 import time
 
 from . import NamedSemaphore, __version__, _sysv
+from ._base import check_integer
 from ._check import check_name
 from ._errors import explained
 from ._run import ERROR, NO_TOKEN, complain, prog, seconds, tokens
@@ -195,7 +196,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "resize build 4",
     )
     add_name(resize)
-    resize.add_argument("total", type=_argument(tokens), metavar="N", help="the new number of tokens")
+    resize.add_argument("total", type=int, metavar="N", help="the new number of tokens")
     add_wait(resize, "tokens to become free")
 
     unlink = add(
@@ -210,8 +211,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     unlink.add_argument(
         "--unused",
         action="store_true",
-        help="only semaphores that no process has open, even if the acquire command took a token. Without NAME: only robust ones, which run leaves "
-        "in the kernel, and no POSIX ones, because they may be another program's. Lists them and asks first (Linux)",
+        help="only semaphores that no process has open, even if the acquire command took a token. Without NAME: only robust ones, which processes "
+        "that end with a token leave in the kernel, and no POSIX ones, because they may be another program's. Lists them and asks first (Linux)",
     )
     unlink.add_argument("--yes", action="store_true", help="do not ask")
     return parser
@@ -332,7 +333,7 @@ def _create(options: argparse.Namespace) -> int:
         os.umask(0)  # the mode is exact, as with mkdir -m
         NamedSemaphore(name, options.value, NamedSemaphore.Flags.RAISE_IF_EXISTS, unlink_on_delete=False, mode=options.mode)
     else:
-        total = tokens(str(options.value))
+        total = check_integer(name, "value", options.value, 1, _sysv.MAX_TOKENS)
         _sysv.system().open(name, total, link=False, persist=True, mode=options.mode).leave()
     if there:
         complain(f"now a POSIX and a robust semaphore have the name {name}: two limits, which know nothing of each other")
@@ -340,6 +341,7 @@ def _create(options: argparse.Namespace) -> int:
 
 
 def _resize(options: argparse.Namespace) -> int:
+    total = check_integer(options.name, "the number of tokens", options.total, 1, _sysv.MAX_TOKENS)
     try:
         opened = _open_robust(options.name)
     except FileNotFoundError:
@@ -349,7 +351,7 @@ def _resize(options: argparse.Namespace) -> int:
             ) from None
         raise
     try:
-        if opened.resize(options.total, options.timeout):
+        if opened.resize(total, options.timeout):
             return _DONE
         complain(f"{options.name}: too few tokens were free" + (f" within {options.timeout:g} s" if options.timeout else ""))
         return NO_TOKEN

@@ -45,7 +45,7 @@ def run(words: list[str]) -> int | None:
 
 
 class _Options:
-    name = ""
+    name: str | None = None
     command: list[str]
     slots: int | None = None
     take = 1
@@ -106,16 +106,16 @@ def _parse(words: list[str]) -> _Options | None:
             try:
                 setattr(options, _attribute(option), _VALUES[option](value))
             except ValueError as error:
-                raise ValueError(f"run: {option}: {error}") from None
+                raise ValueError(f"run {options.name or 'NAME'}: {option}: {error}") from None
         elif word.startswith("-") and word != "-":
             hint = f"{prog()} run --help lists the options; a command that begins with '-' needs '--' before it"
             raise ValueError(f"run: there is no option {word} ({hint})")
-        elif options.name:
+        elif options.name is not None:
             rest.insert(0, word)
             break
         else:
             options.name = word
-    if not options.name or not rest:
+    if options.name is None or not rest:
         missing = "a command" if options.name else "a name and a command"
         raise ValueError(f"run needs {missing}: {prog()} run {options.name or 'NAME'} [--slots N] COMMAND...")
     if options.no_wait and options.timeout is not None:

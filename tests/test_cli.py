@@ -331,6 +331,12 @@ def test_an_error_is_one_line_and_exit_code_2(sem, capfd, monkeypatch, words):
     assert sem.value == 1
 
 
+@pytest.mark.parametrize(("command", "what"), [("create {} --value 0 --robust", "value"), ("resize {} 0", "the number of tokens")])
+def test_a_number_of_tokens_that_cannot_be_is_refused_with_the_name(name, capfd, command, what):
+    said = f"named-semaphores: semaphore '{name}': {what} must be an int from 1 to 32767, not 0\n"
+    assert quick(capfd, *command.format(name).split()) == ("", said, 2)
+
+
 def test_an_error_names_the_semaphore_and_says_what_helps(capfd):
     _, err, _ = quick(capfd, "value", PREFIX)
     assert err == f"named-semaphores: /{PREFIX}: {os.strerror(errno.ENOENT)} (there is no semaphore of this name)\n"

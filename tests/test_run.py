@@ -411,7 +411,7 @@ def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
             ("NAME -x true", "no option -x"),
             ("NAME --verbose=1 true", "no option --verbose=1"),
             ("NAME --slots", "--slots needs a value"),
-            ("NAME --slots 0 true", "--slots: '0' is not a number from 1 to 32767"),
+            ("NAME --slots 0 true", "run NAME: --slots: '0' is not a number from 1 to 32767"),
             ("NAME --slots -1 true", "--slots: '-1' is not a number from 1"),
             ("NAME --slots=32768 true", "--slots: '32768' is not"),
             ("NAME --slots 99999999999999999999 true", "--slots: '99999999999999999999' is not"),
@@ -423,12 +423,13 @@ def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
             ("NAME --timeout 1 --no-wait true", "either --timeout or --no-wait"),
             ("NAME --conflict-exit-code 256 true", "--conflict-exit-code: '256' is not an exit code"),
             ("a/b true", "'a/b' has '/'"),
+            ("EMPTY NAME true", "a semaphore's name must not be empty: ''"),
         )
     ],
 )
 def test_an_error_is_one_line_that_says_what_to_type(name, capfd, monkeypatch, words, says):
     monkeypatch.setattr(os, "execv", lambda *arguments: os._exit(99))
-    assert _run.run([word.replace("NAME", name) for word in words.split()]) == 2
+    assert _run.run([word.replace("NAME", name).replace("EMPTY", "") for word in words.split()]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("named-semaphores: ")
