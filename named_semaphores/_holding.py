@@ -14,12 +14,12 @@ import ctypes
 import gc
 import operator
 import os
-import select
 import sys
 import weakref
 from collections import deque
+from ctypes import c_int, c_short, c_ulong, c_void_p
 from functools import partial
-from itertools import chain, repeat, starmap
+from itertools import repeat, starmap
 from operator import attrgetter
 
 from . import _sysv
@@ -62,7 +62,7 @@ class _Holding:
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.lists = {1: Held(semset.give(1), 1)}
-        self.kept: _sysv.Set | None = None  # of a collected object, while tokens are held: keeps this process a user
+        self.kept: list[_sysv.Set] = []  # of a collected object, while tokens are held: keeps this process a user
 
     def held(self, n: int, semset: _sysv.Set) -> Held:
         return self.lists.setdefault(n, Held(semset.give(n), n))
@@ -104,25 +104,25 @@ class _Holding:
         self.lists = {n: Held(held.entry, n, held.inherited + len(held)) for n, held in old.items()}
         for held in old.values():
             held.clear()
-        self.kept = None
+        self.kept.clear()
 
     def end(self, semset: _sysv.Set) -> list[_sysv.Set]:
         """A use of the set ends: return the uses to leave now. One stays as long as tokens are held, so that no other process begins anew."""
         holds = self.tokens()
-        if holds and self.kept is None:
+        if holds and not self.kept:
             try:
                 is_gone = semset.is_gone()
             except PermissionError:  # this process has lost its rights to the set
                 is_gone = False
             if not is_gone:
-                self.kept = semset
+                self.kept.append(semset)
                 _kept[semset.id] = self
                 return []
         leaving = [semset]
-        if not holds and self.kept is not None:
-            del _kept[semset.id]
-            leaving.append(self.kept)
-            self.kept = None
+        if not holds:
+            _kept.pop(semset.id, None)
+            leaving += self.kept
+            self.kept.clear()
         return leaving
 
 
@@ -135,17 +135,21 @@ _ended: list[tuple[_Holding, _sysv.Set]] = []  # uses whose finalizer has run
 
 def leave_ended() -> None:
     # Never waits: the collector may call this in a thread that has another library's lock, for which a thread that has ours may wait.
+    lock = _lock  # a signal handler may fork, and the child have another
     while _ended:
-        for locked in map(_lock.acquire, (False,)):  # "for" as in _base: no signal leaves it locked
+        for locked in map(lock.acquire, (False,)):  # "for" as in _base: no signal leaves it locked
             break
         if not locked:
             return  # the next opening or closing calls this again
         try:
             holding, semset = _ended.pop()
+        except IndexError:  # the collector, a signal handler or another thread was faster
+            return
+        else:
             for one in holding.end(semset):
                 one.leave()
         finally:
-            _lock.release()
+            lock.release()
 
 
 class _User:
@@ -184,7 +188,7 @@ class Opening:
             semset.rejoin()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_forget") and not is_finalizing():  # else other finalizers may still use it, and _leave_last follows
+        if hasattr(self, "_forget") and not is_finalizing():  # else other finalizers of this collection may use it, and _leave_last follows
             self._forget(self.user)
 
 
@@ -192,9 +196,9 @@ def _leave_all() -> None:
     """Leave the sets; the last user removes a set. If a token is held, the kernel gives it back and lowers the count of users, and the next process
     that opens the name removes the set.
     """
-    kept = [(holding, holding.kept) for holding in list(_kept.values())]
+    kept = [(holding, semset) for holding in list(_kept.values()) for semset in holding.kept]
     for holding, semset in [*((user.holding, user.set) for user in list(_users)), *_ended, *kept]:
-        if semset is not None and not holding.tokens():
+        if not holding.tokens():
             semset.leave()
 
 
@@ -206,6 +210,8 @@ def _leave_last(phase: str, _: object) -> None:
             _lock = new_lock()  # no other thread runs any more, but a daemon thread may have been frozen with it
         else:
             _leave_all()
+            for sem in list(renewed.values()):
+                sem._end()
 
 
 def _leave_late() -> None:
@@ -289,30 +295,35 @@ class Ended(dict):  # type: ignore[type-arg]
 
 # --- Forks --------------------------------------------------------------------------------------------------------------------------------
 
-renewed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # objects whose _renew() a child of fork calls
+renewed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # open objects: a child of fork calls _renew()
 
 # What each thread that forks needs meanwhile. No lock is held: a hook of another library may wait for one.
 _pipes: dict[int, list[int]] = {}  # the ends that are open
 _steps: dict[int, tuple[Callable[[], Any], ...]] = {}  # by which the parent awaits its child
+_POLLIN = 1
 _Mask = ctypes.c_char * 128  # a sigset_t has at most so many bytes
 _masks: dict[int, Any] = {}  # of signals that were blocked before
 
 
-def _open_pipe() -> None:
+class _pollfd(ctypes.Structure):
+    _fields_ = [("fd", c_int), ("events", c_short), ("revents", c_short)]
+
+
+def _open_pipe(pipe: Any, poll: Any, close: Any) -> None:
     """Before a fork. The parent waits until its child is a user: if the parent left before, as the last user, it would remove the set."""
     if _users:
         ident = _thread.get_ident()
         ends = _pipes.setdefault(ident, [])
-        try:
-            if not ends:  # else the exception of a signal handler ended this function in an earlier fork
-                ends += chain.from_iterable(starmap(os.pipe, ((),)))
-        except OSError:  # no descriptors are left: the parent will not wait
-            return
-        poll = select.poll()  # type: ignore[attr-defined,unused-ignore]
-        poll.register(ends[0])
-        close = map(os.close, starmap(ends.pop, repeat(()))).__next__
-        # 1000 milliseconds; until the child closes its end, or dies. It may also be stopped, or busy with hooks of others.
-        _steps[ident] = (close, partial(poll.poll, 1000), close)
+        if not ends:  # else the exception of a signal handler ended this function in an earlier fork
+            both = (c_int * 2)()
+            for failed in map(pipe, (both,), (os.O_CLOEXEC,)):  # type: ignore[attr-defined,unused-ignore]  # "for" as in _base
+                break
+            if failed:  # no descriptors are left: the parent will not wait
+                return
+            ends += both
+        close_last = map(close, starmap(ends.pop, repeat(()))).__next__
+        # Until the child closes its end, or dies. It may also be stopped, or busy with hooks of others: at most 1000 milliseconds.
+        _steps[ident] = (close_last, partial(poll, ctypes.byref(_pollfd(ends[0], _POLLIN)), 1, 1000), close_last)
 
 
 def _begin_child() -> None:
@@ -342,16 +353,21 @@ def _register() -> None:
     # restore their signals. A signal handler that raised in between would leave out the rest of a function, and its exception would be lost. So all
     # signals are blocked; not by signal.pthread_sigmask, which runs the handlers of those that wait. Another thread may receive them nevertheless:
     # so the parent waits in C, where no handler runs.
-    libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)
+    libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)  # keeps the GIL: in a pipe call, or no other thread's child would know the ends
+    pipe = libc.pipe2 if hasattr(libc, "pipe2") else libc.pipe  # macOS's pipe ignores the flag
+    # int poll(struct pollfd *fds, nfds_t nfds, int timeout);  without the GIL. (select.poll sets errno to 0. Before CPython 3.11.3 the errno of a
+    # fork that failed is read only after these hooks.)
+    poll = ctypes.CFUNCTYPE(c_int, c_void_p, c_ulong, c_int)(("poll", ctypes.CDLL(None)))
     every = _Mask()
     libc.sigfillset(every)
     thread = iter(_thread.get_ident, None)
     own = map(_masks.setdefault, thread, iter(_Mask, None))
     block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
     restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, thread), repeat(None))
-    wait = map(deque, map(map, repeat(call), map(_steps.pop, thread, repeat(()))), repeat(0))  # a deque of 0 items uses an iterator up
+    # Each step of this iterator calls the forking thread's _steps one after another: a deque of at most 0 items uses up the iterator that calls them.
+    wait = map(deque, map(map, repeat(call), map(_steps.pop, thread, repeat(()))), repeat(0))
     register: Any = os.register_at_fork  # type: ignore[attr-defined,unused-ignore]
-    register(before=_open_pipe, after_in_child=_begin_child, after_in_parent=wait.__next__)
+    register(before=partial(_open_pipe, pipe, poll, libc.close), after_in_child=_begin_child, after_in_parent=wait.__next__)
     register(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
 
 

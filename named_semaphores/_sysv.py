@@ -363,9 +363,11 @@ class SysV:
         if mode & 0o600 != 0o600:  # its owner could not even make it ready
             raise ValueError(f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), not 0o{mode:o}")
         while True:
+            process = os.getpid()
             try:
                 opened = self._try_to_open(name, total, link and not anew, create or anew, anew, mode)
                 if opened is not None:
+                    opened._joined = [process]  # this may be the child of a signal handler that forked meanwhile
                     if persist:
                         self.operate(opened.id, STAY)
                     return opened
@@ -467,7 +469,10 @@ class SysV:
         if number in (errno.EACCES, errno.EPERM):
             for set_key, semid, mode, _, uid, gid, _ in _listed():
                 if set_key == key(name):
-                    return f"set {semid} belongs to user {uid}, group {gid}, with mode {mode:04o}"
+                    return (
+                        f"set {semid} belongs to user {uid}, group {gid}, with mode {mode:04o}; "
+                        "if no process has it open, that user can remove it: unlink --unused"
+                    )
         return {
             errno.ENOENT: "no process has a semaphore of this name open",
             errno.EEXIST: "a process has a semaphore of this name open, or it is persistent",

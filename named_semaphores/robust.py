@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import sys
 from functools import partial
 from itertools import repeat, starmap
 from operator import itemgetter
@@ -19,10 +20,24 @@ from ._names import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, NoReturn
+    from typing import Any, Callable, Iterator, NoReturn
 
 _ONE = 1  # acquire and release compare by identity, for speed; another object that is 1 takes the longer way
+# Of nested calls, as many as the end of a with statement makes. Before 3.11 "call" is a methodcaller, which makes two.
+_DEPTH = 3 if sys.version_info >= (3, 11) else 2
 _NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
+
+
+def _deep(arguments: Iterator[Any]) -> Iterator[Any]:
+    """Return the iterator. Before CPython 3.12, calls of C functions count towards the recursion limit, too: there, one that makes nested calls
+    before each step. So near the limit taking fails before the system call; recording what was taken, and giving it back, need fewer.
+    """
+    if sys.version_info >= (3, 12):
+        return arguments
+    step: Callable[[], Any] = arguments.__next__
+    for _ in range(_DEPTH):
+        step = partial(call, step)
+    return iter(step, None)
 
 
 class _Handle:
@@ -42,15 +57,15 @@ class _Handle:
         self._outcomes = {0: record, -1: partial(int, -1)}
         self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
-        self.tries = map(operator.not_, self._recorded(starmap(library.semop_now, repeat(semset.try_to_take(n)))))
+        self.tries = map(operator.not_, self._taken(library.semop_now, repeat(semset.try_to_take(n))))
         self.posts = giver.posts
-        self.first_waits = map(operator.not_, self._recorded(starmap(*self._waiting(FIRST_SLICE))))
+        self.first_waits = map(operator.not_, self._taken(*self._waiting(FIRST_SLICE)))
         entries = map(next, map(iter, repeat(Taker(giver.held))), repeat(_NO_ENTRY))
         self.leave = partial(library.semop_leaving(Ended(giver).__getitem__), semset.id, map(itemgetter(1), entries), 1)
         self.leave.opening = opening  # type: ignore[attr-defined]
 
-    def _recorded(self, statuses: Iterator[int]) -> Iterator[int | None]:
-        return map(call, map(self._outcomes.__getitem__, statuses))
+    def _taken(self, function: Any, arguments: Iterator[tuple[Any, ...]]) -> Iterator[int | None]:
+        return map(call, map(self._outcomes.__getitem__, starmap(function, _deep(arguments))))
 
     def _waiting(self, nanoseconds: int) -> tuple[Any, Iterator[tuple[Any, ...]]]:
         library = self.set.library
@@ -59,7 +74,7 @@ class _Handle:
         return library.semtimedop, repeat((*self._take, library.timeout(nanoseconds / 1e9)))
 
     def _once(self, function: Any, arguments: tuple[Any, ...]) -> Iterator[tuple[int | None, int]]:
-        return zip(self._recorded(starmap(function, (arguments,))), iter(ctypes.get_errno, None))
+        return zip(self._taken(function, iter((arguments,))), iter(ctypes.get_errno, None))
 
     def try_once(self) -> Iterator[tuple[int | None, int]]:
         return self._once(self.set.library.semop, self.set.try_to_take(self.n))
@@ -100,6 +115,12 @@ class _Robust(Semaphore):
         handle: _Handle | None = self._handle
         if handle is not None:
             self._use(_Handle(handle.opening, handle.n))
+
+    def _end(self) -> None:
+        """After the interpreter's last collection: this process is no user any more, and must take nothing."""
+        handle: _Handle | None = self._handle
+        if handle is not None and not handle.opening.user.holding.tokens():
+            super().close()
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         if error not in RETRY:
@@ -163,7 +184,7 @@ class RobustSemaphore(_Robust):
     so that signals are noticed, a wait begins again after 10 ms, 110 ms, and then every second, behind those that came meanwhile.
 
     A name ends with its last user, a process that has it open, however that process ends. A subprocess that was started with ``preexec_fn``
-    is a user until it ends.
+    is a user until it ends. At the interpreter's end, a finalizer that runs when modules are cleared finds the semaphore closed (ValueError).
 
     name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
     initial_value: the number of tokens, 1 to 32,767. None, the default: 1 if the semaphore is created, whatever it has if it exists (to link only,
@@ -227,7 +248,7 @@ class RobustSemaphore(_Robust):
 
     @property
     def waiting(self) -> int:
-        """The number of threads, in all processes, that wait for tokens now. One thread waits for all tasks of an event loop."""
+        """The number of threads, in all processes, that wait for tokens now. One waits for all tasks of a loop at this object."""
         self._open_handle()
         return self._set.waiting()
 

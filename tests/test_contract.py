@@ -24,9 +24,9 @@ from fractions import Fraction
 
 import pytest
 from kinds import tokens
-from support import SLOW, alarm, collect, elapsed, in_threads, thread, wait_for
+from support import PYPY, SLOW, alarm, collect, elapsed, in_threads, thread, wait_for
 
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore
 
 Flags = NamedSemaphore.Flags
 CREATING = [Flags.LINK_OR_CREATE, Flags.RAISE_IF_EXISTS, Flags.UNLINK_AND_CREATE]
@@ -1017,3 +1017,38 @@ def test_a_storm_of_cancellations_loses_nothing(sem):
 
     asyncio.run(main())
     wait_for(lambda: tokens(sem) == 2)
+
+
+# --- near the recursion limit -------------------------------------------------------------------------------------------------------------
+
+
+def _in_with(sem):
+    with sem:
+        pass
+
+
+def _in_try(sem):
+    sem.acquire()
+    sem.release()
+
+
+def _in_time(sem):
+    sem.acquire(timeout=10)
+    sem.release()
+
+
+@pytest.mark.parametrize("cls", [NamedSemaphore, RobustSemaphore])
+@pytest.mark.parametrize("use", [_in_with, _in_try, _in_time])
+def test_a_recursion_error_costs_no_token(name, cls, use):
+    def at(depth):
+        return at(depth - 1) if depth else use(sem)
+
+    sem, errors = cls(name, 3), 0
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        try:
+            at(depth)
+        except RecursionError:
+            errors += 1
+        assert sem.value == 3, depth
+    assert errors or PYPY
+    sem.close()

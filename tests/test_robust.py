@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -1312,6 +1313,25 @@ def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_
     close(other)
 
 
+def test_a_child_of_a_signal_handler_that_forks_right_after_the_set_was_joined_leaves_its_parent_a_user(name, monkeypatch):
+    def joined(library, semid, operations):
+        done = operate(library, semid, operations)
+        if operations[-1][:2] == (_sysv.USERS, 1):
+            monkeypatch.undo()
+            pids.append(os.fork())
+        return done
+
+    operate, pids = _sysv.SysV.operate, []
+    monkeypatch.setattr(_sysv.SysV, "operate", joined)
+    sem = RobustSemaphore(name)
+    if not pids[0]:
+        close(sem)
+        os._exit(0)
+    assert os.waitpid(pids[0], 0)[1] == 0
+    assert users_of(sem) == 1
+    close(sem)
+
+
 def test_what_a_child_took_itself_it_gives_back_before_what_it_inherited(name):
     def child():
         with sem:
@@ -1411,6 +1431,78 @@ def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next(nativ
 
 
 @pytest.mark.refcounts
+def test_a_use_that_ends_while_another_ends_is_left_too(native, monkeypatch):
+    def is_gone(semset, *arguments):
+        others.clear()  # as a signal handler may, or the collector
+        return asked(semset, *arguments)
+
+    asked = _sysv.Set.is_gone
+    monkeypatch.setattr(_sysv.Set, "is_gone", is_gone)
+    others = [RobustSemaphore(native.name) for _ in range(3)]
+    with native:
+        close(RobustSemaphore(native.name))
+        assert not others
+    close(RobustSemaphore(native.name))
+    assert users_of(native) == 1
+    assert not _holding._kept
+
+
+@pytest.mark.refcounts
+def test_a_use_that_is_kept_no_more_ends(native):
+    with native:
+        close(RobustSemaphore(native.name))
+        _holding._kept.clear()  # a signal handler raised between two steps
+    close(RobustSemaphore(native.name))
+    assert users_of(native) == 1
+
+
+def test_a_use_that_another_thread_has_ended(native, monkeypatch):
+    class Raced(list):
+        def pop(self):
+            self.clear()
+            return super().pop()
+
+    monkeypatch.setattr(_holding, "_ended", Raced([(native._handle.opening.user.holding, native._set)]))
+    _holding.leave_ended()
+    assert users_of(native) == 1
+
+
+def test_a_child_of_a_signal_handler_that_forks_while_a_use_ends(native, monkeypatch):
+    def end(holding, semset):
+        pids.append(os.fork())
+        return []
+
+    pids = []
+    monkeypatch.setattr(_holding, "_ended", [(native._handle.opening.user.holding, native._set)])
+    monkeypatch.setattr(_holding._Holding, "end", end)
+    try:
+        _holding.leave_ended()
+    finally:  # RuntimeError: the child's lock was not acquired
+        if not pids[0]:
+            os._exit(sys.exc_info()[0] is not None)
+    assert os.waitpid(pids[0], 0)[1] == 0
+
+
+@pytest.mark.refcounts
+def test_at_the_interpreters_end_a_finalizer_of_a_global_takes_nothing(native):
+    code = """
+import sys
+from named_semaphores import RobustSemaphore
+class Pool:
+    def __init__(self):
+        self.sem = RobustSemaphore(sys.argv[1])
+    def __del__(self):
+        with self.sem:
+            print("inside")
+pool, held = Pool(), RobustSemaphore(sys.argv[1])
+"""
+    done = run_python(code, native.name)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"ValueError: semaphore '{native.name}' is closed" in done.stderr
+    assert (users_of(native), native.value) == (1, 3)
+
+
+@pytest.mark.refcounts
 def test_at_the_interpreters_end_the_sets_are_left_of_which_nothing_is_held(native, monkeypatch):
     other = native.name + ".held"
     with RobustSemaphore(other) as holder:
@@ -1422,8 +1514,8 @@ def test_at_the_interpreters_end_the_sets_are_left_of_which_nothing_is_held(nati
         monkeypatch.undo()
         gc.callbacks.pop()
         assert users_of(holder) == 1
-        with pytest.raises(FileNotFoundError):
-            users_of(native)
+        assert (native.closed, holder.closed) == (True, False)
+    assert not exists(native.name)
     close(holder)
 
 
@@ -1597,15 +1689,64 @@ def _fail(sem):
 
 
 def test_a_fork_without_descriptors_does_not_wait_for_its_child(native, monkeypatch):
-    def refuse():
-        raise OSError(errno.EMFILE, "")
-
-    monkeypatch.setattr(os, "pipe", refuse)
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
     pid = os.fork()
     if not pid:
         os._exit(native.value)
-    monkeypatch.undo()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert os.waitpid(pid, 0)[1] == 3 << 8
+    assert _holding._pipes == {threading.get_ident(): []}
+
+
+def test_a_fork_that_fails_keeps_its_errno(name):
+    # Before CPython 3.11.3 it is read after the hooks.
+    code = """
+import ctypes, os, sys
+errno = ctypes.PyDLL(None).__errno_location
+errno.restype = ctypes.POINTER(ctypes.c_int)
+seen = []
+os.register_at_fork(after_in_parent=lambda: errno().__setitem__(0, 11))
+from named_semaphores import RobustSemaphore
+sem = RobustSemaphore(sys.argv[1])
+os.register_at_fork(after_in_parent=lambda: seen.append(errno()[0]))
+if not os.fork():
+    os._exit(0)
+os.wait()
+sys.exit(seen != [11])
+"""
+    assert run_python(code, name).returncode == 0
+
+
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)() or PYPY, reason="this Python's ctypes keeps no GIL")
+def test_children_of_threads_that_fork_at_once_have_no_ends_of_each_others_pipes(name, full):
+    code = """
+import os, sys, threading
+from named_semaphores import RobustSemaphore
+sem = RobustSemaphore(sys.argv[1])
+def pipes():
+    folder = "/proc/self/fd/"
+    return sum(os.path.islink(folder + fd) and os.readlink(folder + fd).startswith("pipe:") for fd in os.listdir(folder))
+before = pipes()
+def fork():
+    for _ in range(int(sys.argv[2])):
+        pid = os.fork()
+        if not pid:
+            os._exit(pipes() != before)
+        statuses.append(os.waitpid(pid, 0)[1])
+statuses = []
+threads = [threading.Thread(target=fork) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sum(map(bool, statuses)), "of", len(statuses))
+"""
+    count = 1000 if full else 60
+    done = run_python(code, name, str(count), options=["-W", "ignore"])
+    assert done.stdout == f"0 of {4 * count}\n", done.stderr
 
 
 def _enter(sem):
