@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator, NoReturn
 
 _ONE = 1  # acquire and release compare by identity, for speed; another object that is 1 takes the longer way
-# Of nested calls, as many as the end of a with statement makes. Before 3.11 "call" is a methodcaller, which makes two.
-_DEPTH = 3 if sys.version_info >= (3, 11) else 2
+# Before CPython 3.12, calls of C functions count towards the recursion limit, too. So many are made by the end of a with statement, nested. Before
+# 3.11 "call" is a methodcaller, which makes two.
+_DEPTH = 0 if sys.version_info >= (3, 12) else 3 if sys.version_info >= (3, 11) else 2
 _NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
 
 
 def _deep(arguments: Iterator[Any]) -> Iterator[Any]:
-    """Return the iterator. Before CPython 3.12, calls of C functions count towards the recursion limit, too: there, one that makes nested calls
-    before each step. So near the limit taking fails before the system call; recording what was taken, and giving it back, need fewer.
+    """Return an iterator of the same that makes ``_DEPTH`` nested calls before each step.
+
+    So near the recursion limit taking fails before the system call: recording what was taken, and giving it back, need fewer.
     """
-    if sys.version_info >= (3, 12):
-        return arguments
     step: Callable[[], Any] = arguments.__next__
     for _ in range(_DEPTH):
         step = partial(call, step)
-    return iter(step, None)
+    return iter(step, None) if _DEPTH else arguments
 
 
 class _Handle:
