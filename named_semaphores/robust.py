@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _ONE = 1  # acquire and release compare by identity, for speed; another object that is 1 takes the longer way
 # Before CPython 3.12, calls of C functions count towards the recursion limit, too. So many are made by the end of a with statement, nested. Before
-# 3.11 "call" is a methodcaller, which makes two.
-_DEPTH = 0 if sys.version_info >= (3, 12) else 3 if sys.version_info >= (3, 11) else 2
+# 3.11 "call" is a methodcaller, which makes two. (PyPy's iter(step, None) is a generator, which threads cannot share.)
+_DEPTH = 0 if sys.version_info >= (3, 12) or sys.implementation.name != "cpython" else 3 if sys.version_info >= (3, 11) else 2
 _NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
 
 
