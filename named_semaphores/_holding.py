@@ -361,8 +361,8 @@ def _register() -> None:
     poll = ctypes.CFUNCTYPE(c_int, c_void_p, c_ulong, c_int)(("poll", ctypes.CDLL(None)))
     every = _Mask()
     libc.sigfillset(every)
-    thread = iter(_thread.get_ident, None)
-    own = map(_masks.setdefault, thread, iter(_Mask, None))
+    thread = starmap(_thread.get_ident, repeat(()))
+    own = map(_masks.setdefault, thread, starmap(_Mask, repeat(())))
     block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
     restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, thread), repeat(None))
     # Each step of this iterator calls the forking thread's _steps one after another: a deque of at most 0 items uses up the iterator that calls them.
