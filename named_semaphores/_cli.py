@@ -212,7 +212,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--unused",
         action="store_true",
         help="only semaphores that no process has open, even if the acquire command took a token. Without NAME: only robust ones, which processes "
-        "that end with a token leave in the kernel, and no POSIX ones, because they may be another program's. Lists them and asks first (Linux)",
+        "that are killed or end with a token leave in the kernel, and no POSIX ones, because they may be another program's. Lists them and asks first (Linux)",
     )
     unlink.add_argument("--yes", action="store_true", help="do not ask")
     return parser

@@ -353,7 +353,8 @@ def _register() -> None:
     # restore their signals. A signal handler that raised in between would leave out the rest of a function, and its exception would be lost. So all
     # signals are blocked; not by signal.pthread_sigmask, which runs the handlers of those that wait. Another thread may receive them nevertheless:
     # so the parent waits in C, where no handler runs.
-    # Its calls keep the GIL. During os.pipe another thread may fork, and its child inherits ends that it does not know of.
+    #
+    # PyDLL's calls keep the GIL. os.pipe does not: another thread may fork meanwhile, and its child inherits ends that it does not know of.
     libc: Any = getattr(ctypes, "PyDLL", ctypes.CDLL)(None)
     pipe = libc.pipe2 if hasattr(libc, "pipe2") else libc.pipe  # macOS's pipe ignores the flag
     # int poll(struct pollfd *fds, nfds_t nfds, int timeout);  without the GIL. (select.poll sets errno to 0. Before CPython 3.11.3 the errno of a
