@@ -74,10 +74,10 @@ print(storm.creating(Named(), 600)["mappings left"], support.PREFIX)
 @pytest.mark.exact
 @pytest.mark.parametrize("name", ["NamedSemaphore", "RobustSemaphore"])
 def test_two_signals_at_once_cost_no_token(name):
-    # The token arrives while another thread has the GIL; both signals are there before this thread looks at them. The second handler's exception
-    # comes as early as Python can raise it: while the token goes back because of the first.
+    # Both signals reach another thread, just before the token arrives: they do not end this thread's sleep, and it looks at them when it has the
+    # token. The second handler's exception comes as early as Python can raise it: while the token goes back because of the first.
     code = f"""
-import os, signal, sys, threading, time
+import signal, sys, threading, time
 import support
 from named_semaphores import {name}
 
@@ -88,10 +88,9 @@ def release():
     while not waits.is_set():
         time.sleep(0.001)
     time.sleep(0.05)
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.pthread_kill(threading.get_ident(), signum)
     sem.release()
-    os.kill(os.getpid(), signal.SIGUSR1)
-    os.kill(os.getpid(), signal.SIGUSR2)
-    sum(range(1_000_000))  # in C, with the GIL
 
 for signum in (signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(signum, handler)
