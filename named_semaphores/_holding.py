@@ -108,22 +108,21 @@ class _Holding:
 
     def end(self, semset: _sysv.Set) -> list[_sysv.Set]:
         """A use of the set ends: return the uses to leave now. One stays as long as tokens are held, so that no other process begins anew."""
-        holds = self.tokens()
-        if holds and not self.kept:
-            try:
-                is_gone = semset.is_gone()
-            except PermissionError:  # this process has lost its rights to the set
-                is_gone = False
-            if not is_gone:
-                self.kept.append(semset)
-                _kept[semset.id] = self
-                return []
-        leaving = [semset]
-        if not holds:
+        # First: at any later step a signal handler may take a token, and keep a use of its own.
+        leaving, self.kept = [*self.kept, semset], []
+        if self.tokens() and not self._is_gone(semset):
+            self.kept.append(leaving.pop())
+            _kept[semset.id] = self
+        elif not self.kept:
             _kept.pop(semset.id, None)
-            leaving += self.kept
-            self.kept.clear()
         return leaving
+
+    @staticmethod
+    def _is_gone(semset: _sysv.Set) -> bool:
+        try:
+            return semset.is_gone()
+        except PermissionError:  # this process has lost its rights to the set
+            return False
 
 
 # By the sets' ids, which the kernel does not use again soon.

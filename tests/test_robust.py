@@ -1448,6 +1448,29 @@ def test_a_use_that_ends_while_another_ends_is_left_too(native, monkeypatch):
 
 
 @pytest.mark.refcounts
+def test_a_token_that_a_signal_handler_takes_while_the_last_use_ends_is_used(native, monkeypatch):
+    def end(holding, semset):
+        monkeypatch.setattr(_holding._Holding, "tokens", interrupted)
+        return ended(holding, semset)
+
+    def interrupted(holding):
+        monkeypatch.undo()
+        before = holding.tokens()
+        others[0].acquire()
+        close(others.pop())
+        return before
+
+    ended = _holding._Holding.end
+    others = [RobustSemaphore(native.name)]
+    monkeypatch.setattr(_holding._Holding, "end", end)
+    close(native)
+    again = RobustSemaphore(native.name)
+    assert (again.value, users_of(again)) == (2, 2)
+    again.release()
+    close(again)
+
+
+@pytest.mark.refcounts
 def test_a_use_that_is_kept_no_more_ends(native):
     with native:
         close(RobustSemaphore(native.name))
