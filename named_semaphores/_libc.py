@@ -169,11 +169,15 @@ class Handle:
         self.libc = libc
         self.address = address  # on macOS, a descriptor
         self.pointer: Any = _Pointer(_Mapping(address, libc.sem_close))
-        self.is_steady = libc.is_steady  # wait_until serves: no step of a clock can lengthen or shorten it
         arguments = (self.pointer,)
         self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat(arguments)))
         self.posts = map(bool, starmap(libc.checked_post, repeat(arguments)))
         self.leave = MethodType(libc.leave, self.pointer)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether wait_until serves: no step of a clock can lengthen or shorten it."""
+        return self.libc.is_steady
 
     def leave_of(self, owner: object) -> Callable[..., None]:
         """Return ``leave`` as another function, which has the owner, too."""

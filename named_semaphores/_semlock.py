@@ -47,13 +47,16 @@ class _Handle(Handle):
     def __init__(self, libc: Libc, lock: Any) -> None:
         self.libc = libc
         self.lock = lock
-        self.pointer = lock.handle  # an int: who makes a call by ctypes must keep this object, and so the lock, until it returns
-        self.is_steady = libc.is_steady
         acquire = lock.acquire
         self.tries = starmap(acquire, _TRY)
         self.first_waits = starmap(acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)
         self.posts = starmap(lock.release, _NOTHING)
         self.leave = lock.__exit__
+
+    @property
+    def pointer(self) -> int:
+        # An int: who makes a call by ctypes must keep this object, and so the lock, until it returns.
+        return self.lock.handle  # type: ignore[no-any-return]
 
     @property
     def address(self) -> int:  # type: ignore[override]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._libc import Handle, Libc
     from ._names import Owner
 
-_ONE = 1  # release compares by identity, for speed; another object that is 1 takes the longer way
+_ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
 _LINKS = (Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS)  # here, because before 3.12 looking a member up is slow
 _MOST = 1_000_000  # tokens put back at once: all are posted with the GIL kept and signals unheard, some 50 ns each
 
@@ -68,8 +68,10 @@ class NamedSemaphore(Semaphore):
         name = check_name(name)
         check_existence(name, handle_existence)
         libc = self._libc or _running or _system()
-        initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
-        mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
+        if initial_value is not _ONE:
+            initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
+        if mode is not DEFAULT_MODE:
+            mode = check_integer(name, "mode", mode, 0, 0o777, " (0o777)")
         self._name = name
         self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
