@@ -422,6 +422,17 @@ def test_the_end_of_the_interpreter_keeps_no_token_and_is_not_held_up(name, coun
     sem.close()
 
 
+# A daemon thread that runs until the interpreter ends can crash CPython 3.13 then (seen with musl and free-threaded, without this package too).
+LOOP_IN_A_DAEMON_THREAD = """
+loop = asyncio.new_event_loop()
+runner = threading.Thread(target=loop.run_forever, daemon=True)
+runner.start()
+def stop():
+    loop.call_soon_threadsafe(loop.stop)
+    runner.join()
+"""
+
+
 def test_a_loop_in_a_daemon_thread_goes_on_while_other_threads_do(name):
     code = """
 async def enter():
@@ -431,13 +442,12 @@ def use():
     threading.main_thread().join()
     for future in [asyncio.run_coroutine_threadsafe(enter(), loop) for _ in range(3)]:
         future.result(20)
+    stop()
     print("done", flush=True)
-loop = asyncio.new_event_loop()
-threading.Thread(target=loop.run_forever, daemon=True).start()
 threading.Thread(target=use).start()
 """
     sem = NamedSemaphore(name, 1)
-    done = run_python(START + code, name)
+    done = run_python(START + LOOP_IN_A_DAEMON_THREAD + code, name)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     sem.close()
 
@@ -470,11 +480,11 @@ def test_an_atexit_function_waits_for_a_task_of_a_daemon_threads_loop(name, cls)
     code = f"""
 import asyncio, atexit, subprocess, sys, threading, time
 from named_semaphores import {cls}
-sem, loop = {cls}(sys.argv[1]), asyncio.new_event_loop()
+sem = {cls}(sys.argv[1])
 HOLDER = "import sys; from named_semaphores import {cls}; sem = {cls}(sys.argv[1]); sem.acquire(); print(); input(); sem.release()"
 holder = subprocess.Popen([sys.executable, "-c", HOLDER, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 holder.stdout.readline()
-threading.Thread(target=loop.run_forever, daemon=True).start()
+{LOOP_IN_A_DAEMON_THREAD}
 async def flush():
     async with sem:
         pass
@@ -483,6 +493,7 @@ def end():
     time.sleep(0.5)  # longer than a slice of the thread that waits for the task
     holder.communicate(b"\\n")
     task.result(20 * {SLOW})
+    stop()
     print("flushed", flush=True)
 atexit.register(end)
 """
