@@ -524,9 +524,9 @@ def pictures(shown):
 
 @on_linux
 def test_watch_redraws_until_ctrl_c(sem):
-    command = "sleep 0.2; exec " + " ".join(line("list", "--watch", "0.1"))  # until the window has its size
+    # Room for whatever semaphores the machine has, before the first picture.
+    command = "stty rows 60000 cols 100 && exec " + " ".join(line("list", "--watch", "0.1"))
     with Terminal(["sh", "-c", command]) as terminal:
-        resize_window(terminal, 60_000, 100)  # whatever semaphores the machine has
         terminal.read(f"\x1b\\[H.*every 0.1 s until Ctrl-C[\\s\\S]*{sem.name} +posix +1 ")
         sem.acquire()
         terminal.read(f"{sem.name} +posix +0 ")

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import sys
 import threading
 import time
@@ -906,10 +907,13 @@ def test_the_callers_exception_is_the_handlers_own(empty, timeout):
     def handler(*_):
         raise Mine
 
-    with alarm(handler, 0.02), pytest.raises(Mine):
+    with alarm(handler), pytest.raises(Mine):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
         empty.acquire(timeout=timeout)
-    with alarm(handler, 0.02), pytest.raises(Mine), empty:
-        pytest.fail("it entered")
+    with alarm(handler), pytest.raises(Mine):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with empty:
+            pytest.fail("it entered")
     assert tokens(empty) == 0
     empty.release(2)
     assert tokens(empty) == 2

@@ -60,7 +60,9 @@ def test_the_command_lines_run_in_order(name):
     names = sorted(set(re.findall(r"named-semaphores (?:run|create) (\w+)", block)))
     assert names == ["build", "disk", "pool"]
     script = re.sub(r"\b(build|disk|pool)\b", rf"{name}.\1", block.replace("$ named-semaphores", f'"{sys.executable}" -m named_semaphores'))
-    # The last run finds a token; the first, in the background, has both for as long as it sleeps.
+    # The last run finds a token, if the first, in the background, has begun: else it makes a semaphore of one.
+    first, rest = script.split("\n", 1)
+    script = f'{first}\nuntil "{sys.executable}" -m named_semaphores value {name}.build >/dev/null 2>&1; do :; done\n{rest}'
     done = subprocess.run(["sh", "-euc", script + "wait"], capture_output=True, text=True, timeout=60 * SLOW, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(rf"{name}.pool +posix +3 ", done.stdout)

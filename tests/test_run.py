@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipapp
 from pathlib import Path
 
@@ -388,10 +389,13 @@ def test_it_says_on_a_terminal_that_it_waits(opened):
 
 def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
     take(opened, 2)
+    begin = time.monotonic()
     with start(opened.name, "--verbose", "true") as short:
         wait_for(lambda: opened.waiting() == 1)
         give(opened)
-        assert end(short) == ("", "", 0)
+        out, err, code = end(short)
+    assert (out, code) == ("", 0)
+    assert err == "" or time.monotonic() - begin > 1  # else it was not short
     take(opened)
     assert "waiting" not in run(opened.name, "--timeout", "1.3", "true").stderr
     give(opened, 2)
@@ -619,4 +623,5 @@ def test_the_storm_notices_who_is_inside_too_many():
         def line(self, *command):
             return list(command)
 
-    assert runs.storm(Unlimited(), 40, seconds=0.5).inside > runs.SLOTS
+    # Longer where processes start slowly.
+    assert any(runs.storm(Unlimited(), 40, seconds).inside > runs.SLOTS for seconds in (0.5, 5, 20))
