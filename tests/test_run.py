@@ -610,9 +610,12 @@ def test_sets_that_nobody_has_open_give_way_to_new_ones():
 
 @on_linux
 def test_a_storm_of_kills_costs_no_token(full):
-    figures = runs.storm(runs.Ours(), 2000 if full else 80)
-    assert 0 < figures.inside <= runs.SLOTS
-    assert (figures.back, figures.failed, figures.commands_left, figures.left) == (f"{runs.SLOTS} of {runs.SLOTS}", 0, 0, "")
+    for seconds in (0.15, 1, 3):  # longer where processes start so slowly that no kill met one
+        figures = runs.storm(runs.Ours(), 2000 if full else 80, seconds)
+        assert 0 < figures.inside <= runs.SLOTS
+        assert (figures.back, figures.failed, figures.commands_left, figures.left) == (f"{runs.SLOTS} of {runs.SLOTS}", 0, 0, "")
+        if any(figures.killed.values()):
+            break
     assert sum(figures.killed.values()) > (100 if full else 0)
     assert not full or min(figures.killed.values()) > 10
 
