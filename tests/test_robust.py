@@ -1811,10 +1811,12 @@ threading.Thread(target=inside, daemon=True).start()
 def die():
     sys.stdin.read(1)
     {DEATHS[death]}
+print("ready", flush=True)
 if "daemon" in {death!r}:
-    print("ready", flush=True)
     die()
-threading.Thread(target=die).start()
+thread = threading.Thread(target=die)
+thread.start()
+thread.join()  # so that nobody else reads
 """
     with holder(native.name, code) as process:
         wait_for(lambda: native.value == 0)
