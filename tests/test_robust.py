@@ -1949,16 +1949,18 @@ def storm(sem, count, step, still):
             armed.clear()
             raise Alarm
 
+    def run():
+        # A function, because a loop's jump back looks at signals, and CPython 3.12 to 3.14 may leave the jump out of a try block.
+        while armed:  # else a finalizer has swallowed the exception
+            step()
+
     with alarm(handler):
         while interrupts < count:
             try:
                 armed.append(True)
                 # Again after a while: a signal that Python forgets must not be the last.
                 signal.setitimer(signal.ITIMER_REAL, 1e-6 + chance.random() * 2e-4, 0.3)
-                while True:
-                    step()
-                    if not armed:  # a finalizer has swallowed the exception
-                        raise Alarm
+                run()
             except Alarm:
                 pass
             signal.setitimer(signal.ITIMER_REAL, 0)
