@@ -172,6 +172,22 @@ def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0
         faulthandler.cancel_dump_traceback_later()
 
 
+class Struck(Exception):
+    """What a signal handler raises."""
+
+
+def strike(call: Callable[[], object], after: float = 0.02) -> None:
+    """Make the call, and assert that the exception of a signal handler ends it, raised after so many seconds (0: never)."""
+    import pytest
+
+    def handler(*_: object) -> None:
+        raise Struck
+
+    with alarm(handler), pytest.raises(Struck):
+        signal.setitimer(signal.ITIMER_REAL, after)  # not by alarm: on a slow machine it might ring before raises is entered
+        call()
+
+
 def in_threads(count: int, work: Callable[[], object]) -> None:
     """Do the work in so many threads at once, and return when all have done it."""
     threads = [threading.Thread(target=work) for _ in range(count)]

@@ -6,21 +6,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import signal
 import sys
 
 import kinds
 import pytest
 from kinds import tokens
-from support import alarm, forget_copy, import_copy, thread, wait_for
+from support import Struck, forget_copy, import_copy, strike, thread, wait_for
 
 from named_semaphores import NamedSemaphore, _base
 
 KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
-
-
-class Struck(Exception):
-    """What a signal handler raises."""
 
 
 @pytest.fixture
@@ -110,9 +105,7 @@ def test_what_a_handler_raises_leaves_no_token_with_the_caller(sem, monkeypatch,
     if taken:
         monkeypatch.setattr(_base, "_calls", struck)
     for wait in (sem.acquire, sem.__enter__, lambda: sem.acquire(timeout=60)):
-        with alarm(handler), pytest.raises(Struck):
-            signal.setitimer(signal.ITIMER_REAL, 0 if taken else 0.02)
-            wait()
+        strike(wait, 0 if taken else 0.02)
         assert sem.acquire(False) is taken  # it was put back
 
 
@@ -188,18 +181,16 @@ def test_old_interpreters_wait_and_lose_nothing(old, name):
         with sem as same:
             return same is sem
 
-    def handler(*_):
-        raise Struck
+    def fail():
+        with sem:
+            pytest.fail("it entered")
 
     sem = old(name, 0)
     with thread(enter) as got:
         sem.release()
     assert got == [True]
     assert sem.acquire(False)
-    with alarm(handler), pytest.raises(Struck):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        with sem:
-            pytest.fail("it entered")
+    strike(fail)
     assert sem.value == 0
     sem.close()
 

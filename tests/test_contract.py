@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import signal
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from fractions import Fraction
 
 import pytest
 from kinds import tokens
-from support import PYPY, SLOW, alarm, collect, elapsed, in_threads, thread, wait_for
+from support import PYPY, SLOW, alarm, collect, elapsed, in_threads, strike, thread, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 
@@ -901,19 +900,12 @@ def test_a_handler_may_release_the_token_that_is_waited_for(empty):
 @pytest.mark.native
 @pytest.mark.parametrize("timeout", [None, 60])
 def test_the_callers_exception_is_the_handlers_own(empty, timeout):
-    class Mine(Exception):
-        pass
-
-    def handler(*_):
-        raise Mine
-
-    with alarm(handler), pytest.raises(Mine):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        empty.acquire(timeout=timeout)
-    with alarm(handler), pytest.raises(Mine):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    def enter():
         with empty:
             pytest.fail("it entered")
+
+    strike(lambda: empty.acquire(timeout=timeout))
+    strike(enter)
     assert tokens(empty) == 0
     empty.release(2)
     assert tokens(empty) == 2

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import types
 
 import pytest
 from kinds import libc_of, tokens
-from support import alarm, collect, run_python, thread
+from support import collect, run_python, strike, thread
 
 from named_semaphores import NamedSemaphore, _semlock
 from named_semaphores._libc import Libc, load
@@ -108,24 +107,14 @@ class Timeless:
 @needs_semlock
 def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
     # macOS has none, and SemLock polls there when given a time.
-    class Struck(Exception):
-        pass
-
-    def handler(*_):
-        raise Struck
-
     libc = _semlock.InterpretersLibc(Timeless())
     sem = type("Bound", (NamedSemaphore,), {"_libc": libc})(name, 0)
     with thread(sem.acquire) as got:
         assert not got
         sem.release()
     assert got == [True]
-    with alarm(handler), pytest.raises(Struck):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        sem.acquire()
-    with alarm(handler), pytest.raises(Struck):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        next(sem._handle.wait(10**7))
+    strike(sem.acquire)
+    strike(lambda: next(sem._handle.wait(10**7)))
     assert not sem.acquire(timeout=0.02)
     sem.release()
     assert next(sem._handle.wait(10**7))[0] == 0
