@@ -72,12 +72,19 @@ class _Queue:
         timer: asyncio.TimerHandle | None = None
         try:
             if deadline is not None:
-                timer = self.loop.call_later(max(0, deadline - monotonic_ns()) / 1e9, self._expire, waiter, deadline)
+                timer = self.loop.call_later(
+                    max(0, deadline - monotonic_ns()) / 1e9, self._expire, waiter, deadline
+                )
             self._start()
             return await waiter
         except BaseException:
             # Cancelled after the token was handed over and before this task ran: the token goes back.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None and waiter.result():
+            if (
+                waiter.done()
+                and not waiter.cancelled()
+                and waiter.exception() is None
+                and waiter.result()
+            ):
                 self._give_back()
             raise
         finally:
@@ -106,7 +113,9 @@ class _Queue:
         """Give a token to the task that has waited longest, or back."""
         for waiter in self.waiters:
             if not waiter.done():
-                del self.waiters[waiter]  # now, and not when its task runs: the thread must not wait for another token meanwhile
+                del self.waiters[
+                    waiter
+                ]  # now, and not when its task runs: the thread must not wait for another token meanwhile
                 waiter.set_result(True)
                 return
         self._give_back()
@@ -116,7 +125,11 @@ class _Queue:
             if self.has_thread or self.polls:
                 return
             if self.handle.is_steady:
-                thread = threading.Thread(target=self._serve, name=f"waits for {self.sem.name}", daemon=self.handle.is_robust)
+                thread = threading.Thread(
+                    target=self._serve,
+                    name=f"waits for {self.sem.name}",
+                    daemon=self.handle.is_robust,
+                )
                 thread.waits_for_tasks = True  # type: ignore[attr-defined]  # see _is_over
                 try:
                     thread.start()
@@ -191,7 +204,8 @@ class _Queue:
             return self.loop.is_closed()
         # The interpreter waits for the threads that are no daemons, and those that wait for tasks are waiting for its end.
         return not any(
-            thread.is_alive() and not thread.daemon and not hasattr(thread, "waits_for_tasks") for thread in threading.enumerate()
+            thread.is_alive() and not thread.daemon and not hasattr(thread, "waits_for_tasks")
+            for thread in threading.enumerate()
         )
 
     def _send(self) -> None:
@@ -202,7 +216,9 @@ class _Queue:
         self.arrived.append(True)
         while self.arrived:
             self.delivered.clear()
-            self._call(self._deliver)  # once more if it did not come: a signal handler's exception may end a callback before it begins
+            self._call(
+                self._deliver
+            )  # once more if it did not come: a signal handler's exception may end a callback before it begins
             if self._is_over() or not (self.delivered.wait(_CHECK) or self.loop.is_running()):
                 try:
                     self.arrived.pop()

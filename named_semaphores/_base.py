@@ -21,8 +21,9 @@ from ._lock import new_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
-    from typing import Any, Callable, Iterator, NoReturn, TypeVar
+    from typing import Any, Callable, NoReturn, TypeVar
 
     Self = TypeVar("Self", bound="Semaphore")
 
@@ -42,7 +43,11 @@ _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
 # Only the first use takes this lock: it might be made with another lock, which a hook of a fork awaits.
 importing = new_lock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=importing.release)
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
 _async: Any = None
 
 
@@ -55,7 +60,11 @@ class _Octal(int):
 
 DEFAULT_MODE = _Octal(0o600)
 
-RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)  # of a call that got no token: none was free, a signal came, time was over
+RETRY = (
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ETIMEDOUT,
+)  # of a call that got no token: none was free, a signal came, time was over
 
 
 # A special method that is a separate C function for each instance. (No docstring: help() of Python 3.8 would show it as the method's.)
@@ -72,7 +81,9 @@ def _refuse_closed(name: str | None, *_: object) -> NoReturn:
     raise ValueError(f"semaphore {name!r} is closed")
 
 
-_NEVER_OPENED: Iterator[Any] = map(_refuse_closed, repeat(None))  # the calls of an object whose constructor failed
+_NEVER_OPENED: Iterator[Any] = map(
+    _refuse_closed, repeat(None)
+)  # the calls of an object whose constructor failed
 
 
 class Semaphore:
@@ -183,10 +194,17 @@ class Semaphore:
 
     if TYPE_CHECKING:
 
-        def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None: ...
+        def __exit__(
+            self,
+            exc_type: type[BaseException] | None,
+            exc: BaseException | None,
+            tb: TracebackType | None,
+        ) -> None: ...
 
     else:
-        __exit__ = _Bound(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
+        __exit__ = _Bound(
+            attrgetter("_exit"), doc="Put the token back. Never swallows an exception."
+        )
 
         # Before 3.11, and on PyPy, nearly every instruction looks at signals. There entering is a C function too, which takes a token and
         # returns the semaphore; only if none is free, it calls Python code to wait.
@@ -224,7 +242,12 @@ class Semaphore:
         await self.acquire_async()
         return self
 
-    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         """Put the token back. Never swallows an exception."""
         self._exit(exc_type, exc, tb)
 
@@ -241,7 +264,9 @@ class Semaphore:
     def _wait(self, deadline: int | None, handle: Any = None, result: Any = True) -> Any:
         """Return ``result`` with a token; False once ``time.monotonic_ns()`` is ``deadline`` (None: never)."""
         handle = handle or self._open_handle()
-        outcome: list[tuple[int, int]] = []  # extend() puts a call's status and errno here before Python looks at signals
+        outcome: list[
+            tuple[int, int]
+        ] = []  # extend() puts a call's status and errno here before Python looks at signals
         try:
             for call in _calls(handle, deadline):
                 outcome.extend(call)
@@ -285,7 +310,11 @@ class Semaphore:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's ``__dict__``."""
         self._open_handle()
-        return _linked, (type(self), self._name), {key: value for key, value in self.__dict__.items() if key not in _OURS}
+        return (
+            _linked,
+            (type(self), self._name),
+            {key: value for key, value in self.__dict__.items() if key not in _OURS},
+        )
 
     def _link(self, name: str) -> None:
         """Open an existing semaphore, in an object whose constructor did not run."""
@@ -304,7 +333,20 @@ class Semaphore:
 Flags = Semaphore.Flags
 
 # The attributes of this package's classes: a pickle does not carry them.
-_OURS = frozenset(("_name", "_handle", "_linked", "_tries", "_posts", "_exit", "_owner", "_unlinks", "_several", "_set"))
+_OURS = frozenset(
+    (
+        "_name",
+        "_handle",
+        "_linked",
+        "_tries",
+        "_posts",
+        "_exit",
+        "_owner",
+        "_unlinks",
+        "_several",
+        "_set",
+    )
+)
 
 
 class _Entered(dict):  # type: ignore[type-arg]
@@ -345,7 +387,9 @@ def _linked(cls: type[Self], name: str) -> Self:
     return sem
 
 
-def check_integer(name: str | None, what: str, given: object, least: int, most: int | None = None, hint: str = "") -> int:
+def check_integer(
+    name: str | None, what: str, given: object, least: int, most: int | None = None, hint: str = ""
+) -> int:
     """Return the given integer. ValueError: it is none, or out of bounds."""
     try:
         value = index(given)  # type: ignore[arg-type]
@@ -360,24 +404,34 @@ def check_integer(name: str | None, what: str, given: object, least: int, most: 
 def check_existence(name: str, given: object) -> None:
     """ValueError: it is no member of Flags."""
     if not isinstance(given, Flags):
-        raise ValueError(f"semaphore {name!r}: handle_existence must be a member of Flags, not {given!r}")
+        raise ValueError(
+            f"semaphore {name!r}: handle_existence must be a member of Flags, not {given!r}"
+        )
 
 
 def check_wait(name: str | None, blocking: object, timeout: object) -> None:
     """ValueError: acquire cannot wait like that."""
     if blocking is not True and blocking is not False:
-        hint = f"; for seconds, say timeout={blocking!r}" if isinstance(blocking, (int, float)) else ""
-        raise ValueError(f"semaphore {name!r}: blocking must be True or False, not {blocking!r}{hint}")
+        hint = (
+            f"; for seconds, say timeout={blocking!r}" if isinstance(blocking, (int, float)) else ""
+        )
+        raise ValueError(
+            f"semaphore {name!r}: blocking must be True or False, not {blocking!r}{hint}"
+        )
     if timeout is None:
         return
     if blocking is False:
-        raise ValueError(f"semaphore {name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire")
+        raise ValueError(
+            f"semaphore {name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire"
+        )
     try:
         if timeout >= 0:  # type: ignore[operator]
             return
     except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
         pass
-    raise ValueError(f"semaphore {name!r}: timeout must be a number of seconds from 0, or None, not {timeout!r}")
+    raise ValueError(
+        f"semaphore {name!r}: timeout must be a number of seconds from 0, or None, not {timeout!r}"
+    )
 
 
 def deadline_of(name: str | None, timeout: float | None) -> int | None:

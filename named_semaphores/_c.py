@@ -9,7 +9,8 @@ from itertools import starmap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, Mapping, TypeVar
+    from collections.abc import Iterator, Mapping
+    from typing import Any, TypeVar
 
     System = TypeVar("System")
 
@@ -31,7 +32,9 @@ def call(function: Any, *arguments: Any) -> Iterator[tuple[Any, int]]:
 
 def timespec(time_t: Any, long: Any = c_long) -> Any:
     """Return ``struct timespec`` with these types."""
-    return type("timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]})
+    return type(
+        "timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]}
+    )
 
 
 # Of the symbols that take 64-bit time on 32 bits: the long is followed by padding, or on big-endian machines preceded. An int64 fits both.

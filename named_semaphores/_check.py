@@ -14,5 +14,7 @@ def check_name(name: object) -> str:
     others = bare.replace("-", "").replace("_", "").replace(".", "")
     if others and not others.isalnum():
         wrong = next(character for character in others if not character.isalnum())
-        raise ValueError(f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {wrong!r}")
+        raise ValueError(
+            f"a semaphore's name is made of letters, digits, '-', '_' and '.': {name!r} has {wrong!r}"
+        )
     return "/" + bare

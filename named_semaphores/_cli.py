@@ -22,7 +22,8 @@ from ._semlock import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, NoReturn, Sequence
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Callable, NoReturn
 
     from .listing import SemaphoreInfo
 
@@ -44,7 +45,9 @@ def main(words: Sequence[str]) -> int:
     """Do what the words say, and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # it is None if the descriptor is closed
-            stream.reconfigure(errors="backslashreplace")  # another program's name may have any character
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # another program's name may have any character
     try:
         options = _parser(prog()).parse_args(words)
         code: int = options.do(options)
@@ -84,7 +87,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"named-semaphores {__version__}")
     commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
 
-    def add(do: Callable[[Any], int] | None, name: str, text: str, more: str, example: str, **options: Any) -> argparse.ArgumentParser:
+    def add(
+        do: Callable[[Any], int] | None,
+        name: str,
+        text: str,
+        more: str,
+        example: str,
+        **options: Any,
+    ) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = commands.add_parser(
             name,
             help=text,
@@ -97,17 +107,38 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         return added
 
     def add_name(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("name", type=_argument(check_name), metavar="NAME", help="the semaphore")
+        parser.add_argument(
+            "name", type=_argument(check_name), metavar="NAME", help="the semaphore"
+        )
 
     def add_kind(parser: argparse.ArgumentParser) -> None:
         kind = parser.add_mutually_exclusive_group()
-        kind.add_argument("--robust", dest="kind", action="store_const", const="robust", help="the robust one of this name")
-        kind.add_argument("--posix", dest="kind", action="store_const", const="posix", help="the POSIX one of this name")
+        kind.add_argument(
+            "--robust",
+            dest="kind",
+            action="store_const",
+            const="robust",
+            help="the robust one of this name",
+        )
+        kind.add_argument(
+            "--posix",
+            dest="kind",
+            action="store_const",
+            const="posix",
+            help="the POSIX one of this name",
+        )
 
     def add_wait(parser: argparse.ArgumentParser, what: str) -> None:
         wait = parser.add_mutually_exclusive_group()
-        wait.add_argument("--timeout", type=_argument(seconds), metavar="S", help=f"wait no longer than S seconds for {what}")
-        wait.add_argument("--no-wait", dest="timeout", action="store_const", const=0.0, help="do not wait")
+        wait.add_argument(
+            "--timeout",
+            type=_argument(seconds),
+            metavar="S",
+            help=f"wait no longer than S seconds for {what}",
+        )
+        wait.add_argument(
+            "--no-wait", dest="timeout", action="store_const", const=0.0, help="do not wait"
+        )
 
     # For its help only; _run parses run's words.
     run = add(
@@ -121,7 +152,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         usage=f"{prog} run NAME [--slots N] [--take K] [--timeout S | --no-wait] [--conflict-exit-code E] [--verbose] [--] COMMAND...",
     )
     run.add_argument("name", metavar="NAME", help="the semaphore")
-    run.add_argument("command", nargs="*", metavar="COMMAND", help="begins with the first word after NAME that is no option")
+    run.add_argument(
+        "command",
+        nargs="*",
+        metavar="COMMAND",
+        help="begins with the first word after NAME that is no option",
+    )
     run.add_argument(
         "--slots",
         metavar="N",
@@ -130,8 +166,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument("--take", metavar="K", help="take K tokens, all at once (default 1)")
     run.add_argument("--timeout", metavar="S", help="wait no longer than S seconds for a token")
     run.add_argument("--no-wait", action="store_true", help="do not wait for a token")
-    run.add_argument("--conflict-exit-code", metavar="E", help="exit code if no token was free in time (default 1)")
-    run.add_argument("--verbose", action="store_true", help="after a second, say that it waits, even if standard error is no terminal")
+    run.add_argument(
+        "--conflict-exit-code",
+        metavar="E",
+        help="exit code if no token was free in time (default 1)",
+    )
+    run.add_argument(
+        "--verbose",
+        action="store_true",
+        help="after a second, say that it waits, even if standard error is no terminal",
+    )
 
     listing = add(
         _list,
@@ -141,7 +185,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "this user; for robust semaphores it shows none to anybody. TOTAL and WAITING exist for robust semaphores only. Robust semaphores are listed on Linux, if this user may read them.",
         "list --watch 1",
     )
-    listing.add_argument("--json", action="store_true", help="for programs; also has the reason of a missing value, and times in seconds")
+    listing.add_argument(
+        "--json",
+        action="store_true",
+        help="for programs; also has the reason of a missing value, and times in seconds",
+    )
     listing.add_argument(
         "--watch",
         nargs="?",
@@ -164,11 +212,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add_name(acquire)
     add_wait(acquire, "a token")
-    acquire.add_argument("--verbose", action="store_true", help="after a second, say that it waits, even if standard error is no terminal")
+    acquire.add_argument(
+        "--verbose",
+        action="store_true",
+        help="after a second, say that it waits, even if standard error is no terminal",
+    )
 
     release = add(_release, "release", "put tokens of a POSIX semaphore back", "", "release pool")
     add_name(release)
-    release.add_argument("-n", type=_argument(tokens), default=1, metavar="N", help="how many (default 1)")
+    release.add_argument(
+        "-n", type=_argument(tokens), default=1, metavar="N", help="how many (default 1)"
+    )
 
     create = add(
         _create,
@@ -178,7 +232,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "create pool --value 4 --mode 0660",
     )
     add_name(create)
-    create.add_argument("--value", type=int, required=True, metavar="N", help="its number of tokens")
+    create.add_argument(
+        "--value", type=int, required=True, metavar="N", help="its number of tokens"
+    )
     create.add_argument(
         "--mode",
         type=_argument(_mode),
@@ -206,7 +262,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "The name is free for a new semaphore. Processes that have a POSIX one open continue to use it. Processes that wait on a robust one get an error.",
         "unlink pool",
     )
-    unlink.add_argument("names", nargs="*", type=_argument(check_name), metavar="NAME", help="the semaphores")
+    unlink.add_argument(
+        "names", nargs="*", type=_argument(check_name), metavar="NAME", help="the semaphores"
+    )
     add_kind(unlink)
     unlink.add_argument(
         "--unused",
@@ -242,7 +300,9 @@ def _mode(text: str) -> int:
 
 
 def _open_posix(name: str) -> NamedSemaphore:
-    return NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False)
+    return NamedSemaphore(
+        name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False
+    )
 
 
 def _open_robust(name: str) -> _sysv.Set:
@@ -262,7 +322,11 @@ def _kinds(name: str) -> list[str]:
     try:
         _open_robust(name).leave()
         kinds.append("robust")
-    except (FileNotFoundError, FileExistsError, NotImplementedError):  # FileExistsError: another set has this key
+    except (
+        FileNotFoundError,
+        FileExistsError,
+        NotImplementedError,
+    ):  # FileExistsError: another set has this key
         pass
     except OSError:
         kinds.append("robust")
@@ -272,9 +336,13 @@ def _kinds(name: str) -> list[str]:
 def _kind(name: str, given: str | None) -> str:
     kinds = [given] if given else _kinds(name)
     if not kinds:
-        raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)} (there is no semaphore of this name)", name)
+        raise FileNotFoundError(
+            errno.ENOENT, f"{os.strerror(errno.ENOENT)} (there is no semaphore of this name)", name
+        )
     if len(kinds) > 1:
-        raise ValueError(f"a POSIX and a robust semaphore have the name {name}: add --posix or --robust")
+        raise ValueError(
+            f"a POSIX and a robust semaphore have the name {name}: add --posix or --robust"
+        )
     return kinds[0]
 
 
@@ -300,7 +368,9 @@ def _value(options: argparse.Namespace) -> int:
 
 
 def _acquire(options: argparse.Namespace) -> int:
-    semaphore = _only_posix(options.name, "the kernel would return the token when this command ends; use run")
+    semaphore = _only_posix(
+        options.name, "the kernel would return the token when this command ends; use run"
+    )
     begin, told = time.monotonic(), not (options.verbose or os.isatty(2))
     deadline = float("inf") if options.timeout is None else begin + options.timeout
     # The exit code must tell the truth: no signal may end this process between the acquire and its exit. So signals are blocked during each
@@ -310,7 +380,10 @@ def _acquire(options: argparse.Namespace) -> int:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         now = time.monotonic()
         if now >= deadline:
-            complain(f"{options.name}: no token was free" + (f" within {options.timeout:g} s" if options.timeout else ""))
+            complain(
+                f"{options.name}: no token was free"
+                + (f" within {options.timeout:g} s" if options.timeout else "")
+            )
             return NO_TOKEN
         if not told and now > begin + 1:
             told = True
@@ -331,12 +404,20 @@ def _create(options: argparse.Namespace) -> int:
     there = [other for other in _kinds(name) if other != kind]
     if kind == "posix":
         os.umask(0)  # the mode is exact, as with mkdir -m
-        NamedSemaphore(name, options.value, NamedSemaphore.Flags.RAISE_IF_EXISTS, unlink_on_delete=False, mode=options.mode)
+        NamedSemaphore(
+            name,
+            options.value,
+            NamedSemaphore.Flags.RAISE_IF_EXISTS,
+            unlink_on_delete=False,
+            mode=options.mode,
+        )
     else:
         total = check_integer(name, "value", options.value, 1, _sysv.MAX_TOKENS)
         _sysv.system().open(name, total, link=False, persist=True, mode=options.mode).leave()
     if there:
-        complain(f"now a POSIX and a robust semaphore have the name {name}: two limits, which know nothing of each other")
+        complain(
+            f"now a POSIX and a robust semaphore have the name {name}: two limits, which know nothing of each other"
+        )
     return _DONE
 
 
@@ -353,7 +434,10 @@ def _resize(options: argparse.Namespace) -> int:
     try:
         if opened.resize(total, options.timeout):
             return _DONE
-        complain(f"{options.name}: too few tokens were free" + (f" within {options.timeout:g} s" if options.timeout else ""))
+        complain(
+            f"{options.name}: too few tokens were free"
+            + (f" within {options.timeout:g} s" if options.timeout else "")
+        )
         return NO_TOKEN
     finally:
         opened.leave()
@@ -400,12 +484,16 @@ def _unlink_unused(options: argparse.Namespace) -> int:
         me = os.geteuid()  # type: ignore[attr-defined,unused-ignore]
         posix, code = _unused(names or [info.name for info in list_posix() if info.uid == me])
     if posix and not names:
-        _show(f"Kept, because they may be another program's; name the ones to remove: {' '.join(map(_shown, posix))}")
+        _show(
+            f"Kept, because they may be another program's; name the ones to remove: {' '.join(map(_shown, posix))}"
+        )
         posix = []
     if not posix and not robust:
         _show("nothing to remove")
         return code
-    _show("\n".join([f"{name} (POSIX)" for name in posix] + [f"{name} (robust)" for name in robust]))
+    _show(
+        "\n".join([f"{name} (POSIX)" for name in posix] + [f"{name} (robust)" for name in robust])
+    )
     if not options.yes:
         if not _agrees(options, len(posix) + len(robust)):
             return code
@@ -470,11 +558,19 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _as_json(info: SemaphoreInfo) -> dict[str, Any]:
-    return {**info._asdict(), "mode": f"{info.mode:04o}", "owner": info.owner, "age": round(info.age, 3)}
+    return {
+        **info._asdict(),
+        "mode": f"{info.mode:04o}",
+        "owner": info.owner,
+        "age": round(info.age, 3),
+    }
 
 
 def _table(found: Sequence[SemaphoreInfo]) -> list[str]:
-    rows = [("NAME", "KIND", "FREE", "TOTAL", "WAITING", "USERS", "PIDS", "MODE", "OWNER", "AGE"), *map(_row, found)]
+    rows = [
+        ("NAME", "KIND", "FREE", "TOTAL", "WAITING", "USERS", "PIDS", "MODE", "OWNER", "AGE"),
+        *map(_row, found),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
@@ -489,7 +585,15 @@ def _row(info: SemaphoreInfo) -> tuple[str, ...]:
     else:
         users = str(len(pids)) if info.all_pids else f"{len(pids) - 1}+" if len(pids) > 1 else "?"
         numbers = free, "-", "-", users
-    return _shown(info.name), info.kind, *numbers, ",".join(pids) or "-", f"{info.mode:04o}", info.owner, _shown_age(info.age)
+    return (
+        _shown(info.name),
+        info.kind,
+        *numbers,
+        ",".join(pids) or "-",
+        f"{info.mode:04o}",
+        info.owner,
+        _shown_age(info.age),
+    )
 
 
 def _shown(name: str) -> str:
@@ -522,7 +626,10 @@ def _watch(options: argparse.Namespace) -> int:
         if len(lines) > room:
             lines[room - 1 :] = [f"... {len(lines) - room + 1} more"]
         # Cursor to the top; clear the rest of each line; clear the rest of the screen.
-        _show("\x1b[H" + "".join(f"{line[: columns - 1]}\x1b[K\n" for line in lines) + "\x1b[J", end="")
+        _show(
+            "\x1b[H" + "".join(f"{line[: columns - 1]}\x1b[K\n" for line in lines) + "\x1b[J",
+            end="",
+        )
     return _DONE
 
 

@@ -31,12 +31,18 @@ def open_error(error: OSError, libc: Libc, name: str, creating: bool = False) ->
     """Return the exception for a semaphore that could not be opened."""
     number = error.errno or 0
     directory = os.path.dirname(libc.files) if libc.files else None
-    if directory and number in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL) and not os.path.isdir(directory):
+    if (
+        directory
+        and number in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL)
+        and not os.path.isdir(directory)
+    ):
         # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
         hint = f"{directory}, the shared memory file system that holds semaphores, is missing: mount a tmpfs there"
         return oserror(errno.ENOSYS, libc, name, hint)
     if number == errno.ENOSYS:
-        return NotImplementedError(f"this system ({libc.platform}) has no POSIX named semaphores (ENOSYS): cannot open {name!r}")
+        return NotImplementedError(
+            f"this system ({libc.platform}) has no POSIX named semaphores (ENOSYS): cannot open {name!r}"
+        )
     if creating and number == errno.ENOENT:
         # "There is none" is no reason not to create it. glibc says so where this user may not search the directory.
         return oserror(errno.EACCES, libc, name)

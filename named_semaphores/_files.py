@@ -21,7 +21,12 @@ PRIVATE = (128).to_bytes(4, sys.byteorder)
 # Windows has none of these, and no semaphores.
 _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 _LOOK_TO_WRITE = _LOOK | os.O_RDWR  # as sem_open opens it: a lease may allow readers
-_PAUSES = (0.0, 0.001, 0.01, 0.1)  # seconds, before each look; listing.is_in_use has a lease for some microseconds
+_PAUSES = (
+    0.0,
+    0.001,
+    0.01,
+    0.1,
+)  # seconds, before each look; listing.is_in_use has a lease for some microseconds
 
 
 def path(libc: Libc, name: str) -> str | None:
@@ -81,7 +86,9 @@ def is_mapped_at(file: str, address: int) -> bool:
     """Return whether the file is the one mapped at the address; Linux only."""
     start = f"{address & (2 * sys.maxsize + 1):x}-".encode()  # on 32 bits addresses may be negative
     with open("/proc/self/maps", "rb") as maps:
-        mapped = next((mapped_file(line) for line in maps if line.lstrip(b"0").startswith(start)), None)
+        mapped = next(
+            (mapped_file(line) for line in maps if line.lstrip(b"0").startswith(start)), None
+        )
     if mapped is None:
         raise OSError(f"nothing is mapped at {address:#x}")
     try:

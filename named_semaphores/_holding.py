@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn
 
 
-call: Callable[[Any], Any] = getattr(operator, "call", operator.methodcaller("__call__"))  # 3.11 has the former, in C too
+call: Callable[[Any], Any] = getattr(
+    operator, "call", operator.methodcaller("__call__")
+)  # 3.11 has the former, in C too
 
 
 class Held(list):  # type: ignore[type-arg]
@@ -62,7 +64,9 @@ class _Holding:
 
     def __init__(self, semset: _sysv.Set) -> None:
         self.lists = {1: Held(semset.give(1), 1)}
-        self.kept: list[_sysv.Set] = []  # of a collected object, while tokens are held: keeps this process a user
+        self.kept: list[
+            _sysv.Set
+        ] = []  # of a collected object, while tokens are held: keeps this process a user
 
     def held(self, n: int, semset: _sysv.Set) -> Held:
         return self.lists.setdefault(n, Held(semset.give(n), n))
@@ -79,14 +83,23 @@ class _Holding:
         """
         with _lock:
             ones = self.lists[1]
-            moved: list[tuple[int, Any]] = []  # entries, and how many tokens each is; extended in C, so that no signal loses one
+            moved: list[
+                tuple[int, Any]
+            ] = []  # entries, and how many tokens each is; extended in C, so that no signal loses one
             try:
                 # No while statement: its jump back looks at signals, and CPython 3.12 and 3.13 leave the jump out of the try block.
                 for held in sorted(self.lists.values(), key=attrgetter("n")):
                     missing = wanted.n - sum(n for n, _ in moved)
-                    moved.extend(zip(repeat(held.n), map(list.pop, repeat(held, min(len(held), -(-missing // held.n))))))
+                    moved.extend(
+                        zip(
+                            repeat(held.n),
+                            map(list.pop, repeat(held, min(len(held), -(-missing // held.n)))),
+                        )
+                    )
                 got = sum(n for n, _ in moved)
-            except BaseException as error:  # a signal's; or IndexError, if another thread took the last entry
+            except (
+                BaseException
+            ) as error:  # a signal's; or IndexError, if another thread took the last entry
                 ones += [ones.entry] * sum(n for n, _ in moved)
                 if isinstance(error, IndexError):
                     return True
@@ -157,7 +170,9 @@ class _User:
     def __init__(self, semset: _sysv.Set) -> None:
         self.set = semset
         with _lock:
-            self.holding = _holdings.get(semset.id) or _holdings.setdefault(semset.id, _Holding(semset))
+            self.holding = _holdings.get(semset.id) or _holdings.setdefault(
+                semset.id, _Holding(semset)
+            )
         leave_ended()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
@@ -183,11 +198,15 @@ class Opening:
         self._forget = _users.discard
         self.owner: Owner | None = None
         _users.add(self.user)
-        if not semset.is_joined():  # since it was opened, a signal handler has forked, and this is the child
+        if (
+            not semset.is_joined()
+        ):  # since it was opened, a signal handler has forked, and this is the child
             semset.rejoin()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "_forget") and not is_finalizing():  # else other finalizers of this collection may use it, and _leave_last follows
+        if (
+            hasattr(self, "_forget") and not is_finalizing()
+        ):  # else other finalizers of this collection may use it, and _leave_last follows
             self._forget(self.user)
 
 
@@ -206,7 +225,9 @@ def _leave_last(phase: str, _: object) -> None:
     global _lock
     if sys.is_finalizing():
         if phase == "start":
-            _lock = new_lock()  # no other thread runs any more, but a daemon thread may have been frozen with it
+            _lock = (
+                new_lock()
+            )  # no other thread runs any more, but a daemon thread may have been frozen with it
         else:
             _leave_all()
             for sem in list(renewed.values()):
@@ -223,7 +244,9 @@ def _leave_late() -> None:
             gc.callbacks.append(_leave_last)
         else:  # PyPy
             _leave_all()
-    elif process.threading.active_count() == 1:  # a child of multiprocessing calls os._exit next; but a thread may still use them
+    elif (
+        process.threading.active_count() == 1
+    ):  # a child of multiprocessing calls os._exit next; but a thread may still use them
         _leave_all()
 
 
@@ -264,7 +287,9 @@ class Giver:
             raise self.set.failure(error) from None
 
     def refuse(self, n: int) -> NoReturn:
-        raise ValueError(f"semaphore {self.set.name!r}: cannot release {n}: this process holds {self.holding.tokens()}") from None
+        raise ValueError(
+            f"semaphore {self.set.name!r}: cannot release {n}: this process holds {self.holding.tokens()}"
+        ) from None
 
 
 class Ended(dict):  # type: ignore[type-arg]
@@ -277,7 +302,9 @@ class Ended(dict):  # type: ignore[type-arg]
     def __missing__(self, status: int) -> None:
         giver = self.giver
         held = giver.held
-        if held is not giver.holding.lists.get(held.n):  # the with statement began before a fork, in the parent
+        if held is not giver.holding.lists.get(
+            held.n
+        ):  # the with statement began before a fork, in the parent
             return
         if held.inherited and not giver.holding.tokens():
             # It began before the fork, too, but an ExitStack or async with statement looked __exit__ up in the child.
@@ -294,7 +321,9 @@ class Ended(dict):  # type: ignore[type-arg]
 
 # --- Forks --------------------------------------------------------------------------------------------------------------------------------
 
-renewed: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # open objects: a child of fork calls _renew()
+renewed: weakref.WeakValueDictionary[int, Any] = (
+    weakref.WeakValueDictionary()
+)  # open objects: a child of fork calls _renew()
 
 # What each thread that forks needs meanwhile. No lock is held: a hook of another library may wait for one.
 _pipes: dict[int, list[int]] = {}  # the ends that are open
@@ -313,7 +342,9 @@ def _open_pipe(pipe: Any, poll: Any, close: Any) -> None:
     if _users:
         ident = _thread.get_ident()
         ends = _pipes.setdefault(ident, [])
-        if not ends:  # else the exception of a signal handler ended this function in an earlier fork
+        if (
+            not ends
+        ):  # else the exception of a signal handler ended this function in an earlier fork
             both = (c_int * 2)()
             for failed in map(pipe, (both,), (os.O_CLOEXEC,)):  # type: ignore[attr-defined,unused-ignore]  # "for" as in _base
                 break
@@ -322,7 +353,11 @@ def _open_pipe(pipe: Any, poll: Any, close: Any) -> None:
             ends += both
         close_last = map(close, starmap(ends.pop, repeat(()))).__next__
         # Until the child closes its end, or dies. It may also be stopped, or busy with hooks of others: at most 1000 milliseconds.
-        _steps[ident] = (close_last, partial(poll, ctypes.byref(_pollfd(ends[0], _POLLIN)), 1, 1000), close_last)
+        _steps[ident] = (
+            close_last,
+            partial(poll, ctypes.byref(_pollfd(ends[0], _POLLIN)), 1, 1000),
+            close_last,
+        )
 
 
 def _begin_child() -> None:
@@ -364,12 +399,20 @@ def _register() -> None:
     thread = starmap(_thread.get_ident, repeat(()))
     own = map(_masks.setdefault, thread, starmap(_Mask, repeat(())))
     block = map(libc.pthread_sigmask, repeat(_signal.SIG_BLOCK), repeat(every), own)
-    restore = map(libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, thread), repeat(None))
+    restore = map(
+        libc.pthread_sigmask, repeat(_signal.SIG_SETMASK), map(_masks.pop, thread), repeat(None)
+    )
     # Each step of this iterator calls the forking thread's _steps one after another: a deque of at most 0 items uses up the iterator that calls them.
     wait = map(deque, map(map, repeat(call), map(_steps.pop, thread, repeat(()))), repeat(0))
     register: Any = os.register_at_fork  # type: ignore[attr-defined,unused-ignore]
-    register(before=partial(_open_pipe, pipe, poll, libc.close), after_in_child=_begin_child, after_in_parent=wait.__next__)
-    register(before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__)
+    register(
+        before=partial(_open_pipe, pipe, poll, libc.close),
+        after_in_child=_begin_child,
+        after_in_parent=wait.__next__,
+    )
+    register(
+        before=block.__next__, after_in_child=restore.__next__, after_in_parent=restore.__next__
+    )
 
 
 if hasattr(os, "register_at_fork") and _sysv.is_supported():

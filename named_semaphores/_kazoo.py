@@ -17,7 +17,13 @@ from queue import Empty, SimpleQueue
 from time import monotonic_ns
 
 from kazoo.client import KazooClient as KazooClient
-from kazoo.exceptions import CancelledError, ConnectionClosedError, NodeExistsError, NoNodeError, NotEmptyError
+from kazoo.exceptions import (
+    CancelledError,
+    ConnectionClosedError,
+    NodeExistsError,
+    NoNodeError,
+    NotEmptyError,
+)
 from kazoo.protocol.states import KazooState
 from kazoo.protocol.states import KeeperState as KeeperState
 from kazoo.recipe.lock import Lock, Semaphore
@@ -32,11 +38,18 @@ class Tokens:
     """The nodes of a semaphore, and the tokens that one object holds of it."""
 
     def __init__(self, client: Any, name: str, total: int, on_lost: Callable[[], object]) -> None:
-        self.client, self.name, self.path, self.on_lost = client, name, f"/named-semaphores{name}/tokens", on_lost
+        self.client, self.name, self.path, self.on_lost = (
+            client,
+            name,
+            f"/named-semaphores{name}/tokens",
+            on_lost,
+        )
         number = None
         while number is None:  # again, if it is unlinked meanwhile
             with suppress(NodeExistsError, NoNodeError):
-                client.retry(client.create, self.path, b"%d" % total, makepath=True)  # with its number in one step; the recipe takes two
+                client.retry(
+                    client.create, self.path, b"%d" % total, makepath=True
+                )  # with its number in one step; the recipe takes two
             with suppress(NoNodeError):
                 client.retry(client.ensure_path, f"{self.path}-__lock__")  # the recipe's queue
                 number, stat = client.retry(client.get, self.path)
@@ -45,7 +58,9 @@ class Tokens:
         self.attempts: list[Token] = []
         self.losses = 0  # how many sessions have ended; a token from before the last end is lost
         self.lost = False
-        self.lock = client.handler.lock_object()  # only for threads: a signal handler could leave it locked
+        self.lock = (
+            client.handler.lock_object()
+        )  # only for threads: a signal handler could leave it locked
         self.calls: SimpleQueue[Any] = SimpleQueue()
         self.idle: list[bool] = []  # an item for each thread that has nothing to do
         listener = partial(_state_changed, weakref.ref(self))
@@ -81,14 +96,18 @@ class Tokens:
         """Put back ``n`` tokens. ValueError: this object holds fewer."""
         with self.lock:
             if n > len(self.held):
-                raise ValueError(f"semaphore {self.name!r}: this object holds {len(self.held)} tokens, and cannot release {n}")
+                raise ValueError(
+                    f"semaphore {self.name!r}: this object holds {len(self.held)} tokens, and cannot release {n}"
+                )
             # The lost ones first: it may be their holders who release, and not those whose tokens are still in use.
             back, self.held = self.held[:n], self.held[n:]
         for token in back:
             token.put_back()
         return True
 
-    def run(self, answer: Callable[[Any], object], call: Callable[..., object], *args: object) -> None:
+    def run(
+        self, answer: Callable[[Any], object], call: Callable[..., object], *args: object
+    ) -> None:
         """Make the call in a thread, and pass what it returns or raises to ``answer``."""
         try:
             self.idle.pop()
@@ -99,7 +118,9 @@ class Tokens:
     def _work(self) -> None:
         while True:
             try:
-                answer, call, args = self.calls.get(timeout=0.1)  # a new thread for each call would cost a tenth of an acquire
+                answer, call, args = self.calls.get(
+                    timeout=0.1
+                )  # a new thread for each call would cost a tenth of an acquire
             except Empty:
                 try:
                     self.idle.pop()
@@ -148,7 +169,13 @@ class Token(Semaphore):  # type: ignore[misc]  # kazoo has no types
     watched = ""
 
     def __init__(self, tokens: Tokens, waits: bool, deadline: int | None) -> None:
-        self.tokens, self.real, self.waits, self.deadline, self.losses = tokens, tokens.client, waits, deadline, tokens.losses
+        self.tokens, self.real, self.waits, self.deadline, self.losses = (
+            tokens,
+            tokens.client,
+            waits,
+            deadline,
+            tokens.losses,
+        )
         super().__init__(self, tokens.path, f"{socket.gethostname()} {os.getpid()}", tokens.total)
         self.assured_path = True  # by Tokens
 
@@ -177,7 +204,9 @@ class Token(Semaphore):  # type: ignore[misc]  # kazoo has no types
     # The client's own retry may give up, and the recipe's clean-up tries a delete once: then a node would stay in the queue.
 
     def retry(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return KazooRetry(max_tries=-1, max_delay=1.0, sleep_func=self.real.handler.sleep_func)(call, *args, **kwargs)
+        return KazooRetry(max_tries=-1, max_delay=1.0, sleep_func=self.real.handler.sleep_func)(
+            call, *args, **kwargs
+        )
 
     def delete(self, path: str) -> None:
         self.retry(self.real.delete, path)
@@ -188,7 +217,9 @@ class Token(Semaphore):  # type: ignore[misc]  # kazoo has no types
         tokens.attempts.append(self)
         try:
             while not self.abandoned:
-                if self.real.client_state == KeeperState.CONNECTING:  # kazoo would wait for a server, abandoned or not
+                if (
+                    self.real.client_state == KeeperState.CONNECTING
+                ):  # kazoo would wait for a server, abandoned or not
                     if not self.waits:
                         break
                     self.real.handler.sleep_func(0.05)
@@ -215,7 +246,9 @@ class Token(Semaphore):  # type: ignore[misc]  # kazoo has no types
             return False
         finally:
             tokens.attempts.remove(self)
-            self.real.remove_listener(self._watch_session)  # the recipe leaves it to the end of the session
+            self.real.remove_listener(
+                self._watch_session
+            )  # the recipe leaves it to the end of the session
 
     def left(self) -> float | None:
         """Return the seconds to the deadline, None if there is no deadline."""
@@ -240,5 +273,7 @@ class Token(Semaphore):  # type: ignore[misc]  # kazoo has no types
         self.put_back()
 
     def put_back(self) -> None:
-        with suppress(ConnectionClosedError):  # if the client was stopped, its session has ended, and the token with it
+        with suppress(
+            ConnectionClosedError
+        ):  # if the client was stopped, its session has ended, and the token with it
             self.release()

@@ -23,16 +23,21 @@ from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator
+    from collections.abc import Iterator
+    from typing import Any, Callable
 
 _SECOND = 1_000_000_000  # in nanoseconds
-_PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # a call keeps the GIL; PyPy's ctypes has no flag for it
+_PYTHONAPI: int = getattr(
+    ctypes, "_FUNCFLAG_PYTHONAPI", 0
+)  # a call keeps the GIL; PyPy's ctypes has no flag for it
 
 
 class _System:
     """What a library cannot be asked. The defaults are those of an unknown POSIX system."""
 
-    libraries: tuple[str | None, ...] = (None,)  # where sem_open may be, in this order; None is the process itself
+    libraries: tuple[str | None, ...] = (
+        None,
+    )  # where sem_open may be, in this order; None is the process itself
     sem_failed = 0  # what a failed sem_open returns
     same_address = True  # POSIX: a process that opens a name again gets the same address, if it is the same semaphore
     counted = True  # sem_close must be called once for each open
@@ -48,16 +53,41 @@ class _System:
 
 
 # glibc before 2.34 has sem_* in libpthread.
-_LINUX = _System(libraries=(None, "libpthread.so.0"), longest_name=252, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/sem.")
+_LINUX = _System(
+    libraries=(None, "libpthread.so.0"),
+    longest_name=252,
+    value_max=2**31 - 1,
+    opens_any_file=True,
+    files="/dev/shm/sem.",
+)
 _MUSL = _System(longest_name=256, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/")
 # XNU: a handle is a file descriptor, so 0 is a valid one.
-_MACOS = _System(sem_failed=-1, same_address=False, longest_name=30, value_max=32767, checks_post=False)
+_MACOS = _System(
+    sem_failed=-1, same_address=False, longest_name=30, value_max=32767, checks_post=False
+)
 # time_t has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
-_FREEBSD = _System(time_t=c_long if ctypes.alignment(c_int64) == 4 else c_int64, longest_name=252, value_max=2**31 - 1, files="/tmp/SEMD")
+_FREEBSD = _System(
+    time_t=c_long if ctypes.alignment(c_int64) == 4 else c_int64,
+    longest_name=252,
+    value_max=2**31 - 1,
+    files="/tmp/SEMD",
+)
 _DRAGONFLY = _System(libraries=(None, "libpthread.so"))
 # NetBSD and OpenBSD allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
-_NETBSD = _System(libraries=(None, "libpthread.so"), same_address=False, longest_name=255, value_max=2**31 - 1, time_t=c_int64)
-_OPENBSD = _System(libraries=(None, "libpthread.so"), same_address=False, value_max=2**31 - 1, checks_post=False, time_t=c_int64)
+_NETBSD = _System(
+    libraries=(None, "libpthread.so"),
+    same_address=False,
+    longest_name=255,
+    value_max=2**31 - 1,
+    time_t=c_int64,
+)
+_OPENBSD = _System(
+    libraries=(None, "libpthread.so"),
+    same_address=False,
+    value_max=2**31 - 1,
+    checks_post=False,
+    time_t=c_int64,
+)
 _ILLUMOS = _System(sem_failed=-1, counted=False, longest_name=255)
 # The process itself is only the .exe there. Past the maximum sem_post returns 0, and leaves the value as it is.
 _CYGWIN = _System(
@@ -68,7 +98,9 @@ _CYGWIN = _System(
     files="/dev/shm/sem.",
     checks_post=False,
 )
-_NOWHERE = _System(libraries=())  # Emscripten's stubs do nothing and say it worked, so they are not asked
+_NOWHERE = _System(
+    libraries=()
+)  # Emscripten's stubs do nothing and say it worked, so they are not asked
 
 _SYSTEMS = {
     "linux": _LINUX,
@@ -99,7 +131,9 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
             continue
         if hasattr(library, "sem_open"):
             return library
-    raise NotImplementedError(f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL")
+    raise NotImplementedError(
+        f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL"
+    )
 
 
 def _prototype(restype: Any, *argtypes: Any) -> Any:
@@ -107,7 +141,11 @@ def _prototype(restype: Any, *argtypes: Any) -> Any:
     # glibc's sem_open and sem_close take a lock that fork does not reset: without the GIL, a fork in another thread would copy it locked, and
     # the child's next sem_open would hang. (PYFUNCTYPE itself cannot save errno.)
     base: Any = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
-    return type("prototype", base.__bases__, {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI})
+    return type(
+        "prototype",
+        base.__bases__,
+        {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI},
+    )
 
 
 class _Mapping:
@@ -226,7 +264,11 @@ class Libc:
         self._choose_wait(system)
 
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
-        prototype = _prototype(c_int, *argtypes) if keep_gil else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
+        prototype = (
+            _prototype(c_int, *argtypes)
+            if keep_gil
+            else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
+        )
         function: Any = prototype(address_of(self.lib, symbol))
         function.library = self.lib  # a test's callbacks must live as long as what calls them
         return function
@@ -246,7 +288,9 @@ class Libc:
         # int sem_unlink(const char *name);
         self.sem_unlink = self._function("sem_unlink", c_char_p)
         # int sem_getvalue(sem_t *sem, int *value);
-        self.sem_getvalue = self._function("sem_getvalue", c_void_p, ctypes.POINTER(c_int), keep_gil=True)
+        self.sem_getvalue = self._function(
+            "sem_getvalue", c_void_p, ctypes.POINTER(c_int), keep_gil=True
+        )
         # int sem_wait(sem_t *sem);
         self.sem_wait = self._function("sem_wait", c_void_p)
         # int sem_trywait(sem_t *sem);
@@ -270,7 +314,13 @@ class Libc:
             ("__sem_clockwait64", wide, _steady_clock, monotonic, ()),
             ("sem_clockwait", plain, _steady_clock, monotonic, ()),
             # int sem_clockwait_np(sem_t *sem, clockid_t clock, int flags, const struct timespec *abstime, struct timespec *left);
-            ("sem_clockwait_np", plain, _steady_clock, (*monotonic, 1), (None,)),  # FreeBSD; 1 is TIMER_ABSTIME
+            (
+                "sem_clockwait_np",
+                plain,
+                _steady_clock,
+                (*monotonic, 1),
+                (None,),
+            ),  # FreeBSD; 1 is TIMER_ABSTIME
             # int sem_reltimedwait_np(sem_t *sem, const struct timespec *reltime);  illumos
             ("sem_reltimedwait_np", plain, _time_left, (), ()),
             # int sem_timedwait(sem_t *sem, const struct timespec *abstime);
@@ -284,7 +334,11 @@ class Libc:
         if best is None:
             return
         symbol, self._timespec, self._clock, self._before, self._after = best
-        types = [c_int] * len(self._before) + [ctypes.POINTER(self._timespec)] + [c_void_p] * len(self._after)
+        types = (
+            [c_int] * len(self._before)
+            + [ctypes.POINTER(self._timespec)]
+            + [c_void_p] * len(self._after)
+        )
         self.sem_timedwait = self._function(symbol, c_void_p, *types)
         # A wait until a time of the wall clock: most systems compute what is left of it and sleep that long, so that a step of the clock
         # costs a slice at most. glibc hands the time itself to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
@@ -292,7 +346,11 @@ class Libc:
 
     def until(self, deadline: int) -> tuple[Any, ...]:
         """Return what ``sem_timedwait`` takes after the semaphore, to wait until ``time.monotonic_ns()`` is ``deadline``."""
-        return (*self._before, self._timespec(*divmod(self._clock(deadline), _SECOND)), *self._after)
+        return (
+            *self._before,
+            self._timespec(*divmod(self._clock(deadline), _SECOND)),
+            *self._after,
+        )
 
     @staticmethod
     def failure(status: int, error: int) -> int:
@@ -315,7 +373,9 @@ class Libc:
 
     def encoded(self, name: str) -> bytes:
         encoded = os.fsencode(name)
-        if self.longest_name is not None and len(encoded) > self.longest_name:  # some systems say EINVAL
+        if (
+            self.longest_name is not None and len(encoded) > self.longest_name
+        ):  # some systems say EINVAL
             raise _oserror(errno.ENAMETOOLONG)
         return encoded
 
@@ -337,7 +397,9 @@ class Libc:
         """Return the number of tokens."""
         value = c_int()
         self._checked(self.sem_getvalue, handle.pointer, ctypes.byref(value))
-        return max(0, value.value)  # POSIX lets a system tell the number of waiters as a negative value
+        return max(
+            0, value.value
+        )  # POSIX lets a system tell the number of waiters as a negative value
 
     def _checked(self, function: Any, *arguments: Any) -> None:
         for status, error in call(function, *arguments):

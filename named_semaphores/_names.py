@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 _names: set[_Name] = set()  # this process still has to unlink them
-_orphans: list[_Name] = []  # their owners were collected; most are unlinked, but a signal's exception may have prevented it
+_orphans: list[
+    _Name
+] = []  # their owners were collected; most are unlinked, but a signal's exception may have prevented it
 _at_exit: list[Callable[[], None]] = []  # what this process does at its end
 
 
@@ -87,7 +89,9 @@ class _Name(weakref.ref):  # type: ignore[type-arg]
                 _names.discard(self)
             raise
         _names.discard(self)
-        self._unlink_if_ours = None  # and with it the semaphore: this may be among the orphans, and live longer
+        self._unlink_if_ours = (
+            None  # and with it the semaphore: this may be among the orphans, and live longer
+        )
 
     def unlink_or_warn(self) -> None:
         """Unlink where nobody could catch an exception."""
@@ -97,12 +101,18 @@ class _Name(weakref.ref):  # type: ignore[type-arg]
             import warnings  # at run time only when needed
 
             try:
-                warnings.warn(f"a semaphore's name could not be removed: {error}", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"a semaphore's name could not be removed: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             except RuntimeWarning:  # python -W error
                 sys.excepthook(*sys.exc_info())
 
     def retry(self) -> None:
-        if not self._once and self in _names:  # a signal's exception interrupted unlink(); at exit no other thread can be in it
+        if (
+            not self._once and self in _names
+        ):  # a signal's exception interrupted unlink(); at exit no other thread can be in it
             self._once.append(True)
         self.unlink_or_warn()
 
@@ -134,15 +144,21 @@ def at_exit(function: Callable[[], None]) -> None:
 
 def _register(function: Callable[[], None]) -> None:
     _finalize(function)
-    register_after_fork = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
-    if register_after_fork is not None:  # a child of multiprocessing, however it was started, forgets its finalizers and then calls this
+    register_after_fork = getattr(
+        sys.modules.get("multiprocessing.util"), "register_after_fork", None
+    )
+    if (
+        register_after_fork is not None
+    ):  # a child of multiprocessing, however it was started, forgets its finalizers and then calls this
         register_after_fork(function, _finalize)
 
 
 def _finalize(function: Callable[[], None]) -> None:
     # Of two functions the one registered later runs earlier: atexit is right if multiprocessing is imported later, or not at all. A child of
     # multiprocessing ends without atexit (before 3.14), but not without these finalizers; those below 0 are called last.
-    finalize = getattr(sys.modules.get("multiprocessing.util"), "Finalize", None)  # None also while another thread imports it
+    finalize = getattr(
+        sys.modules.get("multiprocessing.util"), "Finalize", None
+    )  # None also while another thread imports it
     if finalize is None:
         atexit.register(function)
     else:

@@ -28,7 +28,9 @@ def counted(sem_open: Any, sem_close: Any, sem_failed: int) -> tuple[Any, Any]:
     # gets it; close_due then leaves the queue to the call that was interrupted.
     lock = new_lock()
     counting: list[None] = []
-    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)  # type: ignore[attr-defined,unused-ignore]
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )  # type: ignore[attr-defined,unused-ignore]
 
     def counting_open(*arguments: Any) -> int:
         with lock:

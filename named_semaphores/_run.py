@@ -54,7 +54,9 @@ class _Options:
     conflict_exit_code = NO_TOKEN
 
 
-def _number(convert: Callable[[str], Number], text: str, least: float, most: float, what: str) -> Number:
+def _number(
+    convert: Callable[[str], Number], text: str, least: float, most: float, what: str
+) -> Number:
     try:
         number = convert(text)
     except ValueError:
@@ -101,7 +103,9 @@ def _parse(words: list[str]) -> _Options | None:
         elif option in _VALUES:
             if not equals:
                 if not rest:
-                    raise ValueError(f"run: {option} needs a value after it ({prog()} run --help tells more)")
+                    raise ValueError(
+                        f"run: {option} needs a value after it ({prog()} run --help tells more)"
+                    )
                 value = rest.pop(0)
             try:
                 setattr(options, _attribute(option), _VALUES[option](value))
@@ -117,11 +121,15 @@ def _parse(words: list[str]) -> _Options | None:
             options.name = word
     if options.name is None or not rest:
         missing = "a command" if options.name else "a name and a command"
-        raise ValueError(f"run needs {missing}: {prog()} run {options.name or 'NAME'} [--slots N] COMMAND...")
+        raise ValueError(
+            f"run needs {missing}: {prog()} run {options.name or 'NAME'} [--slots N] COMMAND..."
+        )
     if options.no_wait and options.timeout is not None:
         raise ValueError("run: either --timeout or --no-wait, not both")
     if options.slots is not None and options.take > options.slots:
-        raise ValueError(f"run: --take {options.take} is more than --slots {options.slots}: such a number is never free")
+        raise ValueError(
+            f"run: --take {options.take} is more than --slots {options.slots}: such a number is never free"
+        )
     options.command = rest
     return options
 
@@ -141,7 +149,9 @@ def _run(options: _Options) -> int:
         system = _sysv.system()
         opened = system.open(name, options.slots)
     except NotImplementedError:
-        raise NotImplementedError(f"run needs System V semaphores, which this system ({sys.platform}) does not have") from None
+        raise NotImplementedError(
+            f"run needs System V semaphores, which this system ({sys.platform}) does not have"
+        ) from None
     except ValueError as error:  # other processes have it open with another number
         raise ValueError(f"{error} (without --slots, run takes the number that is there)") from None
     try:
@@ -181,7 +191,9 @@ def _total(opened: Set, options: _Options) -> int:
     n, total = options.take, opened.total()
     if n > total:
         hint = "" if options.slots else "; --slots says how many there are"
-        raise ValueError(f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free{hint}")
+        raise ValueError(
+            f"run: --take {n} is more than {opened.name} has, {total}: such a number is never free{hint}"
+        )
     return total
 
 
@@ -215,7 +227,9 @@ def _tell(opened: Set, n: int, total: int) -> None:
     except OSError:  # removed
         return
     if waiting:
-        others = f" ({waiting - 1} other{' waits' if waiting == 2 else 's wait'})" if waiting > 1 else ""
+        others = (
+            f" ({waiting - 1} other{' waits' if waiting == 2 else 's wait'})" if waiting > 1 else ""
+        )
         complain(f"waiting for {_of(n, total)} of {opened.name}{others}")
 
 
@@ -251,7 +265,9 @@ def _execvp(command: list[str]) -> NoReturn:
                 os.execv("/bin/sh", ["/bin/sh", path, *command[1:]])
             if is_path or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 raise
-            if error.errno == errno.EACCES and os.path.exists(path):  # false in a folder that this user may not search
+            if error.errno == errno.EACCES and os.path.exists(
+                path
+            ):  # false in a folder that this user may not search
                 failure = error
     raise failure
 
@@ -294,7 +310,11 @@ def prog() -> str:
 def complain(problem: object) -> None:
     text = str(problem)
     if isinstance(problem, OSError) and problem.strerror:
-        text = problem.strerror if problem.filename is None else f"{os.fsdecode(problem.filename)}: {problem.strerror}"
+        text = (
+            problem.strerror
+            if problem.filename is None
+            else f"{os.fsdecode(problem.filename)}: {problem.strerror}"
+        )
     if sys.stderr is None:  # it was closed at the start
         return
     try:

@@ -21,7 +21,8 @@ from ._libc import Handle, Libc, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from collections.abc import Iterator
+    from typing import Any
 
 _SEMAPHORE = 1  # its kind: not a recursive mutex
 
@@ -34,7 +35,9 @@ _NOTHING: Iterator[tuple[()]] = repeat(())
 
 def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
-    if platform.startswith(("cygwin", "msys", "sunos")):  # one sem_close there ends all opens of the name: see _refcount
+    if platform.startswith(
+        ("cygwin", "msys", "sunos")
+    ):  # one sem_close there ends all opens of the name: see _refcount
         return None
     try:
         from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
@@ -85,7 +88,10 @@ class InterpretersLibc(Libc):
 
     def _open(self, name: str, *arguments: Any) -> Iterator[tuple[Any, int]]:
         addresses = starmap(self.sem_open, ((self.encoded(name), *arguments),))
-        return zip(map(self._rebuild, addresses, (_SEMAPHORE,), (self.value_max,), (None,)), iter(ctypes.get_errno, None))
+        return zip(
+            map(self._rebuild, addresses, (_SEMAPHORE,), (self.value_max,), (None,)),
+            iter(ctypes.get_errno, None),
+        )
 
     def _opened(self, lock: Any, error: int) -> Handle:
         if self.address_of(lock) == self.sem_failed:  # SemLock's deallocator leaves that alone
@@ -94,14 +100,18 @@ class InterpretersLibc(Libc):
 
     @staticmethod
     def address_of(opened: Any) -> int:
-        return c_ssize_t(opened.handle).value  # sem_open's result is signed, SemLock's handle is not
+        return c_ssize_t(
+            opened.handle
+        ).value  # sem_open's result is signed, SemLock's handle is not
 
 
 def system() -> Libc:
     """Return the running system's library, found once. NotImplementedError where there is none."""
     if not _found:
         library = load()
-        _found.setdefault("libc", InterpretersLibc(library) if semlock(sys.platform) else Libc(library))
+        _found.setdefault(
+            "libc", InterpretersLibc(library) if semlock(sys.platform) else Libc(library)
+        )
     return _found["libc"]
 
 

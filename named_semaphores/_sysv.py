@@ -42,11 +42,14 @@ from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Container, Iterable, Iterator, NoReturn
+    from collections.abc import Container, Iterable, Iterator
+    from typing import Any, NoReturn
 
     Operation = tuple[int, int, int]  # semaphore, change, flags
 
-MAX_TOKENS = 32767  # SEMVMX. FreeBSD and DragonFly allow one process 16384 (SEMAEM), and fail with ERANGE.
+MAX_TOKENS = (
+    32767  # SEMVMX. FreeBSD and DragonFly allow one process 16384 (SEMAEM), and fail with ERANGE.
+)
 LONGEST_NAME = 255  # in bytes, with the slash; systems with small sets allow less
 SLICE = 1.0  # in seconds; a wait does not notice a signal that arrives just before it, so each wait is at most this long
 
@@ -67,17 +70,29 @@ _PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
 
 def write_name(place: int, words: list[int]) -> list[Operation]:
     """Write at most four words of the name. The first is never 0, so they are written once."""
-    return [(NAME + place, 0, NOWAIT), *((NAME + place + i, word, NOWAIT) for i, word in enumerate(words))]
+    return [
+        (NAME + place, 0, NOWAIT),
+        *((NAME + place + i, word, NOWAIT) for i, word in enumerate(words)),
+    ]
 
 
 def make_ready(total: int) -> list[Operation]:
     """Give a new set its tokens, and join it."""
-    return [(LIVE, 0, NOWAIT), (LIVE, total, NOWAIT), (TOKENS, total, NOWAIT), (TOTAL, total, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
+    return [
+        (LIVE, 0, NOWAIT),
+        (LIVE, total, NOWAIT),
+        (TOKENS, total, NOWAIT),
+        (TOTAL, total, NOWAIT),
+        (USERS, 1, NOWAIT | UNDO),
+    ]
 
 
 JOIN: list[Operation] = [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
 LEAVE: list[Operation] = [(USERS, -1, NOWAIT | UNDO)]
-NOTHING: list[Operation] = [(TOTAL, -1, NOWAIT), (TOTAL, 1, NOWAIT)]  # needs the same rights as to give
+NOTHING: list[Operation] = [
+    (TOTAL, -1, NOWAIT),
+    (TOTAL, 1, NOWAIT),
+]  # needs the same rights as to give
 STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 
 # IPC_RMID follows; the process must have the right to it. Another process that finds the mark adds its own, and calls IPC_RMID too. If all
@@ -88,7 +103,12 @@ REMOVE_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD,
 REMOVE_UNUSED: list[Operation] = REMOVE_IDLE[1:]
 
 # Join an idle set that this process may not remove.
-TAKE_OVER: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 0, NOWAIT), (USERS, 1, NOWAIT | UNDO)]
+TAKE_OVER: list[Operation] = [
+    (PERSIST, 0, NOWAIT),
+    (USERS, 0, NOWAIT),
+    (DEAD, 0, NOWAIT),
+    (USERS, 1, NOWAIT | UNDO),
+]
 
 
 def take(n: int, flags: int = 0) -> list[Operation]:
@@ -106,7 +126,12 @@ def give(n: int) -> list[Operation]:
 
 def resize(total: int, new: int) -> list[Operation]:
     """Change the number of tokens from ``total`` to ``new``; fail if it is not ``total``. A smaller number waits for free tokens."""
-    return [(TOTAL, -total, NOWAIT), (TOTAL, 0, NOWAIT), (TOTAL, new, NOWAIT), (TOKENS, new - total, 0)]
+    return [
+        (TOTAL, -total, NOWAIT),
+        (TOTAL, 0, NOWAIT),
+        (TOTAL, new, NOWAIT),
+        (TOKENS, new - total, 0),
+    ]
 
 
 # --- Names --------------------------------------------------------------------------------------------------------------------------
@@ -131,7 +156,11 @@ def name_of(stored: Iterable[int]) -> str | None:
     for word in stored:
         number, count = number << 15 | word, count + 15
     data = (number >> count % 8).to_bytes(count // 8, "big").rstrip(b"\0")
-    return os.fsdecode(data[:-1]) if data[:1] == b"/" and data[-1:] == b"\xff" and b"\0" not in data else None
+    return (
+        os.fsdecode(data[:-1])
+        if data[:1] == b"/" and data[-1:] == b"\xff" and b"\0" not in data
+        else None
+    )
 
 
 # --- What cannot be asked of a library ----------------------------------------------------------------------------------------------
@@ -220,7 +249,9 @@ class SysV:
         # int semctl(int semid, int semnum, int cmd, ... /* union semun */);  NetBSD's plain one is for programs built before 5.0
         # Three parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes the fourth on the stack. The fourth is
         # always a pointer here: an int would be in the wrong half of the union on 64-bit big-endian machines.
-        self._semctl = self._function("__semctl50" if hasattr(lib, "__semctl50") else "semctl", c_int, c_int, c_int)
+        self._semctl = self._function(
+            "__semctl50" if hasattr(lib, "__semctl50") else "semctl", c_int, c_int, c_int
+        )
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop")
         self.semop_now = _PYFUNCTYPE(c_int)(address_of(lib, "semop"))
@@ -228,8 +259,14 @@ class SysV:
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops, const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries.
         plain = timespec(system.time_t)
-        timed = (("__semtimedop64", TIMESPEC64), ("__semtimedop_time64", TIMESPEC64), ("semtimedop", plain))
-        symbol, self._timespec = next((found for found in timed if hasattr(lib, found[0])), (None, plain))
+        timed = (
+            ("__semtimedop64", TIMESPEC64),
+            ("__semtimedop_time64", TIMESPEC64),
+            ("semtimedop", plain),
+        )
+        symbol, self._timespec = next(
+            (found for found in timed if hasattr(lib, found[0])), (None, plain)
+        )
         self.has_timed_wait = symbol is not None
         self.semtimedop = self._function(symbol) if symbol else None
 
@@ -248,7 +285,9 @@ class SysV:
 
     def timeout(self, seconds: float) -> Any:
         """Return the last argument of ``semtimedop``."""
-        return ctypes.byref(self._timespec(*divmod(max(0, int(seconds * 1_000_000_000)), 1_000_000_000)))
+        return ctypes.byref(
+            self._timespec(*divmod(max(0, int(seconds * 1_000_000_000)), 1_000_000_000))
+        )
 
     # The calls. Each raises an OSError without a name if it fails: Removed if the set was removed. The model in the tests replaces them.
 
@@ -332,7 +371,9 @@ class SysV:
 
     def removed(self, error: int | None, semid: int) -> Removed | None:
         """Return the exception if this errno means that the set was removed."""
-        if error == errno.EINVAL:  # on the BSDs and macOS also: this process has too many semaphores to undo
+        if (
+            error == errno.EINVAL
+        ):  # on the BSDs and macOS also: this process has too many semaphores to undo
             try:
                 _checked(self._semctl, semid, TOKENS, self.system.GETVAL)
             except OSError as reason:
@@ -361,13 +402,19 @@ class SysV:
         ``persist``: from now on, the set stays without users. ``mode``: permissions of a new set, whatever the umask.
         """
         if mode & 0o600 != 0o600:  # its owner could not even make it ready
-            raise ValueError(f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), not 0o{mode:o}")
+            raise ValueError(
+                f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), not 0o{mode:o}"
+            )
         while True:
             process = os.getpid()
             try:
-                opened = self._try_to_open(name, total, link and not anew, create or anew, anew, mode)
+                opened = self._try_to_open(
+                    name, total, link and not anew, create or anew, anew, mode
+                )
                 if opened is not None:
-                    opened._joined = [process]  # this may be the child of a signal handler that forked meanwhile
+                    opened._joined = [
+                        process
+                    ]  # this may be the child of a signal handler that forked meanwhile
                     if persist:
                         self.operate(opened.id, STAY)
                     return opened
@@ -376,7 +423,9 @@ class SysV:
             except OSError as error:
                 raise self.failure(error, name) from None
 
-    def _try_to_open(self, name: str, total: int | None, link: bool, create: bool, anew: bool, mode: int) -> Set | None:
+    def _try_to_open(
+        self, name: str, total: int | None, link: bool, create: bool, anew: bool, mode: int
+    ) -> Set | None:
         """Return None if another process interfered: then try again."""
         stored = words(name)
         size = NAME + len(stored)
@@ -391,14 +440,18 @@ class SysV:
                 raise
             try:
                 self.get(key(name), 0, 0)
-            except FileNotFoundError:  # Linux looks first whether its limit allows a set of this size
+            except (
+                FileNotFoundError
+            ):  # Linux looks first whether its limit allows a set of this size
                 raise OSError(errno.ENAMETOOLONG, "") from None
             raise _foreign(name) from None
         values = self.values(semid, size)
         if values is None:
             raise _foreign(name, semid)
         if not values[LIVE]:
-            if any(values[:NAME]) or any(word not in (0, right) for word, right in zip(values[NAME:], stored)):
+            if any(values[:NAME]) or any(
+                word not in (0, right) for word, right in zip(values[NAME:], stored)
+            ):
                 raise _foreign(name, semid)
             return self._make_ready(semid, name, total, stored) if create else _refuse(errno.ENOENT)
         if values[NAME:] != stored:
@@ -414,9 +467,15 @@ class SysV:
         if not link:
             _refuse(errno.EEXIST)
         if total is not None and total != values[LIVE]:
-            hint = "" if values[USERS] else ": nobody has it open, but it is persistent, so unlink it first"
+            hint = (
+                ""
+                if values[USERS]
+                else ": nobody has it open, but it is persistent, so unlink it first"
+            )
             tokens = "token" if values[LIVE] == 1 else "tokens"
-            raise ValueError(f"{name!r} was created with {values[LIVE]} {tokens}, not with {total}{hint}")
+            raise ValueError(
+                f"{name!r} was created with {values[LIVE]} {tokens}, not with {total}{hint}"
+            )
         return Set(self, name, semid, values[LIVE], False) if self.operate(semid, JOIN) else None
 
     def _begin(self, name: str, total: int | None, mode: int, stored: list[int]) -> Set | None:
@@ -427,10 +486,14 @@ class SysV:
         except OSError as error:
             if error.errno == errno.ENOSPC and remove_idle_sets():  # exec and kill leave idle sets
                 return None
-            raise OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error from None
+            raise (
+                OSError(errno.ENAMETOOLONG, "") if error.errno == errno.EINVAL else error
+            ) from None
         return self._make_ready(semid, name, total, stored)
 
-    def _make_ready(self, semid: int, name: str, total: int | None, stored: list[int]) -> Set | None:
+    def _make_ready(
+        self, semid: int, name: str, total: int | None, stored: list[int]
+    ) -> Set | None:
         wrote = True
         for place in range(0, len(stored), 4):
             wrote &= self.operate(semid, write_name(place, stored[place : place + 4]))
@@ -439,9 +502,13 @@ class SysV:
             if values is None or values[NAME:] != stored:
                 raise _foreign(name, semid)
         total = total or 1
-        return Set(self, name, semid, total, True) if self.operate(semid, make_ready(total)) else None
+        return (
+            Set(self, name, semid, total, True) if self.operate(semid, make_ready(total)) else None
+        )
 
-    def _replace_idle(self, semid: int, name: str, total: int | None, create: bool, values: list[int]) -> Set | None:
+    def _replace_idle(
+        self, semid: int, name: str, total: int | None, create: bool, values: list[int]
+    ) -> Set | None:
         if self.may_remove(semid):
             self.remove_unused(semid, REMOVE_IDLE)
             return None
@@ -454,7 +521,9 @@ class SysV:
         if values[TOTAL] != values[LIVE] or total not in (None, values[LIVE]):
             hint = f"nobody has it open, but only its owner can remove the old one, of {values[LIVE]} tokens: ipcrm -s {semid}"
             raise PermissionError(errno.EPERM, hint)
-        return Set(self, name, semid, values[LIVE], True) if self.operate(semid, TAKE_OVER) else None
+        return (
+            Set(self, name, semid, values[LIVE], True) if self.operate(semid, TAKE_OVER) else None
+        )
 
     def failure(self, error: OSError, name: str) -> Exception:
         """Return the exception for the caller: with the name, and a hint that helps."""
@@ -503,19 +572,26 @@ def _foreign(name: str, semid: int | None = None, stored: Iterable[int] = ()) ->
     other = name_of(stored)
     owner = "another program's semaphores have" if other is None else f"the semaphore {other!r} has"
     where = "" if semid is None else f" (set {semid})"
-    return OSError(errno.EEXIST, f"{owner} the key {key(name):#x}{where}, which this name stands for: use another name")
+    return OSError(
+        errno.EEXIST,
+        f"{owner} the key {key(name):#x}{where}, which this name stands for: use another name",
+    )
 
 
 class Set:
     """One opening of a set. It counts in USERS until ``leave()``, or until the process ends."""
 
-    def __init__(self, library: SysV, name: str, semid: int, created_with: int, created: bool) -> None:
+    def __init__(
+        self, library: SysV, name: str, semid: int, created_with: int, created: bool
+    ) -> None:
         self.library = library
         self.name = name
         self.id = semid
         self.created = created
         self._created_with = created_with
-        self._joined = [os.getpid()]  # the process that counts in USERS; list.pop is atomic, so USERS is lowered once
+        self._joined = [
+            os.getpid()
+        ]  # the process that counts in USERS; list.pop is atomic, so USERS is lowered once
 
     def leave(self) -> None:
         """Stop counting. The last process to leave removes the set, if it may, unless the set is persistent."""
@@ -527,7 +603,11 @@ class Set:
         library, semid = self.library, self.id
         try:
             library.operate(semid, LEAVE)
-            if library.value(semid, USERS) == 0 and library.value(semid, PERSIST) == 0 and library.may_remove(semid):
+            if (
+                library.value(semid, USERS) == 0
+                and library.value(semid, PERSIST) == 0
+                and library.may_remove(semid)
+            ):
                 library.remove_unused(semid, REMOVE_IDLE)
         except OSError:
             pass  # The set was removed. Or this process lost its rights to it; then the kernel lowers USERS when the process ends.
@@ -596,7 +676,9 @@ class Set:
         """Change the number of tokens, in one step. A smaller number waits until enough are free; return False if that takes too long."""
         library = self.library
         deadline = None if timeout is None else library.clock() + timeout
-        most = SLICE if library.has_timed_wait else 0.02  # a poll does not notice that another process has resized
+        most = (
+            SLICE if library.has_timed_wait else 0.02
+        )  # a poll does not notice that another process has resized
         try:
             while True:
                 before = library.value(self.id, TOTAL)
@@ -608,7 +690,11 @@ class Set:
                         return True
                 except InterruptedError:
                     continue
-                if deadline is not None and library.clock() >= deadline and library.value(self.id, TOTAL) == before:
+                if (
+                    deadline is not None
+                    and library.clock() >= deadline
+                    and library.value(self.id, TOTAL) == before
+                ):
                     return False
         except OSError as error:
             raise self.failure(error) from None
@@ -657,7 +743,9 @@ def _refusal(platform: str) -> str:
     if platform.startswith(("cygwin", "msys", "android")):
         # Cygwin without cygserver, and Android's seccomp filter, answer with SIGSYS.
         return f"a System V semaphore call can kill the process on this system ({platform}): use NamedSemaphore if it works here"
-    return f"this system ({platform}) has no System V semaphores" + ("; run Python under WSL" if platform == "win32" else "")
+    return f"this system ({platform}) has no System V semaphores" + (
+        "; run Python under WSL" if platform == "win32" else ""
+    )
 
 
 class Listed:
@@ -708,7 +796,11 @@ def list_sets() -> list[Listed]:
 
 def _idle(names: Container[str] | None) -> list[Listed]:
     unused = [listed for listed in list_sets() if listed.users == 0]
-    return [listed for listed in unused if (not listed.persistent if names is None else listed.name in names)]
+    return [
+        listed
+        for listed in unused
+        if (not listed.persistent if names is None else listed.name in names)
+    ]
 
 
 def idle_sets(names: Container[str] | None = None) -> list[str]:
@@ -721,7 +813,9 @@ def remove_idle_sets(names: Container[str] | None = None) -> list[str]:
     library, removed = system(), []
     for listed in _idle(names):
         try:
-            if library.may_remove(listed.id) and library.remove_unused(listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED):
+            if library.may_remove(listed.id) and library.remove_unused(
+                listed.id, REMOVE_IDLE if names is None else REMOVE_UNUSED
+            ):
                 removed.append(listed.name or "")
         except OSError:  # removed meanwhile
             pass
@@ -735,6 +829,14 @@ def _listed() -> Iterator[tuple[int, int, int, int, int, int, int]]:
             next(lines)
             for line in lines:
                 set_key, semid, mode, size, uid, gid, _, _, _, ctime = line.split()
-                yield int(set_key), int(semid), int(mode, 8), int(size), int(uid), int(gid), int(ctime)
+                yield (
+                    int(set_key),
+                    int(semid),
+                    int(mode, 8),
+                    int(size),
+                    int(uid),
+                    int(gid),
+                    int(ctime),
+                )
     except OSError:  # there is no such file: not Linux, or /proc is missing
         pass

@@ -6,7 +6,16 @@ from __future__ import annotations
 import errno
 
 from . import _files
-from ._base import DEFAULT_MODE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, importing
+from ._base import (
+    DEFAULT_MODE,
+    RETRY,
+    Flags,
+    Semaphore,
+    check_existence,
+    check_integer,
+    check_name,
+    importing,
+)
 from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING = False
@@ -17,7 +26,10 @@ if TYPE_CHECKING:
     from ._names import Owner
 
 _ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
-_LINKS = (Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS)  # here, because before 3.12 looking a member up is slow
+_LINKS = (
+    Flags.LINK_OR_CREATE,
+    Flags.RAISE_IF_NOT_EXISTS,
+)  # here, because before 3.12 looking a member up is slow
 _MOST = 1_000_000  # tokens put back at once: all are posted with the GIL kept and signals unheard, some 50 ns each
 
 
@@ -76,7 +88,15 @@ class NamedSemaphore(Semaphore):
         self._open(libc, name, handle_existence, unlink_on_delete, mode, initial_value)
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
 
-    def _open(self, libc: Libc, name: str, existence: Flags, unlink_on_delete: bool | None, mode: int, value: int) -> None:
+    def _open(
+        self,
+        libc: Libc,
+        name: str,
+        existence: Flags,
+        unlink_on_delete: bool | None,
+        mode: int,
+        value: int,
+    ) -> None:
         owner = None
         while True:  # until no other process interferes between two steps
             try:
@@ -91,7 +111,9 @@ class NamedSemaphore(Semaphore):
                             raise
                 ours = _Ours(libc, name)
                 if unlink_on_delete is None or unlink_on_delete:
-                    owner = _owner(ours)  # before it is created, so that no signal leaves a name without an owner
+                    owner = _owner(
+                        ours
+                    )  # before it is created, so that no signal leaves a name without an owner
                 try:
                     ours.handle = handle = _create(libc, name, mode, value, ours.created)
                     ours.created.clear()
@@ -104,7 +126,9 @@ class NamedSemaphore(Semaphore):
                         _unlink(libc, name)
                     except FileNotFoundError:  # another process was faster
                         pass
-            except InterruptedError:  # POSIX allows sem_open to fail so; the signal's handler has run
+            except (
+                InterruptedError
+            ):  # POSIX allows sem_open to fail so; the signal's handler has run
                 pass
         self._use(handle)
         if owner is not None:
@@ -156,7 +180,12 @@ class NamedSemaphore(Semaphore):
         except OSError:  # macOS does not tell
             value = 0
         if value + n > libc.value_max:
-            raise oserror(errno.EOVERFLOW, libc, self.name, f"its value is {value}, {n} more would pass the maximum, {libc.value_max}")
+            raise oserror(
+                errno.EOVERFLOW,
+                libc,
+                self.name,
+                f"its value is {value}, {n} more would pass the maximum, {libc.value_max}",
+            )
         check_integer(self._name, "n", n, 1, _MOST)
         if not libc.post_all(handle, n):
             raise oserror(errno.EOVERFLOW, libc, self.name)
@@ -207,8 +236,12 @@ def _system() -> Libc:
         with importing:  # not with the package: importing ctypes takes as long as all else
             from . import _names  # noqa: F401  # for _owner
             from ._semlock import system
-    except ImportError as error:  # WASI's Python has no ctypes, an isolated subinterpreter cannot import it
-        raise NotImplementedError(f"named semaphores need ctypes, and this Python cannot import it: {error}") from error
+    except (
+        ImportError
+    ) as error:  # WASI's Python has no ctypes, an isolated subinterpreter cannot import it
+        raise NotImplementedError(
+            f"named semaphores need ctypes, and this Python cannot import it: {error}"
+        ) from error
     _running = system()
     return _running
 
@@ -227,7 +260,9 @@ class _Ours:
     def __init__(self, libc: Libc, name: str, handle: Handle | None = None) -> None:
         self.libc = libc
         self.name = name
-        self.created: list[tuple[Any, int]] = []  # Libc.create adds what it opens, in C, so that no signal comes between
+        self.created: list[
+            tuple[Any, int]
+        ] = []  # Libc.create adds what it opens, in C, so that no signal comes between
         self.handle = handle  # the same, opened; keeps the address in use while it is compared
 
     def unlink(self) -> None:

@@ -144,7 +144,11 @@ def _list(libc: Libc) -> list[SemaphoreInfo]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise open_error(error, libc, directory) from None
 
-    openers, all_pids = _openers({(status.st_dev, status.st_ino) for status in files.values()}) if linux and files else ({}, False)
+    openers, all_pids = (
+        _openers({(status.st_dev, status.st_ino) for status in files.values()})
+        if linux and files
+        else ({}, False)
+    )
     found = []
     for name, status in files.items():
         try:
@@ -152,7 +156,18 @@ def _list(libc: Libc) -> list[SemaphoreInfo]:
         except (FileNotFoundError, ValueError):  # removed since, or other shared memory
             continue
         pids = tuple(openers.get((status.st_dev, status.st_ino), ())) if linux else None
-        found.append(SemaphoreInfo(name, value, why, pids, all_pids, stat.S_IMODE(status.st_mode), status.st_uid, status.st_mtime))
+        found.append(
+            SemaphoreInfo(
+                name,
+                value,
+                why,
+                pids,
+                all_pids,
+                stat.S_IMODE(status.st_mode),
+                status.st_uid,
+                status.st_mtime,
+            )
+        )
     return found
 
 
@@ -164,7 +179,9 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _may_be_semaphore(status: os.stat_result, linux: bool) -> bool:
-    return stat.S_ISREG(status.st_mode) and (not linux or status.st_size in (_files.SIZE, _files.OTHER_SIZE))
+    return stat.S_ISREG(status.st_mode) and (
+        not linux or status.st_size in (_files.SIZE, _files.OTHER_SIZE)
+    )
 
 
 def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
@@ -201,7 +218,9 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
         pids = sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     except FileNotFoundError:
         pids = []
-    all_pids = 1 in pids  # else /proc is not mounted, or with hidepid, which hides other users' processes
+    all_pids = (
+        1 in pids
+    )  # else /proc is not mounted, or with hidepid, which hides other users' processes
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
@@ -229,7 +248,9 @@ def _value_of(libc: Libc, start: bytes) -> int:
         return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
     if start[8:12] != bytes(4):
         raise ValueError("no semaphore")
-    return 0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF  # -1 in musl 1.2.3: 0, and there are waiters
+    return (
+        0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF
+    )  # -1 in musl 1.2.3: 0, and there are waiters
 
 
 def is_in_use(name: str) -> bool:
@@ -241,22 +262,35 @@ def is_in_use(name: str) -> bool:
     libc = system()
     name = name if name.startswith("/") else "/" + name
     path = _files.path(libc, name)
-    if sys.platform != "linux" or path is None or not libc.is_glibc:  # with musl, what looks like a semaphore may be other shared memory
-        raise NotImplementedError(f"this system ({libc.platform}) cannot tell whether a semaphore is in use")
+    if (
+        sys.platform != "linux" or path is None or not libc.is_glibc
+    ):  # with musl, what looks like a semaphore may be other shared memory
+        raise NotImplementedError(
+            f"this system ({libc.platform}) cannot tell whether a semaphore is in use"
+        )
     import fcntl
 
     # /proc hides other users' processes and other containers', the kernel's own count does not: it gives a lease for writing only while
     # nobody else has the file open for writing, as who has a semaphore mapped does. Earlier kernels also count what tmpfs itself holds.
     try:
-        with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        with open(
+            path,
+            "rb",
+            0,
+            opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK),
+        ) as file:
             # Who opens it meanwhile waits until this is closed, and we get a signal: a harmless one, not SIGIO, which ends a process.
             fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # closing does not end it, if another thread has forked meanwhile
+            fcntl.fcntl(
+                file, fcntl.F_SETLEASE, fcntl.F_UNLCK
+            )  # closing does not end it, if another thread has forked meanwhile
     except BlockingIOError:
         return True
     except (FileNotFoundError, PermissionError) as error:
         raise oserror(error.errno or 0, libc, name) from None
     except OSError as error:
-        raise NotImplementedError(f"this system cannot tell whether semaphore {name} is in use: {error.strerror}") from None
+        raise NotImplementedError(
+            f"this system cannot tell whether semaphore {name} is in use: {error.strerror}"
+        ) from None
     return False

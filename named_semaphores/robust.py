@@ -14,18 +14,36 @@ from operator import itemgetter
 from time import monotonic_ns
 
 from . import _sysv
-from ._base import DEFAULT_MODE, FIRST_SLICE, RETRY, Flags, Semaphore, check_existence, check_integer, check_name, check_wait, deadline_of
+from ._base import (
+    DEFAULT_MODE,
+    FIRST_SLICE,
+    RETRY,
+    Flags,
+    Semaphore,
+    check_existence,
+    check_integer,
+    check_name,
+    check_wait,
+    deadline_of,
+)
 from ._holding import Ended, Giver, Opening, Taker, call, leave_ended, renewed
 from ._names import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, NoReturn
+    from collections.abc import Iterator
+    from typing import Any, Callable, NoReturn
 
 _ONE = 1  # acquire and release compare by identity, for speed; another object that is 1 takes the longer way
 # Before CPython 3.12, calls of C functions count towards the recursion limit, too. So many are made by the end of a with statement, nested. Before
 # 3.11 "call" is a methodcaller, which makes two. (PyPy's iter(step, None) is a generator, which threads cannot share.)
-_DEPTH = 0 if sys.version_info >= (3, 12) or sys.implementation.name != "cpython" else 3 if sys.version_info >= (3, 11) else 2
+_DEPTH = (
+    0
+    if sys.version_info >= (3, 12) or sys.implementation.name != "cpython"
+    else 3
+    if sys.version_info >= (3, 11)
+    else 2
+)
 _NO_ENTRY = (0, None, 1)  # semop refuses the null pointer with EFAULT
 
 
@@ -57,11 +75,18 @@ class _Handle:
         self._outcomes = {0: record, -1: partial(int, -1)}
         self._take = semset.take(n)
         self.is_steady = library.has_timed_wait  # semtimedop's time is relative
-        self.tries = map(operator.not_, self._taken(library.semop_now, repeat(semset.try_to_take(n))))
+        self.tries = map(
+            operator.not_, self._taken(library.semop_now, repeat(semset.try_to_take(n)))
+        )
         self.posts = giver.posts
         self.first_waits = map(operator.not_, self._taken(*self._waiting(FIRST_SLICE)))
         entries = map(next, map(iter, repeat(Taker(giver.held))), repeat(_NO_ENTRY))
-        self.leave = partial(library.semop_leaving(Ended(giver).__getitem__), semset.id, map(itemgetter(1), entries), 1)
+        self.leave = partial(
+            library.semop_leaving(Ended(giver).__getitem__),
+            semset.id,
+            map(itemgetter(1), entries),
+            1,
+        )
         self.leave.opening = opening  # type: ignore[attr-defined]
 
     def _taken(self, function: Any, arguments: Iterator[tuple[Any, ...]]) -> Iterator[int | None]:
@@ -90,7 +115,10 @@ class _Handle:
         """Give back what was just taken."""
         try:
             self.giver.give()
-        except (ValueError, OSError):  # another thread released it, or this process lost its rights to the set
+        except (
+            ValueError,
+            OSError,
+        ):  # another thread released it, or this process lost its rights to the set
             pass
         return iter(())
 
@@ -130,7 +158,9 @@ class _Robust(Semaphore):
         if self._handle is not None:
             super().close()
             leave: Any = self._exit
-            opening = getattr(leave, "opening", None)  # None: another thread, or a signal handler, closed it at the same time
+            opening = getattr(
+                leave, "opening", None
+            )  # None: another thread, or a signal handler, closed it at the same time
             if opening is not None and not opening.user.holding.tokens():
                 # Nothing is held: this process is no user any more. ExitStack looks __exit__ up after __enter__ has returned, so it stays valid.
                 self._exit = partial(leave.func, *leave.args)
@@ -328,7 +358,9 @@ class RobustSemaphore(_Robust):
         self._open_handle()
         total = check_integer(self._name, "total", total, 1, _sysv.MAX_TOKENS)
         deadline = deadline_of(self._name, timeout)
-        return self._set.resize(total, None if timeout is None or deadline is None else float(timeout))
+        return self._set.resize(
+            total, None if timeout is None or deadline is None else float(timeout)
+        )
 
     def unlink(self) -> None:
         """Remove the semaphore. Whoever waits for it, or acquires, gets FileNotFoundError; the end of a with statement does nothing then.

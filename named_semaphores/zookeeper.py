@@ -15,7 +15,9 @@ from ._base import check_integer, check_name, check_wait, deadline_of
 try:
     from ._kazoo import KazooClient, KeeperState, Token, Tokens, result_of
 except ImportError as error:
-    raise ImportError('ZooKeeperSemaphore needs kazoo: pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"') from error
+    raise ImportError(
+        'ZooKeeperSemaphore needs kazoo: pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
+    ) from error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,17 +38,34 @@ class ZooKeeperSemaphore:
     did not reach the servers for as long as the session's timeout. A process that is stopped while it acquires holds up all others until then.
     """
 
-    def __init__(self, name: str, initial_value: int | None = None, *, client: Any, on_lost: Callable[[Any], object] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        initial_value: int | None = None,
+        *,
+        client: Any,
+        on_lost: Callable[[Any], object] | None = None,
+    ) -> None:
         self.name, self.closed, self._process = check_name(name), False, os.getpid()
         if self.name in ("/.", "/.."):
             raise ValueError(f"semaphore {self.name!r}: ZooKeeper has no such name")
-        number = None if initial_value is None else check_integer(self.name, "initial_value", initial_value, 1)
+        number = (
+            None
+            if initial_value is None
+            else check_integer(self.name, "initial_value", initial_value, 1)
+        )
         if not isinstance(client, KazooClient) or client.client_state == KeeperState.CLOSED:
-            raise ValueError(f"semaphore {self.name!r}: client must be a started KazooClient, not {client!r}")
-        self._tokens = Tokens(client, self.name, number or 1, partial(on_lost, self) if on_lost else bool)
+            raise ValueError(
+                f"semaphore {self.name!r}: client must be a started KazooClient, not {client!r}"
+            )
+        self._tokens = Tokens(
+            client, self.name, number or 1, partial(on_lost, self) if on_lost else bool
+        )
         self.initial_value = self._tokens.total
         if number not in (None, self.initial_value):
-            raise ValueError(f"semaphore {self.name!r}: initial_value is {number}, but the existing one has {self.initial_value}")
+            raise ValueError(
+                f"semaphore {self.name!r}: initial_value is {number}, but the existing one has {self.initial_value}"
+            )
 
     @property
     def value(self) -> int:

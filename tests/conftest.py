@@ -12,7 +12,7 @@ import platform
 import signal
 import sys
 import threading
-from typing import Container, Iterator
+from collections.abc import Container, Iterator
 
 import kinds
 import pytest
@@ -28,11 +28,18 @@ MARKERS = (
 )
 
 PYPY = platform.python_implementation() == "PyPy"
-collect_ignore = ["zookeeper"]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
+collect_ignore = [
+    "zookeeper"
+]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--profile", action="append", choices=kinds.ALL, help="only these platform profiles (default: all)")
+    parser.addoption(
+        "--profile",
+        action="append",
+        choices=kinds.ALL,
+        help="only these platform profiles (default: all)",
+    )
     parser.addoption("--full", action="store_true", help="stress tests at full size (minutes)")
 
 
@@ -40,7 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     # A shell's background job ignores the first two, nohup the last, and so would the programs under test.
-    for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+    for signum, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, handler)
 
@@ -57,9 +68,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         all_kinds = getattr(metafunc.module, "KINDS", kinds.ALL)
         for marker, is_wanted in (("native", True), ("fakes", False)):
             if metafunc.definition.get_closest_marker(marker):
-                all_kinds = [profile for profile in all_kinds if (profile in kinds.NATIVE) is is_wanted]
+                all_kinds = [
+                    profile for profile in all_kinds if (profile in kinds.NATIVE) is is_wanted
+                ]
         chosen = metafunc.config.getoption("--profile") or all_kinds
-        metafunc.parametrize("kind", [profile for profile in all_kinds if profile in chosen], indirect=True)
+        metafunc.parametrize(
+            "kind", [profile for profile in all_kinds if profile in chosen], indirect=True
+        )
 
 
 def _forget_what_stays() -> None:
@@ -84,7 +99,9 @@ def pytest_runtest_logfinish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("refcounts") and PYPY:
         pytest.skip("PyPy collects an object some time after its last reference")
-    if item.get_closest_marker("exact") and (sys.version_info < (3, 11) or platform.python_implementation() != "CPython"):
+    if item.get_closest_marker("exact") and (
+        sys.version_info < (3, 11) or platform.python_implementation() != "CPython"
+    ):
         pytest.skip("this Python looks at signals nearly everywhere")
 
 
@@ -115,7 +132,10 @@ def _sets() -> dict[int, tuple[int, int]]:
     try:
         with open("/proc/sysvipc/sem", encoding="ascii") as file:
             next(file)
-            return {int(semid): (int(key), int(size)) for key, semid, _, size, *_ in map(str.split, file)}
+            return {
+                int(semid): (int(key), int(size))
+                for key, semid, _, size, *_ in map(str.split, file)
+            }
     except OSError:
         return {}
 

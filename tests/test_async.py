@@ -21,7 +21,11 @@ from support import PYPY, SLOW, collect, elapsed, in_threads, run_python, start_
 
 from named_semaphores import NamedSemaphore, _async
 
-KINDS = ["native", "native-ctypes", "macos"]  # a thread on either engine, and a system whose waits poll
+KINDS = [
+    "native",
+    "native-ctypes",
+    "macos",
+]  # a thread on either engine, and a system whose waits poll
 START = "import asyncio, sys, threading, time; from named_semaphores import NamedSemaphore; sem = NamedSemaphore(sys.argv[1])\n"
 
 try:
@@ -123,7 +127,12 @@ def test_a_timer_that_comes_early_is_set_again(sem, monkeypatch):
     # uvloop's do, by a millisecond.
     async def main():
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "call_later", lambda delay, *rest, later=loop.call_later: later(delay / 3, *rest), raising=False)
+        monkeypatch.setattr(
+            loop,
+            "call_later",
+            lambda delay, *rest, later=loop.call_later: later(delay / 3, *rest),
+            raising=False,
+        )
         start = time.monotonic()
         assert not await sem.acquire_async(0.05)
         return time.monotonic() - start
@@ -135,7 +144,9 @@ def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
     async def main():
         waiter = await begin(sem, 0.02)
         sem.release()
-        wait_for(lambda: asyncio.get_running_loop()._ready or not threads())  # the thread has sent it
+        wait_for(
+            lambda: asyncio.get_running_loop()._ready or not threads()
+        )  # the thread has sent it
         time.sleep(0.03)  # then the loop has both to do
         assert await waiter
 
@@ -180,7 +191,11 @@ def test_a_refusal_at_the_deadline_reaches_the_task(sem, monkeypatch):
     async def main():
         waiter = await begin(sem, 0.02)
         monkeypatch.setattr(type(sem._handle), "try_once", lambda *_: iter([(-1, errno.EINVAL)]))
-        monkeypatch.setattr(type(sem._handle), "wait_until", lambda *_: time.sleep(0.01) or iter([(-1, errno.ETIMEDOUT)]))
+        monkeypatch.setattr(
+            type(sem._handle),
+            "wait_until",
+            lambda *_: time.sleep(0.01) or iter([(-1, errno.ETIMEDOUT)]),
+        )
         with pytest.raises(OSError, match=sem.name):
             await asyncio.wait_for(waiter, 60)
         monkeypatch.undo()
@@ -209,10 +224,14 @@ def test_a_refusal_reaches_those_that_still_wait(sem):
 
 def test_a_task_that_is_cancelled_with_a_token_on_its_way_has_none(sem):
     async def main():
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complaints.append(context)
+        )
         waiter = await begin(sem)
         sem.release()
-        time.sleep(0.05)  # the token is with the thread, or was handed over, and the task has not run
+        time.sleep(
+            0.05
+        )  # the token is with the thread, or was handed over, and the task has not run
         assert waiter.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiter
@@ -223,7 +242,9 @@ def test_a_task_that_is_cancelled_with_a_token_on_its_way_has_none(sem):
     assert_nothing_is_left(sem, 1)
 
 
-def test_a_task_that_is_cancelled_after_it_was_handed_a_token_and_before_it_runs_gives_it_back(sem, monkeypatch):
+def test_a_task_that_is_cancelled_after_it_was_handed_a_token_and_before_it_runs_gives_it_back(
+    sem, monkeypatch
+):
     def hand_over_and_cancel(queue):
         hand_over(queue)
         assert waiter.cancel()
@@ -418,7 +439,9 @@ def test_the_end_of_the_interpreter_keeps_no_token_and_is_not_held_up(name, coun
     done, seconds = elapsed(run_python, START + END_CODE.format(code, end), name)
     assert done.returncode == 0
     assert "Error" not in done.stderr
-    assert sem.value == count or (PYPY and sem.value == 0)  # which finalizes nothing at the end, so not what is inside either
+    assert sem.value == count or (
+        PYPY and sem.value == 0
+    )  # which finalizes nothing at the end, so not what is inside either
     assert seconds < 30 * SLOW
     sem.close()
 
@@ -644,7 +667,10 @@ def test_500_tasks_wait_with_one_thread(sem, kind):
     assert_nothing_is_left(sem, 0)
 
 
-@pytest.mark.skipif(profiles.why_impossible() is not None, reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
+@pytest.mark.skipif(
+    profiles.why_impossible() is not None,
+    reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
+)
 def test_where_it_polls_500_tasks_cost_what_one_does(name):
     from profiles.macos import MacOS
 
@@ -718,7 +744,13 @@ asyncio.run(main())
 # --- the standard library's own tests ---------------------------------------------------------------------------------------------------
 
 # These look at attributes of asyncio's class in the very step in which its release() hands a token over; here the kernel does, a moment later.
-NOT_OURS = ("test_repr", "test_semaphore_value", "test_initial_value_zero", "test_acquire", "test_acquire_fifo_order_4")
+NOT_OURS = (
+    "test_repr",
+    "test_semaphore_value",
+    "test_initial_value_zero",
+    "test_acquire",
+    "test_acquire_fifo_order_4",
+)
 
 
 class Adapter(NamedSemaphore):
@@ -730,7 +762,10 @@ class Adapter(NamedSemaphore):
     def __init__(self, value=1, **keywords):
         super().__init__(f"{self.prefix}.{len(self.made)}", value)
         self.made.append(self)
-        self.due, self.asking = value, 0  # tokens that no task has, though they may be on their way; tasks that want one
+        self.due, self.asking = (
+            value,
+            0,
+        )  # tokens that no task has, though they may be on their way; tasks that want one
 
     async def acquire_async(self, timeout=None):
         self.asking += 1
@@ -758,7 +793,12 @@ class Adapter(NamedSemaphore):
 
     @property
     def _waiters(self):
-        return [waiter for queue in list(_async._queues.values()) if queue.sem is self for waiter in queue.waiters]
+        return [
+            waiter
+            for queue in list(_async._queues.values())
+            if queue.sem is self
+            for waiter in queue.waiters
+        ]
 
     def locked(self):
         return self.value == 0 or any(not waiter.cancelled() for waiter in self._waiters)
@@ -770,7 +810,9 @@ Adapter.__name__ = "Semaphore"  # they read error messages
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="until 3.9 they are about the loop argument")
 def test_the_standard_librarys_own_semaphore_tests(name, monkeypatch):
     # They let the loop run once and expect a token to have arrived. Here it comes from the kernel, so the loop runs until it has.
-    pytest.importorskip("test.test_asyncio", reason="this Python has no tests of the standard library")
+    pytest.importorskip(
+        "test.test_asyncio", reason="this Python has no tests of the standard library"
+    )
     from test.test_asyncio import test_locks
 
     async def sleep(delay, *arguments, sleep=asyncio.sleep):
@@ -780,11 +822,17 @@ def test_the_standard_librarys_own_semaphore_tests(name, monkeypatch):
         return result
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr(asyncio, "wait_for", lambda task, timeout, wait_for=asyncio.wait_for: wait_for(task, 60 * SLOW))
+    monkeypatch.setattr(
+        asyncio,
+        "wait_for",
+        lambda task, timeout, wait_for=asyncio.wait_for: wait_for(task, 60 * SLOW),
+    )
     monkeypatch.setattr(asyncio, "Semaphore", Adapter)
     monkeypatch.setattr(Adapter, "prefix", name)
     mine = type("Tests", (test_locks.SemaphoreTests,), {})
-    tests = [test for test in unittest.defaultTestLoader.getTestCaseNames(mine) if test not in NOT_OURS]
+    tests = [
+        test for test in unittest.defaultTestLoader.getTestCaseNames(mine) if test not in NOT_OURS
+    ]
     result = unittest.TestResult()
     unittest.TestSuite(map(mine, tests)).run(result)
     while Adapter.made:

@@ -55,7 +55,13 @@ def test_an_endless_waits_slices_are_short_at_first(monkeypatch):
     handle = Timeless(monkeypatch)
     for _ in itertools.islice(_base._calls(handle, None), 5):
         pass
-    assert handle.notes == [10**8, 10**9, 10**9, 10**9, 10**9]  # after a first one of 10 ms, made beforehand
+    assert handle.notes == [
+        10**8,
+        10**9,
+        10**9,
+        10**9,
+        10**9,
+    ]  # after a first one of 10 ms, made beforehand
 
 
 def test_a_handle_without_a_ready_wait_waits_shortly_at_first_too(monkeypatch):

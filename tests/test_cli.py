@@ -25,7 +25,9 @@ import named_semaphores
 from named_semaphores import NamedSemaphore, _cli, _libc, _semlock, _sysv, core, listing
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
-with_glibc = pytest.mark.skipif(not (sys.platform.startswith("linux") and _semlock.system().is_glibc), reason="glibc's files")
+with_glibc = pytest.mark.skipif(
+    not (sys.platform.startswith("linux") and _semlock.system().is_glibc), reason="glibc's files"
+)
 
 
 def line(*words):
@@ -35,7 +37,15 @@ def line(*words):
 def cli(*words, **options):
     return subprocess.run(
         line(*words),
-        **{"capture_output": True, "text": True, "timeout": SECONDS, "check": False, "cwd": "/", "env": ENVIRONMENT, **options},
+        **{
+            "capture_output": True,
+            "text": True,
+            "timeout": SECONDS,
+            "check": False,
+            "cwd": "/",
+            "env": ENVIRONMENT,
+            **options,
+        },
     )
 
 
@@ -81,7 +91,9 @@ def create(name, value=0):
 
 
 def tokens(name):
-    return NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False).value
+    return NamedSemaphore(
+        name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False
+    ).value
 
 
 def exists(name):
@@ -112,11 +124,17 @@ def test_create_value_acquire_release_unlink(new):
     assert not exists(new)
 
 
-@pytest.mark.parametrize(("wait", "within"), [(["--no-wait"], ""), (["--timeout", "0.01"], " within 0.01 s")], ids=str)
+@pytest.mark.parametrize(
+    ("wait", "within"), [(["--no-wait"], ""), (["--timeout", "0.01"], " within 0.01 s")], ids=str
+)
 def test_acquire_gets_no_token_in_time(sem, capfd, wait, within):
     sem.acquire()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert quick(capfd, "acquire", sem.name, *wait) == ("", f"named-semaphores: {sem.name}: no token was free{within}\n", 1)
+    assert quick(capfd, "acquire", sem.name, *wait) == (
+        "",
+        f"named-semaphores: {sem.name}: no token was free{within}\n",
+        1,
+    )
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     sem.release()
 
@@ -155,7 +173,13 @@ def test_what_acquire_took_no_signal_can_belie(sem):
 
 def test_acquire_waits(sem):
     sem.acquire()
-    with Child(line("acquire", sem.name, "--verbose"), cwd="/", env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+    with Child(
+        line("acquire", sem.name, "--verbose"),
+        cwd="/",
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert "waiting for a token" in process.stderr.readline()
         sem.release()
         assert process.wait(SECONDS) == 0
@@ -189,15 +213,28 @@ def test_unlink_goes_on_after_a_failure(new, capfd):
 
 def test_a_robust_one_that_stays(robust, name, capfd):
     stays = name + ".stays"
-    assert quick(capfd, "create", stays, "--robust", "--value", "4", "--mode", "0640") == ("", "", 0)
+    assert quick(capfd, "create", stays, "--robust", "--value", "4", "--mode", "0640") == (
+        "",
+        "",
+        0,
+    )
     assert quick(capfd, "value", stays) == ("4\n", "", 0)
     assert quick(capfd, "create", stays, "--robust", "--value", "4")[2] == 2
-    out, err, code = quick(capfd, "create", stays + ".0", "--robust", "--value", "4", "--mode", "0400")
+    out, err, code = quick(
+        capfd, "create", stays + ".0", "--robust", "--value", "4", "--mode", "0400"
+    )
     assert (out, "mode must allow its owner" in err, code) == ("", True, 2)
     assert quick(capfd, "resize", stays, "6") == ("", "", 0)
     assert quick(capfd, "value", stays) == ("6\n", "", 0)
     (found,) = [found for found in listing.list_semaphores() if found.name == stays]
-    assert (found.kind, found.value, found.total, found.users, found.stays, found.mode) == ("robust", 6, 6, 0, True, 0o640)
+    assert (found.kind, found.value, found.total, found.users, found.stays, found.mode) == (
+        "robust",
+        6,
+        6,
+        0,
+        True,
+        0o640,
+    )
     assert quick(capfd, "unlink", stays) == ("", "", 0)
     assert quick(capfd, "value", stays)[2] == 2
 
@@ -263,7 +300,9 @@ def test_resize_says_why_not_a_posix_one(sem, capfd):
 
 @with_glibc
 def test_what_may_not_be_opened_is_there_nevertheless(robust, new, capfd):
-    Path("/dev/shm/sem." + new[1:]).write_bytes(bytes(7))  # too short for a POSIX semaphore: opening fails
+    Path("/dev/shm/sem." + new[1:]).write_bytes(
+        bytes(7)
+    )  # too short for a POSIX semaphore: opening fails
     out, err, code = quick(capfd, "value", new)
     assert (out, code, "add --posix or --robust" in err) == ("", 2, True)
 
@@ -331,7 +370,10 @@ def test_an_error_is_one_line_and_exit_code_2(sem, capfd, monkeypatch, words):
     assert sem.value == 1
 
 
-@pytest.mark.parametrize(("command", "what"), [("create {} --value 0 --robust", "value"), ("resize {} 0", "the number of tokens")])
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [("create {} --value 0 --robust", "value"), ("resize {} 0", "the number of tokens")],
+)
 def test_a_number_of_tokens_that_cannot_be_is_refused_with_the_name(name, capfd, command, what):
     said = f"named-semaphores: semaphore '{name}': {what} must be an int from 1 to 32767, not 0\n"
     assert quick(capfd, *command.format(name).split()) == ("", said, 2)
@@ -339,14 +381,22 @@ def test_a_number_of_tokens_that_cannot_be_is_refused_with_the_name(name, capfd,
 
 def test_an_error_names_the_semaphore_and_says_what_helps(capfd):
     _, err, _ = quick(capfd, "value", PREFIX)
-    assert err == f"named-semaphores: /{PREFIX}: {os.strerror(errno.ENOENT)} (there is no semaphore of this name)\n"
+    assert (
+        err
+        == f"named-semaphores: /{PREFIX}: {os.strerror(errno.ENOENT)} (there is no semaphore of this name)\n"
+    )
 
 
 def test_a_system_without_semaphores(capfd, monkeypatch):
     def refuse():
         raise NotImplementedError("this system has none")
 
-    for module, function in ((listing, "system"), (_sysv, "list_sets"), (_sysv, "system"), (_semlock, "system")):
+    for module, function in (
+        (listing, "system"),
+        (_sysv, "list_sets"),
+        (_sysv, "system"),
+        (_semlock, "system"),
+    ):
         monkeypatch.setattr(module, function, refuse)
     monkeypatch.setattr(core, "_running", None)
     assert quick(capfd, "list") == ("", "named-semaphores: this system has none\n", 2)
@@ -359,7 +409,10 @@ def test_a_python_without_ctypes(capfd, monkeypatch):
 
     from named_semaphores import __main__
 
-    handlers = {signum: python_signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)}
+    handlers = {
+        signum: python_signal.getsignal(signum)
+        for signum in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+    }
     monkeypatch.setitem(sys.modules, "named_semaphores._cli", None)
     monkeypatch.setattr(sys, "argv", ["named-semaphores", "list"])
     try:
@@ -376,16 +429,40 @@ def test_a_python_without_ctypes(capfd, monkeypatch):
 def test_ctrl_c_ends_it_as_any_program():
     for words in (["list", "--watch"], ["resize", "x", "1"]):
         code = f"import os, sys; sys.argv[1:] = {words!r}; from named_semaphores import __main__, _cli\n_cli.main = lambda words: os.kill(os.getpid(), 2)\n__main__.main()"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+            check=False,
+        )
         assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
 
 def test_the_version():
     result = cli("--version")
-    assert (result.returncode, result.stdout, result.stderr) == (0, f"named-semaphores {named_semaphores.__version__}\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (
+        0,
+        f"named-semaphores {named_semaphores.__version__}\n",
+        "",
+    )
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["list"], ["value"], ["acquire"], ["release"], ["create"], ["resize"], ["unlink"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["run"],
+        ["list"],
+        ["value"],
+        ["acquire"],
+        ["release"],
+        ["create"],
+        ["resize"],
+        ["unlink"],
+    ],
+    ids=str,
+)
 def test_help(capfd, words):
     out, err, code = quick(capfd, *words, "--help")
     assert (err, code) == ("", 0)
@@ -396,18 +473,33 @@ def test_help(capfd, words):
 
 def test_help_says_how_to_get_a_token_back(capfd):
     out = " ".join(quick(capfd, "--help")[0].split())
-    for word in ("loses the token of a killed process", '"release NAME"', '"unlink NAME"', "waits for ever"):
+    for word in (
+        "loses the token of a killed process",
+        '"release NAME"',
+        '"unlink NAME"',
+        "waits for ever",
+    ):
         assert word in out
 
 
 def test_a_copy_inside_another_package(tmp_path, sem):
     vendor = tmp_path / "app" / "_vendor"
-    shutil.copytree(PLACE / "named_semaphores", vendor / "named_semaphores", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        PLACE / "named_semaphores",
+        vendor / "named_semaphores",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     python = [sys.executable, "-m", "app._vendor.named_semaphores"]
-    result = subprocess.run([*python, "value", sem.name], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*python, "value", sem.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (result.stdout, result.stderr, result.returncode) == ("1\n", "", 0)
-    result = subprocess.run([*python, "nonsense"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.stderr.startswith(f"{os.path.basename(sys.executable)} -m app._vendor.named_semaphores: ")
+    result = subprocess.run(
+        [*python, "nonsense"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.stderr.startswith(
+        f"{os.path.basename(sys.executable)} -m app._vendor.named_semaphores: "
+    )
 
 
 # list
@@ -418,7 +510,18 @@ def test_list(sem, robust, capfd):
     out, err, code = quick(capfd, "list")
     assert (err, code) == ("", 0)
     heading, *rows = out.splitlines()
-    assert heading.split() == ["NAME", "KIND", "FREE", "TOTAL", "WAITING", "USERS", "PIDS", "MODE", "OWNER", "AGE"]
+    assert heading.split() == [
+        "NAME",
+        "KIND",
+        "FREE",
+        "TOTAL",
+        "WAITING",
+        "USERS",
+        "PIDS",
+        "MODE",
+        "OWNER",
+        "AGE",
+    ]
     posix, robust_ = (row.split() for row in rows if row.startswith(sem.name + " "))
     assert posix[1:5] == ["posix", "1", "-", "-"]
     assert str(os.getpid()) in posix[6].split(",")
@@ -430,14 +533,36 @@ def test_list_as_json(sem, robust):
     result = cli("list", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     posix, robust_ = (found for found in json.loads(result.stdout) if found["name"] == sem.name)
-    assert (posix["kind"], posix["value"], posix["mode"], posix["uid"], posix["why_no_value"]) == ("posix", 1, "0600", os.getuid(), None)
+    assert (posix["kind"], posix["value"], posix["mode"], posix["uid"], posix["why_no_value"]) == (
+        "posix",
+        1,
+        "0600",
+        os.getuid(),
+        None,
+    )
     assert os.getpid() in posix["pids"]
     assert 0 <= posix["age"] < SECONDS
-    assert [robust_[key] for key in ("kind", "value", "total", "waiting", "users", "stays")] == ["robust", 3, 3, 0, 1, False]
+    assert [robust_[key] for key in ("kind", "value", "total", "waiting", "users", "stays")] == [
+        "robust",
+        3,
+        3,
+        0,
+        1,
+        False,
+    ]
 
 
 def info(**given):
-    found = {"name": "/x", "value": 1, "why_no_value": None, "pids": (), "all_pids": True, "mode": 0o600, "uid": os.getuid(), "created": 0}
+    found = {
+        "name": "/x",
+        "value": 1,
+        "why_no_value": None,
+        "pids": (),
+        "all_pids": True,
+        "mode": 0o600,
+        "uid": os.getuid(),
+        "created": 0,
+    }
     return listing.SemaphoreInfo(**{**found, **given})
 
 
@@ -473,8 +598,14 @@ def test_list_shows(capfd, monkeypatch, given, column, shown):
 @pytest.mark.parametrize(
     ("ending", "shown"),
     [
-        pytest.param(b"\xe4", dict.fromkeys(["ascii", "latin-1", "utf-8"], b"\\udce4"), id="not-decoded"),
-        pytest.param(b"\xc3\xa4", {"ascii": b"\\xe4", "latin-1": b"\xe4", "utf-8": b"\xc3\xa4"}, id="not-encoded"),
+        pytest.param(
+            b"\xe4", dict.fromkeys(["ascii", "latin-1", "utf-8"], b"\\udce4"), id="not-decoded"
+        ),
+        pytest.param(
+            b"\xc3\xa4",
+            {"ascii": b"\\xe4", "latin-1": b"\xe4", "utf-8": b"\xc3\xa4"},
+            id="not-encoded",
+        ),
     ],
 )
 def test_other_programs_names_that_the_output_cannot_show(name, ending, shown, encoding):
@@ -482,7 +613,9 @@ def test_other_programs_names_that_the_output_cannot_show(name, ending, shown, e
     create(name)
     os.rename(file, file + ending)
     try:
-        result = cli("list", env={**ENVIRONMENT, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}, text=False)
+        result = cli(
+            "list", env={**ENVIRONMENT, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}, text=False
+        )
         assert (result.returncode, result.stderr) == (0, b"")
         assert os.fsencode(name) + shown[encoding] + b" " in result.stdout
     finally:
@@ -508,7 +641,12 @@ def test_output_that_cannot_be_written(sem):
 
 def test_no_output_at_all(sem):
     for name, code in ((sem.name, 0), (sem.name + ".no", 2)):
-        assert cli("value", name, capture_output=False, preexec_fn=lambda: os.closerange(0, 3)).returncode == code
+        assert (
+            cli(
+                "value", name, capture_output=False, preexec_fn=lambda: os.closerange(0, 3)
+            ).returncode
+            == code
+        )
 
 
 # list --watch
@@ -537,7 +675,9 @@ def test_watch_redraws_until_ctrl_c(sem):
         assert terminal.end() == -signal.SIGINT
     assert "Traceback" not in terminal.shown
     *_, last = (picture for picture in pictures(terminal.shown) if "more" in picture)
-    rows = [row.replace("\x1b[K", "").replace("\x1b[J", "").rstrip("\r") for row in last.split("\n")]
+    rows = [
+        row.replace("\x1b[K", "").replace("\x1b[J", "").rstrip("\r") for row in last.split("\n")
+    ]
     assert len(rows) <= 4  # nothing scrolls
     assert max(map(len, rows[:3])) < 20
 
@@ -556,7 +696,9 @@ def test_watch_redraws_at_once_when_the_window_changes(sem, seconds):
 @pytest.fixture
 def terminal_of_24_lines(monkeypatch):
     monkeypatch.setattr(_cli, "_every", lambda interval: range(2))
-    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((0, 0)))  # it does not tell
+    monkeypatch.setattr(
+        os, "get_terminal_size", lambda descriptor: os.terminal_size((0, 0))
+    )  # it does not tell
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
 
 
@@ -571,7 +713,11 @@ def test_watch_shows_an_error_and_goes_on(capfd, monkeypatch, terminal_of_24_lin
 
 @pytest.mark.parametrize(("rows", "shown", "more"), [(20, 20, 0), (21, 19, 2), (100, 19, 81)])
 def test_watch_shows_what_has_room(capfd, monkeypatch, terminal_of_24_lines, rows, shown, more):
-    monkeypatch.setattr(listing, "list_semaphores", lambda: [info(name=f"/semaphore{number}") for number in range(rows)])
+    monkeypatch.setattr(
+        listing,
+        "list_semaphores",
+        lambda: [info(name=f"/semaphore{number}") for number in range(rows)],
+    )
     picture = pictures(quick(capfd, "list", "--watch")[0])[0]
     assert picture.count("/semaphore") == shown
     assert picture.count("\n") <= 23
@@ -607,18 +753,28 @@ def test_every_interval_and_at_once_when_the_window_changes():
 def test_unlink_unused_takes_what_nobody_has_open(sem, new, capfd):
     for ending in (".a", ".b", ".c"):
         create(new + ending)
-    out, err, code = quick(capfd, "unlink", "--unused", "--yes", new + ".a", new + ".b", sem.name, new + ".none")
+    out, err, code = quick(
+        capfd, "unlink", "--unused", "--yes", new + ".a", new + ".b", sem.name, new + ".none"
+    )
     assert (out, err, code) == (f"{new}.a (POSIX)\n{new}.b (POSIX)\n", "", 0)
     assert [exists(new + ending) for ending in (".a", ".b", ".c")] == [False, False, True]
     assert exists(sem.name)
     assert quick(capfd, "unlink", "--unused", "--yes", new + ".a") == ("nothing to remove\n", "", 0)
-    assert quick(capfd, "unlink", "--unused", "--yes", "--robust", new + ".c") == ("nothing to remove\n", "", 0)
+    assert quick(capfd, "unlink", "--unused", "--yes", "--robust", new + ".c") == (
+        "nothing to remove\n",
+        "",
+        0,
+    )
     assert quick(capfd, "unlink", new + ".c") == ("", "", 0)
 
 
 @with_glibc
 def test_unlink_unused_never_takes_posix_ones_that_are_not_named(new, capfd, monkeypatch):
-    monkeypatch.setattr(listing, "list_posix", lambda: [info(name=new, uid=os.geteuid()), info(name=new + ".other", uid=os.geteuid() + 1)])
+    monkeypatch.setattr(
+        listing,
+        "list_posix",
+        lambda: [info(name=new, uid=os.geteuid()), info(name=new + ".other", uid=os.geteuid() + 1)],
+    )
     monkeypatch.setattr(_sysv, "idle_sets", lambda names: [])
     create(new)
     out, err, code = quick(capfd, "unlink", "--unused", "--yes")
@@ -636,17 +792,31 @@ def test_unlink_unused_takes_robust_ones_that_nobody_has_open(robust, name, capf
     subprocess.run(line("run", idle, "true"), cwd="/", env=ENVIRONMENT, check=True)
     quick(capfd, "create", stays, "--robust", "--value", "1")
     ours = _sysv.list_sets
-    monkeypatch.setattr(_sysv, "list_sets", lambda: [found for found in ours() if found.name and PREFIX in found.name])
+    monkeypatch.setattr(
+        _sysv,
+        "list_sets",
+        lambda: [found for found in ours() if found.name and PREFIX in found.name],
+    )
     monkeypatch.setattr(listing, "list_posix", list)
     assert quick(capfd, "unlink", "--unused", "--yes") == (f"{idle} (robust)\n", "", 0)
     assert sorted(found.name for found in _sysv.list_sets()) == [name, stays]
-    assert quick(capfd, "unlink", "--unused", "--yes", stays, name, "--posix") == ("nothing to remove\n", "", 0)
-    assert quick(capfd, "unlink", "--unused", "--yes", stays, name) == (f"{stays} (robust)\n", "", 0)
+    assert quick(capfd, "unlink", "--unused", "--yes", stays, name, "--posix") == (
+        "nothing to remove\n",
+        "",
+        0,
+    )
+    assert quick(capfd, "unlink", "--unused", "--yes", stays, name) == (
+        f"{stays} (robust)\n",
+        "",
+        0,
+    )
     assert [found.name for found in _sysv.list_sets()] == [name]
 
 
 @with_glibc
-@pytest.mark.parametrize(("answer", "left"), [("y", False), ("YES", False), ("n", True), ("", True)])
+@pytest.mark.parametrize(
+    ("answer", "left"), [("y", False), ("YES", False), ("n", True), ("", True)]
+)
 def test_unlink_unused_asks(new, answer, left):
     create(new)
     with Terminal(line("unlink", "--unused", new)) as terminal:
@@ -703,7 +873,11 @@ def test_unlink_unused_leaves_what_it_cannot_look_into(new, capfd, monkeypatch):
     for ending in ("", ".odd"):
         create(new + ending)
     names = [new, new + ".gone", new + ".odd"]
-    assert quick(capfd, "unlink", "--unused", "--yes", *names) == (f"{new} (POSIX)\n", f"named-semaphores: {new}.odd: no\n", 2)
+    assert quick(capfd, "unlink", "--unused", "--yes", *names) == (
+        f"{new} (POSIX)\n",
+        f"named-semaphores: {new}.odd: no\n",
+        2,
+    )
     assert quick(capfd, "unlink", new + ".odd") == ("", "", 0)
 
 
@@ -726,5 +900,9 @@ def test_unlink_unused_refuses_where_nobody_knows(new, capfd, monkeypatch):
 
     monkeypatch.setattr(listing, "is_in_use", is_in_use)
     create(new)
-    assert quick(capfd, "unlink", "--unused", "--yes", new) == ("", "named-semaphores: cannot tell\n", 2)
+    assert quick(capfd, "unlink", "--unused", "--yes", new) == (
+        "",
+        "named-semaphores: cannot tell\n",
+        2,
+    )
     assert exists(new)

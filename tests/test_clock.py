@@ -40,7 +40,11 @@ def futex_operation(sem, wait):
             with open(f"/proc/self/task/{thread_id[0]}/syscall", encoding="ascii") as file:
                 fields = file.read().split()  # number, arguments in hexadecimal; or "running"
             # The half of the value that has the count: the first, or the second of a big-endian machine.
-            if len(fields) > 2 and int(fields[1], 16) - address in (0, 4) and int(fields[2], 16) & 127 == WAIT_BITSET:
+            if (
+                len(fields) > 2
+                and int(fields[1], 16) - address in (0, 4)
+                and int(fields[2], 16) & 127 == WAIT_BITSET
+            ):
                 operations.append(int(fields[2], 16))
         return operations
 
@@ -87,4 +91,9 @@ def test_an_endless_wait_is_on_it_too_where_ctypes_waits(kind, sem, timeout):
 def test_the_wall_clock_would_be_seen(sem):
     wait = libc_of(type(sem)).lib.sem_timedwait
     until = Timespec(int(time.time()) + 60, 0)
-    assert futex_operation(sem, lambda: wait(ctypes.c_void_p(sem._handle.address), ctypes.byref(until))) & CLOCK_REALTIME
+    assert (
+        futex_operation(
+            sem, lambda: wait(ctypes.c_void_p(sem._handle.address), ctypes.byref(until))
+        )
+        & CLOCK_REALTIME
+    )

@@ -33,7 +33,9 @@ CREATING = [Flags.LINK_OR_CREATE, Flags.RAISE_IF_EXISTS, Flags.UNLINK_AND_CREATE
 LINKING = [Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS]
 
 if sys.version_info >= (3, 12):
-    pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+    pytestmark = pytest.mark.filterwarnings(
+        "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
+    )
 
 
 @pytest.fixture
@@ -144,7 +146,12 @@ def test_an_object_with_index_is_an_int(kind, name):
 
 def test_all_classes_have_the_same_flags(kind):
     assert kind.cls.Flags is Flags
-    assert [flag.name for flag in Flags] == ["RAISE_IF_EXISTS", "LINK_OR_CREATE", "RAISE_IF_NOT_EXISTS", "UNLINK_AND_CREATE"]
+    assert [flag.name for flag in Flags] == [
+        "RAISE_IF_EXISTS",
+        "LINK_OR_CREATE",
+        "RAISE_IF_NOT_EXISTS",
+        "UNLINK_AND_CREATE",
+    ]
 
 
 # --- taking and giving tokens ---------------------------------------------------------------------------------------------------------
@@ -210,7 +217,19 @@ def test_a_number_of_few_bits_is_a_timeout_too(empty):
 
 
 def test_a_free_token_is_taken_whatever_the_timeout(sem):
-    for timeout in [0, 1, 0.5, 1e-9, Fraction(1, 3), Decimal(1), math.inf, sys.float_info.max, 10**400, 2**63, 2**62 / 1e9]:
+    for timeout in [
+        0,
+        1,
+        0.5,
+        1e-9,
+        Fraction(1, 3),
+        Decimal(1),
+        math.inf,
+        sys.float_info.max,
+        10**400,
+        2**63,
+        2**62 / 1e9,
+    ]:
         assert sem.acquire(timeout=timeout) is True
         assert sem.acquire(True, timeout) is True
         assert tokens(sem) == 0
@@ -242,7 +261,9 @@ def test_release_wakes_n_waiters(kind, name):
     for _ in range(4):
         assert sem.acquire(False)
     results = []
-    waiters = [threading.Thread(target=lambda: results.append(sem.acquire(timeout=60))) for _ in range(4)]
+    waiters = [
+        threading.Thread(target=lambda: results.append(sem.acquire(timeout=60))) for _ in range(4)
+    ]
     for waiter in waiters:
         waiter.start()
     sem.release(3)
@@ -434,7 +455,9 @@ def make_patient(cls):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda cls: cls, make_noting, make_patient], ids=["itself", "a subclass", "a subclass that enters in its own way"]
+    "make",
+    [lambda cls: cls, make_noting, make_patient],
+    ids=["itself", "a subclass", "a subclass that enters in its own way"],
 )
 def test_an_exit_stack_that_was_closed_puts_its_token_back(sem, make):
     # It looks __exit__ up when it unwinds.
@@ -603,7 +626,14 @@ def test_an_object_whose_constructor_failed_refuses(kind):
     with pytest.raises(ValueError, match="letters"):
         sem.__init__("a/b")
     leave = functools.partial(kind.cls.__exit__, sem, None, None, None)
-    for use in (sem.acquire, lambda: sem.acquire(False), lambda: sem.acquire(timeout=1), sem.release, sem.__enter__, leave):
+    for use in (
+        sem.acquire,
+        lambda: sem.acquire(False),
+        lambda: sem.acquire(timeout=1),
+        sem.release,
+        sem.__enter__,
+        leave,
+    ):
         with pytest.raises(ValueError, match="is closed"):
             use()
     sem.close()
@@ -628,7 +658,11 @@ def test_it_can_be_referred_to_weakly_compared_and_hashed(sem):
 def test_a_pickled_semaphore_is_a_link_that_never_unlinks_the_name(kind, sem, protocol):
     link = pickle.loads(pickle.dumps(sem, protocol))
     assert type(link) is kind.cls
-    assert (link.name, link.linked_existing_semaphore, link.unlink_on_delete) == (sem.name, True, False)
+    assert (link.name, link.linked_existing_semaphore, link.unlink_on_delete) == (
+        sem.name,
+        True,
+        False,
+    )
     with link:
         assert tokens(sem) == 1
     again = pickle.loads(pickle.dumps(link, protocol))
@@ -649,7 +683,9 @@ def test_a_copy_is_a_link(kind, sem, copied):
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.copy, copy.deepcopy, lambda sem: pickle.loads(pickle.dumps(sem))], ids=["copy", "deepcopy", "pickle"]
+    "copied",
+    [copy.copy, copy.deepcopy, lambda sem: pickle.loads(pickle.dumps(sem))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_a_copy_of_one_that_was_told_to_unlink_the_name_leaves_it(kind, name, copied):
     sem = kind.cls(name, 1, unlink_on_delete=True)
@@ -693,13 +729,19 @@ def enter_and_send_back(sem, connection):
 
 def test_a_child_gets_it_and_sends_it_back(kind, sem):
     # Fork for most profiles, since it is quick; how the object travels is the same.
-    context = multiprocessing.get_context("spawn" if kind.cls.__module__.startswith("named_semaphores") else "fork")
+    context = multiprocessing.get_context(
+        "spawn" if kind.cls.__module__.startswith("named_semaphores") else "fork"
+    )
     ours, childs = context.Pipe()
     child = context.Process(target=enter_and_send_back, args=(sem, childs))
     child.start()
     back = ours.recv()
     assert type(back) is kind.cls
-    assert (back.name, back.linked_existing_semaphore, back.unlink_on_delete) == (sem.name, True, False)
+    assert (back.name, back.linked_existing_semaphore, back.unlink_on_delete) == (
+        sem.name,
+        True,
+        False,
+    )
     assert tokens(back) == 1
     ours.send(None)
     child.join(60 * SLOW)
@@ -718,7 +760,9 @@ def keep_until_the_end(kind, name):
 
 def test_a_childs_names_go_with_the_child(kind, name):
     # Before 3.14 a child of multiprocessing leaves without atexit.
-    child = multiprocessing.get_context("fork").Process(target=keep_until_the_end, args=(kind, name))
+    child = multiprocessing.get_context("fork").Process(
+        target=keep_until_the_end, args=(kind, name)
+    )
     child.start()
     child.join(60 * SLOW)
     assert child.exitcode == 0
@@ -819,14 +863,18 @@ def test_a_flag_that_is_none(not_created, name):
     for bad in [1, "LINK_OR_CREATE", None, Flags]:
         with pytest.raises(ValueError) as raised:
             not_created(name, 1, bad)
-        assert f"{name!r}: handle_existence must be a member of Flags, not {bad!r}" in str(raised.value)
+        assert f"{name!r}: handle_existence must be a member of Flags, not {bad!r}" in str(
+            raised.value
+        )
 
 
 def test_a_mode_that_is_none(not_created, name):
     for bad in [-1, 0o1000, "0600", 6.0, None]:
         with pytest.raises(ValueError) as raised:
             not_created(name, mode=bad)
-        assert f"{name!r}: mode must be an int from 0 to 511 (0o777), not {bad!r}" in str(raised.value)
+        assert f"{name!r}: mode must be an int from 0 to 511 (0o777), not {bad!r}" in str(
+            raised.value
+        )
 
 
 def test_a_mode_is_given_by_name(not_created, name):
@@ -834,13 +882,32 @@ def test_a_mode_is_given_by_name(not_created, name):
         not_created(name, 1, Flags.LINK_OR_CREATE, None, 0o600)
 
 
-BAD_TIMEOUTS = [-1, -1e-9, -math.inf, math.nan, "1", "", b"", [], 1j, Decimal("nan"), Decimal("snan"), -(10**400), NotANumber()]
+BAD_TIMEOUTS = [
+    -1,
+    -1e-9,
+    -math.inf,
+    math.nan,
+    "1",
+    "",
+    b"",
+    [],
+    1j,
+    Decimal("nan"),
+    Decimal("snan"),
+    -(10**400),
+    NotANumber(),
+]
 
 
 def test_a_timeout_that_is_negative_or_no_number(unchanged):
     for bad in BAD_TIMEOUTS:
-        for use in (lambda bad=bad: unchanged.acquire(True, bad), lambda bad=bad: asyncio.run(unchanged.acquire_async(bad))):
-            with pytest.raises(ValueError, match="timeout must be a number of seconds from 0, or None") as raised:
+        for use in (
+            lambda bad=bad: unchanged.acquire(True, bad),
+            lambda bad=bad: asyncio.run(unchanged.acquire_async(bad)),
+        ):
+            with pytest.raises(
+                ValueError, match="timeout must be a number of seconds from 0, or None"
+            ) as raised:
                 use()
             assert repr(unchanged.name) in str(raised.value)
             assert repr(bad) in str(raised.value)
@@ -850,14 +917,19 @@ def test_a_timeout_without_waiting(unchanged):
     for timeout in [0, 1, 0.5, math.inf, *BAD_TIMEOUTS]:
         with pytest.raises(ValueError) as raised:
             unchanged.acquire(blocking=False, timeout=timeout)
-        assert f"{unchanged.name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire" in str(raised.value)
+        assert (
+            f"{unchanged.name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire"
+            in str(raised.value)
+        )
 
 
 def test_blocking_that_is_no_bool(unchanged):
     for bad, timeout in itertools.product([0, 1, None, "yes", 0.5, []], [None, 1]):
         with pytest.raises(ValueError) as raised:
             unchanged.acquire(bad, timeout)
-        assert f"{unchanged.name!r}: blocking must be True or False, not {bad!r}" in str(raised.value)
+        assert f"{unchanged.name!r}: blocking must be True or False, not {bad!r}" in str(
+            raised.value
+        )
         assert (f"say timeout={bad!r}" in str(raised.value)) is isinstance(bad, (int, float))
 
 
@@ -865,7 +937,9 @@ def test_a_release_of_none_or_of_no_int(unchanged):
     for bad in [0, -1, "1", 1.0, None, math.inf, False, Decimal(2), NotANumber()]:
         with pytest.raises(ValueError) as raised:
             unchanged.release(bad)
-        assert f"{unchanged.name!r}: n must be an int of at least 1, not {bad!r}" in str(raised.value)
+        assert f"{unchanged.name!r}: n must be an int of at least 1, not {bad!r}" in str(
+            raised.value
+        )
 
 
 def test_a_release_of_more_than_there_can_be(kind, unchanged):
@@ -994,7 +1068,9 @@ def test_tasks_wait_for_tokens_in_their_order(empty):
     order = []
     asyncio.run(main())
     assert order == list(range(5))
-    wait_for(lambda: tokens(empty) == 1)  # the waiting thread may have it, and sees that nobody waits
+    wait_for(
+        lambda: tokens(empty) == 1
+    )  # the waiting thread may have it, and sees that nobody waits
 
 
 def test_a_storm_of_cancellations_loses_nothing(sem):

@@ -12,14 +12,24 @@ import time
 import kinds
 import pytest
 from kinds import file_of, libc_of, tokens
-from support import NOBODY, SLOW, collect, run_python, start_python, thread, why_always_the_same_user
+from support import (
+    NOBODY,
+    SLOW,
+    collect,
+    run_python,
+    start_python,
+    thread,
+    why_always_the_same_user,
+)
 
 from named_semaphores import NamedSemaphore
 
 KINDS = kinds.POSIX
 Flags = NamedSemaphore.Flags
 LINK = Flags.RAISE_IF_NOT_EXISTS
-needs_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
+needs_root = pytest.mark.skipif(
+    why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}"
+)
 
 
 @pytest.fixture
@@ -66,7 +76,10 @@ def test_the_longest_name_works_and_one_longer_is_refused(kind, name):
     assert kind.exists(sem.name)
     sem.close()
     if kind.libc.longest_name is not None:
-        with pytest.raises(OSError, match=f"at most {longest} bytes here, its slash included, and this one {longest + 1}") as raised:
+        with pytest.raises(
+            OSError,
+            match=f"at most {longest} bytes here, its slash included, and this one {longest + 1}",
+        ) as raised:
             kind.cls(name.ljust(longest + 1, "x"))
         assert raised.value.errno == errno.ENAMETOOLONG
 
@@ -138,7 +151,9 @@ def test_release_past_the_maximum_releases_nothing(kind, sem):
             sem.release(maximum + 1)
         assert tokens(sem) == 2
         return
-    with pytest.raises(OSError, match=f"its value is 2, {n} more would pass the maximum, {maximum}") as raised:
+    with pytest.raises(
+        OSError, match=f"its value is 2, {n} more would pass the maximum, {maximum}"
+    ) as raised:
         sem.release(n)
     assert raised.value.errno == errno.EOVERFLOW
     assert raised.value.filename == sem.name
@@ -147,7 +162,9 @@ def test_release_past_the_maximum_releases_nothing(kind, sem):
 
 def test_at_the_maximum_one_more_is_refused(kind, name):
     maximum = kind.libc.value_max
-    if maximum > 2**31 - 1:  # more than the host's semaphores have, so here even the fake refuses it
+    if (
+        maximum > 2**31 - 1
+    ):  # more than the host's semaphores have, so here even the fake refuses it
         with pytest.raises(OSError, match=name):
             kind.cls(name, maximum)
         return
@@ -174,7 +191,9 @@ def test_a_million_tokens_can_be_released_at_once_and_no_more(kind, name):
     sem = kind.cls(name, 0)
     sem.release(1_000_000)
     for n in (1_000_001, 20_000_000):
-        with pytest.raises(ValueError, match=f"'{name}': n must be an int from 1 to 1000000, not {n}"):
+        with pytest.raises(
+            ValueError, match=f"'{name}': n must be an int from 1 to 1000000, not {n}"
+        ):
             sem.release(n)
     assert sem.value == 1_000_000
     sem.close()
@@ -487,7 +506,9 @@ assert os.wait()[1] == 0
 
 
 def test_a_race_of_creating_linking_and_unlinking(name, full):
-    processes = [start_python(RACES, name, str(seed), str(20 if full else 0.5 * SLOW)) for seed in range(6)]
+    processes = [
+        start_python(RACES, name, str(seed), str(20 if full else 0.5 * SLOW)) for seed in range(6)
+    ]
     counts = []
     for process in processes:
         assert process.stdout.readline() == "\n"
@@ -505,7 +526,9 @@ def test_a_race_of_creating_linking_and_unlinking(name, full):
 
 
 def test_the_standard_librarys_own_semaphore_tests(name):
-    lock_tests = pytest.importorskip("test.lock_tests", reason="this Python has no tests of the standard library")
+    lock_tests = pytest.importorskip(
+        "test.lock_tests", reason="this Python has no tests of the standard library"
+    )
     import unittest
 
     made, numbers = [], itertools.count()

@@ -7,7 +7,9 @@ import contextlib
 
 import pytest
 
-sqlite3 = pytest.importorskip("sqlite3", reason="this Python has no sqlite3, so coverage does not run on it either")
+sqlite3 = pytest.importorskip(
+    "sqlite3", reason="this Python has no sqlite3, so coverage does not run on it either"
+)
 
 PAGE = 4096
 
@@ -19,8 +21,12 @@ def database(tmp_path):
         connection.execute(f"PRAGMA page_size={PAGE}")
         connection.execute("CREATE TABLE coverage_schema (version INTEGER)")
         connection.execute("INSERT INTO coverage_schema VALUES (7)")
-        connection.execute("CREATE TABLE arc (source INTEGER, target INTEGER, UNIQUE (source, target))")
-        connection.executemany("INSERT INTO arc VALUES (?, ?)", ((number, number + 1) for number in range(2000)))
+        connection.execute(
+            "CREATE TABLE arc (source INTEGER, target INTEGER, UNIQUE (source, target))"
+        )
+        connection.executemany(
+            "INSERT INTO arc VALUES (?, ?)", ((number, number + 1) for number in range(2000))
+        )
         connection.commit()
     return path
 
@@ -48,7 +54,10 @@ def test_files_that_were_only_begun_go(tmp_path, capsys):
     "damage",
     [
         pytest.param(lambda data: data[:-PAGE], id="the last page was not written"),
-        pytest.param(lambda data: data[: PAGE * 3] + bytes(PAGE) + data[PAGE * 4 :], id="one page was not written"),
+        pytest.param(
+            lambda data: data[: PAGE * 3] + bytes(PAGE) + data[PAGE * 4 :],
+            id="one page was not written",
+        ),
         pytest.param(lambda data: data[:50], id="little was written"),
         pytest.param(lambda data: b"", id="nothing was written"),
         pytest.param(lambda data: b"x" * 5000, id="something else"),

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import profiles
@@ -27,7 +27,10 @@ Flags = NamedSemaphore.Flags
 
 # --- with fakes -----------------------------------------------------------------------------------------------------------------------
 
-needs_fakes = pytest.mark.skipif(profiles.why_impossible() is not None, reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
+needs_fakes = pytest.mark.skipif(
+    profiles.why_impossible() is not None,
+    reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
+)
 
 
 def refusing(error, when=lambda oflag: True, platform="linux"):
@@ -58,8 +61,12 @@ SENTENCES = [
 
 
 @needs_fakes
-@pytest.mark.parametrize(("error", "text"), SENTENCES, ids=[errno.errorcode[error] for error, _ in SENTENCES])
-@pytest.mark.parametrize(("platform", "directory"), [("linux", "/dev/shm"), ("freebsd14", "/tmp"), ("openbsd7", None)])
+@pytest.mark.parametrize(
+    ("error", "text"), SENTENCES, ids=[errno.errorcode[error] for error, _ in SENTENCES]
+)
+@pytest.mark.parametrize(
+    ("platform", "directory"), [("linux", "/dev/shm"), ("freebsd14", "/tmp"), ("openbsd7", None)]
+)
 def test_a_refusal_to_create_is_explained(name, platform, directory, error, text):
     cls = refusing(error, lambda oflag: oflag, platform)
     with pytest.raises(OSError, match=name) as raised:
@@ -78,7 +85,10 @@ def test_a_refusal_to_create_is_explained(name, platform, directory, error, text
 def test_no_named_semaphores_is_explained(name):
     # Android's stubs say ENOSYS.
     for flag in Flags:
-        with pytest.raises(NotImplementedError, match=rf"\(linux\) has no POSIX named semaphores \(ENOSYS\): cannot open '{name}'"):
+        with pytest.raises(
+            NotImplementedError,
+            match=rf"\(linux\) has no POSIX named semaphores \(ENOSYS\): cannot open '{name}'",
+        ):
             refusing(errno.ENOSYS)(name, handle_existence=flag)
 
 
@@ -89,7 +99,10 @@ def test_a_missing_directory_is_explained(name, tmp_path, error):
     cls = refusing(error)
     cls._libc.files = f"{tmp_path}/shm/sem."
     for flag in Flags:
-        with pytest.raises(OSError, match=f"{tmp_path}/shm, the shared memory file system .* is missing: mount a tmpfs there") as raised:
+        with pytest.raises(
+            OSError,
+            match=f"{tmp_path}/shm, the shared memory file system .* is missing: mount a tmpfs there",
+        ) as raised:
             cls(name, handle_existence=flag)
         assert (raised.value.errno, raised.value.filename) == (errno.ENOSYS, name)
 
@@ -101,7 +114,9 @@ def test_another_users_file_is_explained(name, error):
 
     theirs = MuslSemaphore(name, mode=0o640)
     cls = refusing(error)
-    with pytest.raises(PermissionError, match=f"it belongs to user {os.geteuid()}, group .*, with mode 0640") as raised:
+    with pytest.raises(
+        PermissionError, match=f"it belongs to user {os.geteuid()}, group .*, with mode 0640"
+    ) as raised:
         cls(name)
     assert raised.value.filename == name
     theirs.close()
@@ -139,18 +154,25 @@ def test_a_failing_unlink_is_explained(name):
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
 
 
-@lru_cache(maxsize=None)
+@cache
 def why_no_namespace():
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "needs root, to mount"
     if shutil.which("unshare") is None:
         return "needs unshare, of util-linux"
-    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return f"mount namespaces are refused here: {done.stderr.strip()}" if done.returncode else None
 
 
 needs_namespace = pytest.mark.skipif(why_no_namespace() is not None, reason=f"{why_no_namespace()}")
-needs_another_user = pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
+needs_another_user = pytest.mark.skipif(
+    why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}"
+)
 
 # ``attempt`` notes what became of making the semaphore; ``attempt_all`` does it with each flag. The notes are the output.
 START = """
@@ -175,15 +197,30 @@ SAY = "\nprint(repr(notes))\n"
 
 
 def notes_of(done):
-    complaints = [line for line in done.stderr.splitlines() if "find your CPU" not in line]  # PyPy without /proc
+    complaints = [
+        line for line in done.stderr.splitlines() if "find your CPU" not in line
+    ]  # PyPy without /proc
     assert (done.returncode, complaints) == (0, [])
     return ast.literal_eval(done.stdout)
 
 
 def in_namespace(mounts, code, name):
     """Run shell commands that prepare a mount namespace, then Python code in it; return its notes."""
-    command = ["unshare", "-m", "sh", "-ec", f'{mounts}\nexec "$@"', "sh", sys.executable, "-c", START + code + SAY, name]
-    return notes_of(subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False))
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-ec",
+        f'{mounts}\nexec "$@"',
+        "sh",
+        sys.executable,
+        "-c",
+        START + code + SAY,
+        name,
+    ]
+    return notes_of(
+        subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False)
+    )
 
 
 def on_this_machine(code, name):
@@ -209,15 +246,30 @@ def test_no_dev_shm(name, mounts):
     notes = in_namespace(mounts, "attempt_all()\nnotes.append(sorted(os.listdir('/dev')))", name)
     assert notes.pop() in ([], ["shm"])
     for note in notes:
-        expect(note, "OSError", errno.ENOSYS, name, "/dev/shm, the shared memory file system", "is missing: mount a tmpfs there")
+        expect(
+            note,
+            "OSError",
+            errno.ENOSYS,
+            name,
+            "/dev/shm, the shared memory file system",
+            "is missing: mount a tmpfs there",
+        )
         assert "there is no semaphore of this name" not in note[2]
 
 
 @needs_namespace
 def test_dev_shm_is_read_only(name):
-    exists, create, link, replace = in_namespace("mount -t tmpfs -o ro none /dev/shm", "attempt_all()", name)
+    exists, create, link, replace = in_namespace(
+        "mount -t tmpfs -o ro none /dev/shm", "attempt_all()", name
+    )
     for note in (exists, create, replace):
-        expect(note, "OSError", errno.EROFS, name, "/dev/shm, the file system that holds semaphores, is mounted read-only")
+        expect(
+            note,
+            "OSError",
+            errno.EROFS,
+            name,
+            "/dev/shm, the file system that holds semaphores, is mounted read-only",
+        )
     expect(link, "FileNotFoundError", errno.ENOENT, name, "there is no semaphore of this name")
 
 
@@ -243,7 +295,9 @@ notes.append(os.listdir("/dev/shm") == before)
 @pytest.mark.parametrize(
     ("options", "fill"),
     [
-        pytest.param("size=8k", "with open('/dev/shm/fill', 'w') as file: file.write('x' * 4096)", id="full"),
+        pytest.param(
+            "size=8k", "with open('/dev/shm/fill', 'w') as file: file.write('x' * 4096)", id="full"
+        ),
         pytest.param("nr_inodes=3", "open('/dev/shm/fill', 'w').close()", id="no inodes"),
     ],
 )
@@ -262,9 +316,17 @@ link.close()
 sem.close()
 notes.append(os.listdir("/dev/shm"))
 """
-    exists, create, link, replace, same, third, value, left = in_namespace(f"mount -t tmpfs -o {options} none /dev/shm", code, name)
+    exists, create, link, replace, same, third, value, left = in_namespace(
+        f"mount -t tmpfs -o {options} none /dev/shm", code, name
+    )
     for note in (exists, create, replace):
-        expect(note, "OSError", errno.ENOSPC, name, "/dev/shm, the file system that holds semaphores, is full")
+        expect(
+            note,
+            "OSError",
+            errno.ENOSPC,
+            name,
+            "/dev/shm, the file system that holds semaphores, is full",
+        )
     expect(link, "FileNotFoundError", errno.ENOENT, name)
     assert same
     assert (third, value, left) == (False, 2, ["fill"])  # what exists goes on working
@@ -273,8 +335,12 @@ notes.append(os.listdir("/dev/shm"))
 @needs_namespace
 @needs_another_user
 def test_dev_shm_is_not_writable(name):
-    code = f"os.seteuid({NOBODY})\nattempt_all()\nos.seteuid(0)\nnotes.append(os.listdir('/dev/shm'))"
-    exists, create, link, replace, left = in_namespace("mount -t tmpfs -o mode=755 none /dev/shm", code, name)
+    code = (
+        f"os.seteuid({NOBODY})\nattempt_all()\nos.seteuid(0)\nnotes.append(os.listdir('/dev/shm'))"
+    )
+    exists, create, link, replace, left = in_namespace(
+        "mount -t tmpfs -o mode=755 none /dev/shm", code, name
+    )
     for note in (exists, create, replace):
         expect(note, "PermissionError", errno.EACCES, name, "this user may not write in /dev/shm")
     expect(link, "FileNotFoundError", errno.ENOENT, name)
@@ -308,7 +374,10 @@ notes.append(os.listdir("/dev/shm") != [])
 new.close()
 notes.append(os.listdir("/dev/shm"))
 """
-    assert in_namespace("mount -t tmpfs none /dev/shm\nmount -t tmpfs none /proc", code, name) == [True, []]
+    assert in_namespace("mount -t tmpfs none /dev/shm\nmount -t tmpfs none /proc", code, name) == [
+        True,
+        [],
+    ]
 
 
 @on_linux
@@ -348,7 +417,8 @@ def refuse(number, argument, bits):
 sem = NamedSemaphore(name + "x", 2)
 """
 on_x86_64 = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or platform.machine() != "x86_64" or sys.maxsize < 2**32, reason="system calls have other numbers"
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64" or sys.maxsize < 2**32,
+    reason="system calls have other numbers",
 )
 
 

@@ -16,7 +16,9 @@ from support import SLOW, elapsed, start_python
 
 from named_semaphores import NamedSemaphore, _files
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's C libraries open any file as a semaphore")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="Linux's C libraries open any file as a semaphore"
+)
 Flags = NamedSemaphore.Flags
 LINKING = (Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS)
 
@@ -71,7 +73,9 @@ def test_only_a_regular_file_is_a_semaphore(name, path, make):
 def test_a_file_too_short_or_of_the_other_word_size_is_not_linked(name, path, size):
     contents = b"\0" * size
     path.write_bytes(contents)
-    other = "it is the semaphore of a {} program, which works differently".format("32-bit" if sys.maxsize > 2**32 else "64-bit")
+    other = "it is the semaphore of a {} program, which works differently".format(
+        "32-bit" if sys.maxsize > 2**32 else "64-bit"
+    )
     too_short = f"its file has {size} bytes and is too short to be a semaphore"
     assert_refused(name, other if size == _files.OTHER_SIZE else too_short, error=errno.EINVAL)
     assert path.read_bytes() == contents
@@ -86,7 +90,9 @@ def test_a_semaphore_of_the_other_byte_order_is_not_linked(name, path):
     before = path.read_bytes()
     words = [before[at : at + 4] for at in range(0, len(before), 4)]
     path.write_bytes(b"".join(word[::-1] for word in words))
-    assert_refused(name, "it is the semaphore of a program of the other byte order", error=errno.EINVAL)
+    assert_refused(
+        name, "it is the semaphore of a program of the other byte order", error=errno.EINVAL
+    )
     path.write_bytes(before)
     sem.close()
 
@@ -137,7 +143,9 @@ def test_a_file_on_which_a_process_has_a_lease_is_not_waited_for(name, path):
     path.write_bytes(b"\0" * _files.SIZE)
     with leased(path):
         for flag in LINKING:
-            with pytest.raises(OSError, match=f"another process has a lease on its file.*{name}") as raised:
+            with pytest.raises(
+                OSError, match=f"another process has a lease on its file.*{name}"
+            ) as raised:
                 NamedSemaphore(name, 1, flag)
             assert raised.value.errno == errno.EAGAIN
         _, seconds = elapsed(sem.close)  # looks whether the name still stands for its own

@@ -22,7 +22,10 @@ from named_semaphores._libc import Libc, load
 from named_semaphores._semlock import system
 
 if profiles.why_impossible():
-    pytest.skip(f"NO PLATFORM PROFILES, ALL OF test_libc.py IS SKIPPED: {profiles.why_impossible()}", allow_module_level=True)
+    pytest.skip(
+        f"NO PLATFORM PROFILES, ALL OF test_libc.py IS SKIPPED: {profiles.why_impossible()}",
+        allow_module_level=True,
+    )
 
 from profiles import fake
 from profiles.bsd import FreeBSD
@@ -32,7 +35,8 @@ from profiles.uncounted import Cygwin, Illumos
 
 Flags = NamedSemaphore.Flags
 keeps_gil = pytest.mark.skipif(
-    sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python's ctypes keeps no GIL"
+    sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="this Python's ctypes keeps no GIL",
 )
 
 
@@ -69,7 +73,20 @@ def loader(monkeypatch):
 WITH, WITHOUT = SimpleNamespace(sem_open=True), SimpleNamespace()
 
 
-@pytest.mark.parametrize("platform", ["linux", "darwin", "freebsd14", "netbsd10", "openbsd7", "dragonfly6", "sunos5", "aix", "android"])
+@pytest.mark.parametrize(
+    "platform",
+    [
+        "linux",
+        "darwin",
+        "freebsd14",
+        "netbsd10",
+        "openbsd7",
+        "dragonfly6",
+        "sunos5",
+        "aix",
+        "android",
+    ],
+)
 def test_the_process_itself_is_asked_first(loader, platform):
     loader.libraries = {None: WITH}
     assert load(platform) is WITH
@@ -78,7 +95,12 @@ def test_the_process_itself_is_asked_first(loader, platform):
 
 @pytest.mark.parametrize(
     ("platform", "library"),
-    [("linux", "libpthread.so.0"), ("netbsd10", "libpthread.so"), ("openbsd7", "libpthread.so"), ("dragonfly6", "libpthread.so")],
+    [
+        ("linux", "libpthread.so.0"),
+        ("netbsd10", "libpthread.so"),
+        ("openbsd7", "libpthread.so"),
+        ("dragonfly6", "libpthread.so"),
+    ],
 )
 def test_the_thread_library_is_taken_where_the_process_has_none(loader, platform, library):
     # glibc before 2.34, for one.
@@ -103,7 +125,10 @@ def test_old_msys2_has_another_name_for_it(loader):
 @pytest.mark.parametrize("platform", ["win32", "emscripten", "wasi"])
 def test_systems_without_semaphores_are_not_asked(loader, platform):
     loader.libraries = {None: WITH}
-    with pytest.raises(NotImplementedError, match=rf"\({platform}\) has no POSIX named semaphores.*Cygwin, MSYS2 or WSL"):
+    with pytest.raises(
+        NotImplementedError,
+        match=rf"\({platform}\) has no POSIX named semaphores.*Cygwin, MSYS2 or WSL",
+    ):
         load(platform)
     assert loader.asked == []
 
@@ -117,7 +142,9 @@ def test_a_system_whose_libraries_have_none_is_refused(loader, platform):
 
 def test_a_ctypes_that_cannot_load_the_process_is_no_error_of_its_own(monkeypatch):
     def refuse(name):
-        raise TypeError("bad argument type for built-in operation")  # what Windows says to CDLL(None)
+        raise TypeError(
+            "bad argument type for built-in operation"
+        )  # what Windows says to CDLL(None)
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     with pytest.raises(NotImplementedError):
@@ -170,7 +197,8 @@ def test_a_library_lives_as_long_as_what_uses_it(name):
 
 
 @pytest.mark.parametrize(
-    ("lib", "platform", "failed"), [(Musl, "linux", 0), (FreeBSD, "freebsd14", 0), (MacOS, "darwin", -1), (Illumos, "sunos5", -1)]
+    ("lib", "platform", "failed"),
+    [(Musl, "linux", 0), (FreeBSD, "freebsd14", 0), (MacOS, "darwin", -1), (Illumos, "sunos5", -1)],
 )
 def test_what_a_failed_sem_open_returns_never_becomes_a_handle(name, lib, platform, failed):
     lib = lib()
@@ -255,20 +283,36 @@ def recording(symbols, lib, seconds):
 
     def note(symbol):
         def call(_, *arguments):
-            address = next(argument for argument in arguments if argument > 4096)  # the others are small numbers
+            address = next(
+                argument for argument in arguments if argument > 4096
+            )  # the others are small numbers
             when = Timespec.from_address(address)
-            notes.append((symbol, ["when" if argument == address else argument for argument in arguments], (when.tv_sec, when.tv_nsec)))
+            notes.append(
+                (
+                    symbol,
+                    ["when" if argument == address else argument for argument in arguments],
+                    (when.tv_sec, when.tv_nsec),
+                )
+            )
             ctypes.set_errno(errno.ETIMEDOUT)
             return -1
 
         return call
 
     counts = {"__sem_clockwait64": 2, "sem_clockwait": 2, "sem_clockwait_np": 4}
-    for symbol in [attribute for attribute in vars(lib) if "timedwait" in attribute or "clockwait" in attribute]:
+    for symbol in [
+        attribute for attribute in vars(lib) if "timedwait" in attribute or "clockwait" in attribute
+    ]:
         delattr(lib, symbol)
     for symbol in symbols:
         arguments = [ctypes.c_size_t] * counts.get(symbol, 1)
-        setattr(lib, symbol, ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, *arguments, use_errno=True)(note(symbol)))
+        setattr(
+            lib,
+            symbol,
+            ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, *arguments, use_errno=True)(
+                note(symbol)
+            ),
+        )
     return lib, notes
 
 
@@ -278,18 +322,38 @@ MONOTONIC = time.CLOCK_MONOTONIC
 @pytest.mark.parametrize(
     ("platform", "symbols", "arguments", "clock"),
     [
-        pytest.param("linux", ["__sem_clockwait64", "sem_clockwait", "__sem_timedwait64"], [MONOTONIC, "when"], "steady", id="glibc32"),
-        pytest.param("linux", ["sem_clockwait", "sem_timedwait"], [MONOTONIC, "when"], "steady", id="glibc"),
-        pytest.param("linux", ["__sem_timedwait64", "sem_timedwait"], ["when"], "wall", id="wide glibc"),
+        pytest.param(
+            "linux",
+            ["__sem_clockwait64", "sem_clockwait", "__sem_timedwait64"],
+            [MONOTONIC, "when"],
+            "steady",
+            id="glibc32",
+        ),
+        pytest.param(
+            "linux", ["sem_clockwait", "sem_timedwait"], [MONOTONIC, "when"], "steady", id="glibc"
+        ),
+        pytest.param(
+            "linux", ["__sem_timedwait64", "sem_timedwait"], ["when"], "wall", id="wide glibc"
+        ),
         pytest.param("linux", ["sem_timedwait"], ["when"], "wall", id="old glibc, musl"),
-        pytest.param("linux", ["__sem_timedwait_time64", "sem_timedwait"], ["when"], "wall", id="musl32"),
-        pytest.param("freebsd14", ["sem_clockwait_np"], [MONOTONIC, 1, "when", 0], "steady", id="freebsd"),
-        pytest.param("sunos5", ["sem_reltimedwait_np", "sem_timedwait"], ["when"], "left", id="illumos"),
+        pytest.param(
+            "linux", ["__sem_timedwait_time64", "sem_timedwait"], ["when"], "wall", id="musl32"
+        ),
+        pytest.param(
+            "freebsd14", ["sem_clockwait_np"], [MONOTONIC, 1, "when", 0], "steady", id="freebsd"
+        ),
+        pytest.param(
+            "sunos5", ["sem_reltimedwait_np", "sem_timedwait"], ["when"], "left", id="illumos"
+        ),
         pytest.param("netbsd10", ["sem_timedwait"], ["when"], "wall", id="netbsd"),
-        pytest.param("cygwin", ["sem_clockwait", "sem_timedwait"], [MONOTONIC, "when"], "steady", id="cygwin"),
+        pytest.param(
+            "cygwin", ["sem_clockwait", "sem_timedwait"], [MONOTONIC, "when"], "steady", id="cygwin"
+        ),
     ],
 )
-def test_the_best_timed_wait_is_called_with_the_struct_it_takes(name, platform, symbols, arguments, clock):
+def test_the_best_timed_wait_is_called_with_the_struct_it_takes(
+    name, platform, symbols, arguments, clock
+):
     wide = symbols[0].endswith("64") or platform == "netbsd10"
     lib, notes = recording(symbols, Musl(), ctypes.c_int64 if wide else ctypes.c_long)
     libc = Libc(lib, platform)
@@ -323,7 +387,9 @@ def test_the_plain_symbols_of_32_bits_are_left_alone_where_there_are_others(name
     sem.close()
 
 
-@pytest.mark.skipif(ctypes.sizeof(ctypes.c_long) != 8, reason="shows what a 64-bit struct does to a 32-bit symbol")
+@pytest.mark.skipif(
+    ctypes.sizeof(ctypes.c_long) != 8, reason="shows what a 64-bit struct does to a 32-bit symbol"
+)
 def test_a_plain_symbol_of_32_bits_would_misread_64(name):
     # The fake is as strict as the real one: it reads seconds and nanoseconds from the wrong halves.
     lib = Glibc32()
@@ -384,7 +450,9 @@ def clocks(monkeypatch):
         pytest.param(-3600, False, id="back"),
     ],
 )
-def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(name, clocks, step, before):
+def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(
+    name, clocks, step, before
+):
     # Set back between the computation of the time and the sleep, it does lengthen that sleep; nobody can help that without another clock.
     a_call = 1_000_000  # nanoseconds that it takes beside the sleep
 
@@ -471,7 +539,9 @@ def test_old_glibcs_timed_wait_is_not_trusted_with_a_timeout(name, clock):
 @pytest.mark.parametrize(("lib", "platform"), [(MacOS, "darwin"), (Glibc217, "linux")])
 def test_polling_starts_close_backs_off_and_ends_at_the_deadline(name, lib, platform, monkeypatch):
     pauses = []
-    monkeypatch.setattr(_base, "sleep", lambda seconds: pauses.append(seconds) or time.sleep(seconds))
+    monkeypatch.setattr(
+        _base, "sleep", lambda seconds: pauses.append(seconds) or time.sleep(seconds)
+    )
     sem = bound(lib(), platform)(name, 0)
     start = time.monotonic()
     assert sem.acquire(timeout=0.1) is False
@@ -539,7 +609,9 @@ def test_a_maximum_that_sem_post_does_not_check_is_checked(name, platform):
     maximum = libc.value_max = min(libc.value_max, 2**31 - 1)
     sem = type("Bound", (NamedSemaphore,), {"_libc": libc})(name, 1)
     for n in (1, 2):
-        with pytest.raises(OSError, match=f"its value is {maximum}, {n} more would pass the maximum, {maximum}") as raised:
+        with pytest.raises(
+            OSError, match=f"its value is {maximum}, {n} more would pass the maximum, {maximum}"
+        ) as raised:
             sem.release(n)
         assert raised.value.errno == errno.EOVERFLOW
     sem.close()
@@ -585,7 +657,10 @@ def test_opening_and_closing_keep_the_gil():
     moments, stop, gaps = [], [], []
     with thread(run):
         try:
-            for call in (lambda: libc.sem_open(b"", 0, ctypes.c_uint(200)), lambda: libc.sem_close(200_000)):
+            for call in (
+                lambda: libc.sem_open(b"", 0, ctypes.c_uint(200)),
+                lambda: libc.sem_close(200_000),
+            ):
                 moments.clear()
                 wait_for(lambda: moments)
                 call()

@@ -66,7 +66,13 @@ def robust(name):
 def test_a_semaphore_is_listed(sem):
     before = time.time()
     info = found(sem.name)
-    assert (info.value, info.why_no_value, info.mode, info.uid, info.kind) == (3, None, 0o640, os.getuid(), "posix")
+    assert (info.value, info.why_no_value, info.mode, info.uid, info.kind) == (
+        3,
+        None,
+        0o640,
+        os.getuid(),
+        "posix",
+    )
     assert (info.total, info.waiting, info.users, info.stays) == (None, None, None, None)
     try:
         me = pwd.getpwuid(os.getuid()).pw_name
@@ -211,7 +217,10 @@ def test_a_file_with_a_lease_does_not_tell_its_value(sem):
             fcntl.fcntl(other, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             # In another process: the kernel breaks no lease for its owner.
             code = "import sys; from named_semaphores.listing import list_semaphores; print([i[1:3] for i in list_semaphores() if i.name == sys.argv[1]])"
-            assert run_python(code, name).stdout == "[(None, 'another process has a lease on its file')]\n"
+            assert (
+                run_python(code, name).stdout
+                == "[(None, 'another process has a lease on its file')]\n"
+            )
         assert found(name).value == 3
     finally:
         os.unlink(file)
@@ -233,14 +242,18 @@ def ints(*numbers):
 @pytest.mark.parametrize(
     ("is_glibc", "size", "start"),
     [
-        pytest.param(True, 32, (5 | 2 << 32).to_bytes(8, sys.byteorder) + ints(128, 0), id="glibc-64-bits"),
+        pytest.param(
+            True, 32, (5 | 2 << 32).to_bytes(8, sys.byteorder) + ints(128, 0), id="glibc-64-bits"
+        ),
         pytest.param(True, 16, ints(5 << 1 | 1, 128, 2), id="glibc-32-bits"),
         pytest.param(False, 32, ints(5 | 1 << 31, 2, 0), id="musl"),
     ],
 )
 def test_how_each_libc_keeps_the_value_beside_two_waiters(monkeypatch, is_glibc, size, start):
     monkeypatch.setattr(_files, "SIZE", size)
-    assert listing._value_of(types.SimpleNamespace(is_glibc=is_glibc), start.ljust(size, b"\0")) == 5
+    assert (
+        listing._value_of(types.SimpleNamespace(is_glibc=is_glibc), start.ljust(size, b"\0")) == 5
+    )
 
 
 @on_linux
@@ -248,7 +261,9 @@ def test_how_each_libc_keeps_the_value_beside_two_waiters(monkeypatch, is_glibc,
 def test_how_musl_is_read(sem):
     # In a semaphore of glibc, musl finds another number than in its own: other shared memory.
     prefix = os.path.basename(LIBC.files)
-    libc = types.SimpleNamespace(files="/dev/shm/", platform="linux", is_glibc=False, opens_any_file=True)
+    libc = types.SimpleNamespace(
+        files="/dev/shm/", platform="linux", is_glibc=False, opens_any_file=True
+    )
     names = [info.name for info in listing._list(libc)]
     assert ("/" + prefix + sem.name[1:] in names) is not GLIBC
 
@@ -291,7 +306,11 @@ def test_a_user_without_a_name():
 
 
 def test_a_system_that_cannot_list(monkeypatch):
-    monkeypatch.setattr(listing, "system", lambda: types.SimpleNamespace(files=None, platform="darwin", is_glibc=False))
+    monkeypatch.setattr(
+        listing,
+        "system",
+        lambda: types.SimpleNamespace(files=None, platform="darwin", is_glibc=False),
+    )
     for look in (list_posix, lambda: is_in_use("/x")):
         with pytest.raises(NotImplementedError, match="darwin"):
             look()
@@ -320,13 +339,22 @@ def test_files_that_only_the_library_can_read(tmp_path):
         return 7
 
     libc = types.SimpleNamespace(
-        files=f"{tmp_path}/SEMD", platform="freebsd14", opens_any_file=False, link=link, value=lambda handle: handle
+        files=f"{tmp_path}/SEMD",
+        platform="freebsd14",
+        opens_any_file=False,
+        link=link,
+        value=lambda handle: handle,
     )
-    assert [info[:5] for info in listing._list(libc)] == [("/a", 7, None, None, False), ("/b", None, "not for you", None, False)]
+    assert [info[:5] for info in listing._list(libc)] == [
+        ("/a", 7, None, None, False),
+        ("/b", None, "not for you", None, False),
+    ]
 
 
 def test_no_directory_of_semaphores(tmp_path):
-    libc = types.SimpleNamespace(files=f"{tmp_path}/none/sem.", platform="linux", opens_any_file=True)
+    libc = types.SimpleNamespace(
+        files=f"{tmp_path}/none/sem.", platform="linux", opens_any_file=True
+    )
     with pytest.raises(OSError, match="missing"):
         listing._list(libc)
 
@@ -337,8 +365,21 @@ def test_no_directory_of_semaphores(tmp_path):
 @on_linux
 def test_a_robust_semaphore_is_listed(robust):
     info = found(robust.name)
-    assert (info.kind, info.value, info.total, info.waiting, info.users, info.stays) == ("robust", 3, 3, 0, 1, False)
-    assert (info.mode, info.uid, info.why_no_value, info.pids, info.all_pids) == (0o640, os.getuid(), None, None, False)
+    assert (info.kind, info.value, info.total, info.waiting, info.users, info.stays) == (
+        "robust",
+        3,
+        3,
+        0,
+        1,
+        False,
+    )
+    assert (info.mode, info.uid, info.why_no_value, info.pids, info.all_pids) == (
+        0o640,
+        os.getuid(),
+        None,
+        None,
+        False,
+    )
     assert 0 <= info.age < 60
     library = _sysv.system()
     library.operate(robust.id, _sysv.take(2))
@@ -452,7 +493,9 @@ def test_is_in_use_while_another_process_asks(file, name):
 
 
 @with_glibc
-@pytest.mark.parametrize(("number", "expected"), [(errno.EACCES, PermissionError), (errno.EINVAL, NotImplementedError)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.EACCES, PermissionError), (errno.EINVAL, NotImplementedError)]
+)
 def test_is_in_use_where_the_system_refuses(file, name, monkeypatch, number, expected):
     def refuse(*arguments):
         raise OSError(number, os.strerror(number))

@@ -21,7 +21,9 @@ class Interrupt(Exception):
 
 def is_free(lock):
     got = []
-    other = threading.Thread(target=lambda: got.append(lock.acquire(False)) or (got[0] and lock.release()))
+    other = threading.Thread(
+        target=lambda: got.append(lock.acquire(False)) or (got[0] and lock.release())
+    )
     other.start()
     other.join()
     return got[0]

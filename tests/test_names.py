@@ -25,7 +25,9 @@ METHODS = multiprocessing.get_all_start_methods()
 START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore; "
 
 if sys.version_info >= (3, 12):
-    pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+    pytestmark = pytest.mark.filterwarnings(
+        "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
+    )
 
 
 # --- the end of a process -------------------------------------------------------------------------------------------------------------
@@ -58,7 +60,11 @@ def test_the_end_of_the_interpreter_does_what_close_does(name, given, unlinked):
 @pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "1 / 0", "os.kill(os.getpid(), 2)"])
 def test_a_with_statement_puts_its_token_back_at_the_end(name, end):
     sem = NamedSemaphore(name, 1)
-    run_python(START + f"sem = NamedSemaphore(sys.argv[1])\nwith sem:\n    assert sem.value == 0\n    {end}", name)
+    run_python(
+        START
+        + f"sem = NamedSemaphore(sys.argv[1])\nwith sem:\n    assert sem.value == 0\n    {end}",
+        name,
+    )
     assert sem.value == 1
     sem.close()
 
@@ -115,7 +121,11 @@ def test_no_end_of_the_interpreter_puts_back_a_token_that_nobody_holds(name, cod
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_process_keeps_token_and_name(name, number):
-    child = start_python(START + "sem = NamedSemaphore(sys.argv[1], 1)\nwith sem:\n    print(flush=True)\n    time.sleep(1000)", name)
+    child = start_python(
+        START
+        + "sem = NamedSemaphore(sys.argv[1], 1)\nwith sem:\n    print(flush=True)\n    time.sleep(1000)",
+        name,
+    )
     child.stdout.readline()
     child.send_signal(number)
     child.communicate(timeout=60 * SLOW)
@@ -141,7 +151,9 @@ atexit.register(os.close, writer)
 """
 
 
-@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["alone", "multiprocessing imported first"])
+@pytest.mark.parametrize(
+    "first", ["", "import multiprocessing.util\n"], ids=["alone", "multiprocessing imported first"]
+)
 def test_names_are_unlinked_after_the_children_have_ended(name, first):
     done = run_python(first + START + LATE_CHILD, name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "linked\n", "")
@@ -167,7 +179,9 @@ def use_and_create(sem, name):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_child_unlinks_its_own_names_and_not_its_parents(name, method):
     sem = NamedSemaphore(name, 2)
-    process = multiprocessing.get_context(method).Process(target=use_and_create, args=(sem, name + "x"))
+    process = multiprocessing.get_context(method).Process(
+        target=use_and_create, args=(sem, name + "x")
+    )
     process.start()
     join(process)
     assert exists(name)
@@ -194,7 +208,9 @@ def make(name):
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
 def test_a_child_unlinks_what_it_created_before_its_target_was_called(name, method):
-    process = multiprocessing.get_context(method).Process(target=use_and_create, args=(contextlib.nullcontext(Maker(name)), name + "x"))
+    process = multiprocessing.get_context(method).Process(
+        target=use_and_create, args=(contextlib.nullcontext(Maker(name)), name + "x")
+    )
     process.start()
     join(process)
     assert not exists(name)
@@ -221,7 +237,9 @@ def test_a_forked_child_of_the_same_number_leaves_the_name(name):
     assert not exists(name)
 
 
-@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["alone", "multiprocessing imported first"])
+@pytest.mark.parametrize(
+    "first", ["", "import multiprocessing.util\n"], ids=["alone", "multiprocessing imported first"]
+)
 def test_a_forked_child_unlinks_what_it_created_itself(name, first):
     code = "sem = NamedSemaphore(sys.argv[1])\nif os.fork() == 0:\n    own = NamedSemaphore(sys.argv[1] + 'x')\nelse:\n    os.wait()"
     done = run_python(first + START + code, name)
@@ -238,7 +256,9 @@ def take(sem):
 @pytest.mark.refcounts
 def test_through_an_executor_and_back(name):
     sem = NamedSemaphore(name, 5)
-    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+    with concurrent.futures.ProcessPoolExecutor(
+        2, multiprocessing.get_context("spawn")
+    ) as executor:
         for dumped in executor.map(take, [sem] * 4):
             back = pickle.loads(dumped)
             assert (back.name, back.unlink_on_delete) == (name, False)
@@ -249,7 +269,10 @@ def test_through_an_executor_and_back(name):
 
 # --- names that cannot be unlinked at once ---------------------------------------------------------------------------------------------
 
-needs_fakes = pytest.mark.skipif(profiles.why_impossible() is not None, reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
+needs_fakes = pytest.mark.skipif(
+    profiles.why_impossible() is not None,
+    reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
+)
 
 
 @pytest.fixture
@@ -285,7 +308,10 @@ def test_close_reports_a_name_it_cannot_unlink_and_a_second_call_tries_again(nam
 def test_close_reports_once_that_a_name_may_not_be_unlinked(name, broken):
     broken.reason = errno.EACCES
     sem = bound(broken, "linux")(name)
-    with pytest.raises(PermissionError, match=f"it belongs to user {os.geteuid()}, group .*, with mode 0600.*{name}"):
+    with pytest.raises(
+        PermissionError,
+        match=f"it belongs to user {os.geteuid()}, group .*, with mode 0600.*{name}",
+    ):
         sem.close()
     assert sem.closed
     sem.close()
@@ -365,7 +391,7 @@ reached.wait()
 
 @needs_fakes
 def test_a_name_whose_unlinking_never_ended_is_unlinked_at_the_end(name):
-    done = run_python(AT_EXIT, name, os.path.dirname(__file__))
+    done = run_python(AT_EXIT, name, os.path.join(os.path.dirname(__file__), "lib"))
     assert (done.returncode, done.stderr) == (0, "")
     assert not os.path.exists(f"/dev/shm{name}")
 

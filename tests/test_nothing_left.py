@@ -17,6 +17,7 @@ from support import SETS, run_python, unique_name, why_no_files, why_no_sets
 from named_semaphores import _sysv
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
+LIB = os.path.join(TESTS, "lib")
 
 LEAVING = """
 import pytest
@@ -70,11 +71,13 @@ def test_late(late):
 def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
     path = tmp_path / "test_leaving.py"
     path.write_text(LEAVING.format(others=name))
-    code = f"import sys; sys.path.insert(0, {TESTS!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    code = f"import sys; sys.path[:0] = [{TESTS!r}, {LIB!r}]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     options = ["-p", "no:cacheprovider", "-p", "conftest", "-rA", "-s", "--rootdir", str(tmp_path)]
     done = run_python(code, *options, str(path))
     library = _sysv.system()
-    library.remove(int(re.search(r"nameless: (\d+)", done.stdout)[1]))  # by its key it might have been another program's
+    library.remove(
+        int(re.search(r"nameless: (\d+)", done.stdout)[1])
+    )  # by its key it might have been another program's
     others = [f"{name}.idle", f"{name}.unready"]
     for other in others:  # made ready here, if it is there
         words = _sysv.words(other)
@@ -134,7 +137,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not list what there is")
 def test_what_a_killed_measurement_left_is_found_and_removed():
-    pid, named, robust = run_python(MEASURES, TESTS).stdout.split()
+    pid, named, robust = run_python(MEASURES, LIB).stdout.split()
     left = peers.sweep(int(pid))
     assert len(left) == 2
     assert named[1:] in left[0]

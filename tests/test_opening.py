@@ -14,7 +14,10 @@ from support import skip_without_room_for
 from named_semaphores import NamedSemaphore
 
 if profiles.why_impossible():
-    pytest.skip(f"NO PLATFORM PROFILES, ALL OF test_opening.py IS SKIPPED: {profiles.why_impossible()}", allow_module_level=True)
+    pytest.skip(
+        f"NO PLATFORM PROFILES, ALL OF test_opening.py IS SKIPPED: {profiles.why_impossible()}",
+        allow_module_level=True,
+    )
 
 from profiles.bsd import FreeBSD
 from profiles.linux import Musl, MuslSemaphore
@@ -65,7 +68,9 @@ def test_musls_names_are_no_directories():
 def rest(name):
     """Yield 255 of musl's semaphores: it opens one more."""
     skip_without_room_for(256)
-    sems = [MuslSemaphore(f"{name}.{number}", number, unlink_on_delete=False) for number in range(255)]
+    sems = [
+        MuslSemaphore(f"{name}.{number}", number, unlink_on_delete=False) for number in range(255)
+    ]
     yield sems
     for sem in sems:
         sem.unlink()
@@ -86,7 +91,9 @@ def test_musl_opens_256_semaphores_and_says_so(name, rest):
 def test_musls_successors_are_left_though_they_cannot_be_opened(name, rest):
     last = MuslSemaphore(name)
     last.unlink()
-    os.link(file_of(rest[1].name, MuslSemaphore), file_of(name, MuslSemaphore))  # stands for another process's
+    os.link(
+        file_of(rest[1].name, MuslSemaphore), file_of(name, MuslSemaphore)
+    )  # stands for another process's
     last.close()
     assert os.path.exists(file_of(name, MuslSemaphore))
     os.unlink(file_of(name, MuslSemaphore))
@@ -153,7 +160,12 @@ def test_made_and_removed_again_by_others_it_is_created_in_the_end(name):
 
 
 @pytest.mark.parametrize(
-    ("symbol", "call", "do"), [("unlink", 1, theirs_is_removed), ("unlink", 1, theirs_is_replaced), ("create", 2, theirs_is_made)]
+    ("symbol", "call", "do"),
+    [
+        ("unlink", 1, theirs_is_removed),
+        ("unlink", 1, theirs_is_replaced),
+        ("create", 2, theirs_is_made),
+    ],
 )
 def test_unlink_and_create_makes_its_own_whoever_comes_between(name, symbol, call, do):
     theirs = MuslSemaphore(name, 5, unlink_on_delete=False)
@@ -166,6 +178,8 @@ def test_unlink_and_create_makes_its_own_whoever_comes_between(name, symbol, cal
 
 
 def test_replaced_by_another_before_clean_up_it_is_left(name):
-    sem = bound(Raced(name, "link", 2, theirs_is_replaced), "linux")(name, 1)  # the second link is the look of clean-up
+    sem = bound(Raced(name, "link", 2, theirs_is_replaced), "linux")(
+        name, 1
+    )  # the second link is the look of clean-up
     sem.close()
     assert MuslSemaphore(name, unlink_on_delete=True).value == 9

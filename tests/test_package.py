@@ -66,7 +66,12 @@ print(repr(RobustSemaphore.__new__(RobustSemaphore)))
 @pytest.mark.parametrize(
     ("platform", "code", "hint"),
     [
-        pytest.param("win32", f"{PLAY}{WINDOWS}import _signal; del _signal.pthread_sigmask", "; run Python under WSL", id="win32"),
+        pytest.param(
+            "win32",
+            f"{PLAY}{WINDOWS}import _signal; del _signal.pthread_sigmask",
+            "; run Python under WSL",
+            id="win32",
+        ),
         pytest.param("emscripten", PLAY, "", id="emscripten"),
         pytest.param("wasi", f"{PLAY}del os.register_at_fork, os.fork", "", id="wasi"),
     ],
@@ -98,13 +103,19 @@ def test_importing_works_and_making_one_says_why_not(platform, code):
         assert first.startswith("named semaphores need ctypes, and this Python cannot import it: ")
         assert "ctypes" in first.partition(": ")[2]
     else:
-        assert f"({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL" in first
+        assert (
+            f"({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL"
+            in first
+        )
     assert bad_name.startswith("ValueError")
     assert "'a/b'" in bad_name
     assert shown == "<NamedSemaphore None closed>"
 
 
-@pytest.mark.skipif(profiles.why_impossible() is not None, reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
+@pytest.mark.skipif(
+    profiles.why_impossible() is not None,
+    reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
+)
 def test_stubs_that_say_enosys_are_said_to_be_none(name):
     # Android's, in bionic's sources (libc/bionic/semaphore.cpp): sem_open, sem_close and sem_unlink.
     code = """
@@ -160,12 +171,17 @@ interpreters.destroy(made)
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12) or sys.implementation.name != "cpython", reason="no isolated interpreters before 3.12")
+@pytest.mark.skipif(
+    sys.version_info < (3, 12) or sys.implementation.name != "cpython",
+    reason="no isolated interpreters before 3.12",
+)
 def test_an_isolated_subinterpreter_works_or_says_why_not(name):
     done = run_python(ISOLATED, name)
     assert done.returncode == 0, done.stderr
     if done.stdout != "works\n":
-        assert done.stdout.startswith("named semaphores need ctypes, and this Python cannot import it: ")
+        assert done.stdout.startswith(
+            "named semaphores need ctypes, and this Python cannot import it: "
+        )
         assert "subinterpreter" in done.stdout
 
 
@@ -194,14 +210,17 @@ def test_importing_the_package_imports_neither_enum_nor_ctypes_nor_asyncio():
 
 def test_using_the_class_does_not_import_asyncio(name):
     done = run_python(
-        "import sys; from named_semaphores import NamedSemaphore; NamedSemaphore(sys.argv[1]); print('asyncio' in sys.modules)", name
+        "import sys; from named_semaphores import NamedSemaphore; NamedSemaphore(sys.argv[1]); print('asyncio' in sys.modules)",
+        name,
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_the_package_lists_its_classes_and_has_nothing_else():
     assert {"NamedSemaphore", "RobustSemaphore", "__version__"} <= set(dir(named_semaphores))
-    with pytest.raises(AttributeError, match="module 'named_semaphores' has no attribute 'Semaphore'"):
+    with pytest.raises(
+        AttributeError, match="module 'named_semaphores' has no attribute 'Semaphore'"
+    ):
         _ = named_semaphores.Semaphore
 
 
@@ -240,7 +259,7 @@ own = Other(sys.argv[1] + "x")
 
 def test_two_copies_in_one_process_do_not_disturb_each_other(name):
     sem = NamedSemaphore(name, 2)
-    done = run_python(TWO, name, os.path.dirname(__file__))
+    done = run_python(TWO, name, os.path.join(os.path.dirname(__file__), "lib"))
     assert (done.returncode, done.stderr) == (0, "")
     assert sem.value == 0  # daemon threads keep their tokens, whatever waits for more
     assert not exists(name + "x")

@@ -11,7 +11,9 @@ from support import SLOW, start_python, wait_for
 
 from named_semaphores import NamedSemaphore
 
-posix_ipc = pytest.importorskip("posix_ipc", reason="posix_ipc is not installed; tox -e peers has it")
+posix_ipc = pytest.importorskip(
+    "posix_ipc", reason="posix_ipc is not installed; tox -e peers has it"
+)
 Flags = NamedSemaphore.Flags
 
 
@@ -48,9 +50,7 @@ def test_what_the_other_created_is_linked_and_left(name):
 
 def test_each_wakes_the_other(name):
     sem, back = NamedSemaphore(name, 0), NamedSemaphore(f"{name}-", 0)
-    code = (
-        "import posix_ipc, sys; there, back = map(posix_ipc.Semaphore, sys.argv[1:])\nfor _ in range(200): there.acquire(); back.release()"
-    )
+    code = "import posix_ipc, sys; there, back = map(posix_ipc.Semaphore, sys.argv[1:])\nfor _ in range(200): there.acquire(); back.release()"
     child = start_python(code, sem.name, back.name)
     for _ in range(200):
         sem.release()

@@ -36,7 +36,9 @@ def test_python_blocks_run_top_to_bottom(name):
     finally:
         for _, used in NAME.findall(code):
             with contextlib.suppress(FileNotFoundError):  # some stay, as README says
-                NamedSemaphore(used, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).unlink()
+                NamedSemaphore(
+                    used, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
+                ).unlink()
 
 
 def test_command_lines_are_understood():
@@ -59,11 +61,21 @@ def test_the_command_lines_run_in_order(name):
     (block,) = (block for block in blocks("console") if "create pool" in block)
     names = sorted(set(re.findall(r"named-semaphores (?:run|create) (\w+)", block)))
     assert names == ["build", "disk", "pool"]
-    script = re.sub(r"\b(build|disk|pool)\b", rf"{name}.\1", block.replace("$ named-semaphores", f'"{sys.executable}" -m named_semaphores'))
+    script = re.sub(
+        r"\b(build|disk|pool)\b",
+        rf"{name}.\1",
+        block.replace("$ named-semaphores", f'"{sys.executable}" -m named_semaphores'),
+    )
     # The last run finds a token, if the first, in the background, has begun: else it makes a semaphore of one.
     first, rest = script.split("\n", 1)
     script = f'{first}\nuntil "{sys.executable}" -m named_semaphores value {name}.build >/dev/null 2>&1; do :; done\n{rest}'
-    done = subprocess.run(["sh", "-euc", script + "wait"], capture_output=True, text=True, timeout=60 * SLOW, check=False)
+    done = subprocess.run(
+        ["sh", "-euc", script + "wait"],
+        capture_output=True,
+        text=True,
+        timeout=60 * SLOW,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(rf"{name}.pool +posix +3 ", done.stdout)
     assert done.stdout.endswith("\n2\n")
@@ -71,7 +83,18 @@ def test_the_command_lines_run_in_order(name):
 
 
 def test_the_first_command(name):
-    command = [sys.executable, "-m", "named_semaphores", "run", name, "--slots", "2", "--", "echo", "hello"]
+    command = [
+        sys.executable,
+        "-m",
+        "named_semaphores",
+        "run",
+        name,
+        "--slots",
+        "2",
+        "--",
+        "echo",
+        "hello",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=True)
     assert done.stdout == "hello\n"
     RobustSemaphore(name).close()  # the command's end leaves an idle set, which counts as not there

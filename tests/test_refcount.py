@@ -14,7 +14,10 @@ from named_semaphores import NamedSemaphore
 from named_semaphores._libc import Libc
 
 if profiles.why_impossible():
-    pytest.skip(f"NO PLATFORM PROFILES, ALL OF test_refcount.py IS SKIPPED: {profiles.why_impossible()}", allow_module_level=True)
+    pytest.skip(
+        f"NO PLATFORM PROFILES, ALL OF test_refcount.py IS SKIPPED: {profiles.why_impossible()}",
+        allow_module_level=True,
+    )
 
 from profiles.uncounted import Cygwin, Illumos
 

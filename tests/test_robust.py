@@ -45,7 +45,9 @@ KINDS = ROBUST
 Flags = RobustSemaphore.Flags
 
 if sys.version_info >= (3, 12):
-    pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+    pytestmark = pytest.mark.filterwarnings(
+        "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
+    )
 
 
 @pytest.fixture
@@ -193,7 +195,9 @@ def test_a_task_takes_several(sem):
         sem.release(3)
 
     asyncio.run(main())
-    wait_for(lambda: sem.value == 3)  # a thread that waited for tasks may have taken some for an instant
+    wait_for(
+        lambda: sem.value == 3
+    )  # a thread that waited for tasks may have taken some for an instant
 
 
 def test_more_than_there_are_would_wait_for_ever(sem):
@@ -204,7 +208,11 @@ def test_more_than_there_are_would_wait_for_ever(sem):
         with sem.tokens(4):
             pass
 
-    for wait in (lambda: sem.acquire(n=4), lambda: sem.acquire(False, n=4), lambda: asyncio.run(tasks())):
+    for wait in (
+        lambda: sem.acquire(n=4),
+        lambda: sem.acquire(False, n=4),
+        lambda: asyncio.run(tasks()),
+    ):
         with pytest.raises(ValueError, match=f"{sem.name!r}: n must be at most 3, .* not 4"):
             wait()
     if sem._handle.is_steady:
@@ -265,7 +273,9 @@ def test_a_with_statement_beside_a_thread_that_splits_what_it_took(Robust, name)
 
 
 def test_threads_in_different_numbers_lose_nothing(name, full):
-    sem = RobustSemaphore(name, 70)  # enough for all at once: a thread that waited while it held some could wait for ever
+    sem = RobustSemaphore(
+        name, 70
+    )  # enough for all at once: a thread that waited while it held some could wait for ever
 
     def use():
         chance, mine = random.Random(threading.get_ident()), 0
@@ -299,7 +309,11 @@ def test_releasing_many_that_were_taken_singly_is_quick(name):
     close(sem)
 
 
-EVENTS = ["another thread takes the last", "another thread takes singly and gives back at once", "a signal handler raises"]
+EVENTS = [
+    "another thread takes the last",
+    "another thread takes singly and gives back at once",
+    "a signal handler raises",
+]
 
 
 @pytest.mark.parametrize("event", EVENTS)
@@ -376,7 +390,9 @@ def test_what_was_just_taken_goes_back_unless_another_thread_gave_it_back(native
 
 def test_more_than_is_held_cannot_be_released(sem):
     for n in (1, 2, 40_000):
-        with pytest.raises(ValueError, match=f"{sem.name!r}: cannot release {n}: this process holds 0"):
+        with pytest.raises(
+            ValueError, match=f"{sem.name!r}: cannot release {n}: this process holds 0"
+        ):
             sem.release(n)
     assert sem.acquire()
     with pytest.raises(ValueError, match="cannot release 2: this process holds 1"):
@@ -387,7 +403,12 @@ def test_more_than_is_held_cannot_be_released(sem):
 
 def test_a_token_released_in_a_with_statement_is_missing_at_its_end(sem):
     for _ in range(3):
-        with pytest.raises(ValueError, match=f"{sem.name!r}: cannot release 1: this process holds 0"), sem:
+        with (
+            pytest.raises(
+                ValueError, match=f"{sem.name!r}: cannot release 1: this process holds 0"
+            ),
+            sem,
+        ):
             sem.release()
         with pytest.raises(ValueError, match="cannot release 2"), sem.tokens(2):
             sem.release(2)
@@ -437,7 +458,9 @@ def test_another_number_than_the_existing_ones_is_an_error(sem):
 
 @pytest.mark.parametrize("number", [0, -1, 32768, 1.5, "3"])
 def test_a_number_that_is_none(Robust, name, number):
-    with pytest.raises(ValueError, match=f"{name!r}: initial_value must be an int from 1 to 32767, not {number!r}"):
+    with pytest.raises(
+        ValueError, match=f"{name!r}: initial_value must be an int from 1 to 32767, not {number!r}"
+    ):
         Robust(name, number)
     assert not exists(name)
 
@@ -486,7 +509,9 @@ def test_the_umask_does_not_cut_the_mode(name, mode):
 
 @pytest.mark.parametrize("mode", [0, 0o400, 0o200, 0o066])
 def test_a_mode_that_keeps_its_owner_out_is_refused(Robust, name, mode):
-    with pytest.raises(ValueError, match=f"{name!r}: mode must allow its owner .*0o600.*, not 0o{mode:o}"):
+    with pytest.raises(
+        ValueError, match=f"{name!r}: mode must allow its owner .*0o600.*, not 0o{mode:o}"
+    ):
         Robust(name, mode=mode)
     assert not exists(name)
 
@@ -628,7 +653,9 @@ def test_resize_takes_the_timeouts_that_acquire_takes(sem, timeout):
 def test_resize_refuses_other_timeouts(sem, bad):
     with pytest.raises(ValueError, match=f"{sem.name!r}: timeout must be"):
         sem.resize(2, bad)
-    with pytest.raises(ValueError, match=f"{sem.name!r}: total must be an int from 1 to 32767, not {bad!r}"):
+    with pytest.raises(
+        ValueError, match=f"{sem.name!r}: total must be an int from 1 to 32767, not {bad!r}"
+    ):
         sem.resize(bad)
     assert sem.initial_value == 3
 
@@ -720,7 +747,9 @@ def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(name, way):
     library = Refusing()
     sem = type("Bound", (RobustSemaphore,), {"_library": _sysv.SysV(library, "darwin")})(name, 3)
     n = 2 if way == "release several" else 1
-    lose, regain = (functools.partial(setattr, library, "refuses", refuses) for refuses in (True, False))
+    lose, regain = (
+        functools.partial(setattr, library, "refuses", refuses) for refuses in (True, False)
+    )
     assert keeps_what_it_may_not_give_back(sem, lose, regain, way) == (n, 3 - n, 3)
     # Tokens of an object that is gone stay this process's, whether it may look or not.
     sem.acquire()
@@ -743,7 +772,9 @@ def test_so_does_one_that_changes_its_user(native, way):
         sem = RobustSemaphore(f"{native.name}.{mode}", 3, mode=mode)
 
         def change(name=sem.name):
-            return keeps_what_it_may_not_give_back(RobustSemaphore(name), lambda: os.seteuid(65534), lambda: os.seteuid(0), way)
+            return keeps_what_it_may_not_give_back(
+                RobustSemaphore(name), lambda: os.seteuid(65534), lambda: os.seteuid(0), way
+            )
 
         assert in_child(change) == repr((n, 3 - n, 3))
         close(sem)
@@ -756,7 +787,10 @@ def test_so_does_one_that_changes_its_user(native, way):
 @pytest.mark.parametrize("linkers", [None, False, True])
 @pytest.mark.parametrize("first_out", ["creator", "linker"])
 def test_how_long_a_name_lives(Robust, name, creators, linkers, first_out):
-    creator, linker = Robust(name, 2, unlink_on_delete=creators), Robust(name, unlink_on_delete=linkers)
+    creator, linker = (
+        Robust(name, 2, unlink_on_delete=creators),
+        Robust(name, unlink_on_delete=linkers),
+    )
     assert (creator.unlink_on_delete, linker.unlink_on_delete) == (bool(creators), bool(linkers))
     first, second = (creator, linker) if first_out == "creator" else (linker, creator)
     unlinks = {"creator": (creators, linkers), "linker": (linkers, creators)}[first_out]
@@ -807,7 +841,13 @@ def test_after_unlink_there_is_nothing_to_acquire(sem):
             sem.unlink()
         assert waiters == [sem.name]
         sem.release()
-        for use in (sem.acquire, lambda: sem.acquire(False), lambda: sem.acquire(timeout=9), lambda: sem.acquire(n=2), sem.unlink):
+        for use in (
+            sem.acquire,
+            lambda: sem.acquire(False),
+            lambda: sem.acquire(timeout=9),
+            lambda: sem.acquire(n=2),
+            sem.unlink,
+        ):
             with pytest.raises(FileNotFoundError, match="it was removed"):
                 use()
         for use in (
@@ -859,7 +899,14 @@ def test_close_under_waiters(Robust, name):
         wait_for(lambda: other.waiting == 2)
         time.sleep(0.15)  # both wait, and not for the first time
         close(sem)
-        for use in (sem.acquire, sem.release, lambda: sem.tokens(2), lambda: sem.acquire(n=2), lambda: sem.value, lambda: sem.waiting):
+        for use in (
+            sem.acquire,
+            sem.release,
+            lambda: sem.tokens(2),
+            lambda: sem.acquire(n=2),
+            lambda: sem.value,
+            lambda: sem.waiting,
+        ):
             with pytest.raises(ValueError, match="is closed"):
                 use()
         with pytest.raises(ValueError, match="is closed"):
@@ -967,7 +1014,14 @@ def test_opening_and_closing_leaves_no_user(native, full):
         use()
         collect()
         assert users_of(native) == 1
-        sizes.append((len(_holding._users), len(_holding._holdings), len(_holding._kept), len(_holding.renewed)))
+        sizes.append(
+            (
+                len(_holding._users),
+                len(_holding._holdings),
+                len(_holding._kept),
+                len(_holding.renewed),
+            )
+        )
     assert sizes[0] == sizes[1]
 
 
@@ -1211,7 +1265,9 @@ if pid == os.getpid():
 HOOK = "os.register_at_fork(before=interrupt)"
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy runs the handler in its own fork hook")
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="PyPy runs the handler in its own fork hook"
+)
 def test_a_signal_during_a_fork_is_not_lost(name):
     # The hook that is registered first runs last: between the library's hooks and the fork.
     done = run_python(SIGNALS.format(first=HOOK, last=""), name)
@@ -1219,11 +1275,15 @@ def test_a_signal_during_a_fork_is_not_lost(name):
 
 
 def test_a_signal_just_before_a_fork_leaves_no_signal_blocked(name):
-    done = run_python(SIGNALS.format(first="", last=HOOK).replace("if pid == os.getpid():", "if 0:"), name)
+    done = run_python(
+        SIGNALS.format(first="", last=HOOK).replace("if pid == os.getpid():", "if 0:"), name
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy runs the handler in its own fork hook")
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="PyPy runs the handler in its own fork hook"
+)
 def test_a_signal_that_another_thread_receives_during_a_fork_is_not_lost(name):
     code = """
 import os, signal, sys, threading, time
@@ -1295,7 +1355,9 @@ assert os.wait()[1] == 0
 def test_a_pipe_that_an_interrupted_fork_left_serves_the_next(native):
     free = os.dup(0)
     os.close(free)
-    _holding._pipes[threading.get_ident()] = list(os.pipe())  # a signal handler raised between the two steps
+    _holding._pipes[threading.get_ident()] = list(
+        os.pipe()
+    )  # a signal handler raised between the two steps
     assert in_child(lambda: users_of(native)) == "2"
     assert _holding._pipes[threading.get_ident()] == []
     again = os.dup(0)
@@ -1303,7 +1365,9 @@ def test_a_pipe_that_an_interrupted_fork_left_serves_the_next(native):
     assert again == free
 
 
-def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_user(native, monkeypatch):
+def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_user(
+    native, monkeypatch
+):
     def interrupted(semset):
         pids.append(os.fork())
         return opening(semset)
@@ -1318,7 +1382,9 @@ def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_
     close(other)
 
 
-def test_a_child_of_a_signal_handler_that_forks_right_after_the_set_was_joined_leaves_its_parent_a_user(name, monkeypatch):
+def test_a_child_of_a_signal_handler_that_forks_right_after_the_set_was_joined_leaves_its_parent_a_user(
+    name, monkeypatch
+):
     def joined(library, semid, operations):
         done = operate(library, semid, operations)
         if operations[-1][:2] == (_sysv.USERS, 1):
@@ -1490,7 +1556,9 @@ def test_a_use_that_another_thread_has_ended(native, monkeypatch):
             self.clear()
             return super().pop()
 
-    monkeypatch.setattr(_holding, "_ended", Raced([(native._handle.opening.user.holding, native._set)]))
+    monkeypatch.setattr(
+        _holding, "_ended", Raced([(native._handle.opening.user.holding, native._set)])
+    )
     _holding.leave_ended()
     assert users_of(native) == 1
 
@@ -1561,7 +1629,9 @@ def test_a_child_of_multiprocessing_leaves_at_its_end_unless_a_thread_runs(nativ
 
 
 @pytest.mark.refcounts
-def test_an_interpreter_that_does_not_tell_of_its_last_collection_leaves_at_exit(native, monkeypatch):
+def test_an_interpreter_that_does_not_tell_of_its_last_collection_leaves_at_exit(
+    native, monkeypatch
+):
     monkeypatch.setattr(_holding, "gc", object())  # as on PyPy
     _holding._leave_late()
     with pytest.raises(FileNotFoundError):
@@ -1625,8 +1695,14 @@ process.join()
 def test_the_end_of_a_process_leaves_nothing_behind(name, end):
     modules = "import atexit, faulthandler, gc, multiprocessing, os, sys, threading, time"
     imports = "from named_semaphores import RobustSemaphore, _holding"
-    done = run_python(f"{modules}\nfaulthandler.dump_traceback_later(60, exit=True)\n{imports}\nname = sys.argv[1]\n{ENDS[end]}", name)
-    said = {"a daemon thread that was frozen with the lock": "closed\n", "a finalizer that uses it": "inside\n"}.get(end, "")
+    done = run_python(
+        f"{modules}\nfaulthandler.dump_traceback_later(60, exit=True)\n{imports}\nname = sys.argv[1]\n{ENDS[end]}",
+        name,
+    )
+    said = {
+        "a daemon thread that was frozen with the lock": "closed\n",
+        "a finalizer that uses it": "inside\n",
+    }.get(end, "")
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     assert not exists(name)
 
@@ -1749,7 +1825,10 @@ sys.exit(seen != [11])
     assert run_python(code, name).returncode == 0
 
 
-@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)() or PYPY, reason="this Python's ctypes keeps no GIL")
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)() or PYPY,
+    reason="this Python's ctypes keeps no GIL",
+)
 def test_children_of_threads_that_fork_at_once_have_no_ends_of_each_others_pipes(name, full):
     code = """
 import os, sys, threading
@@ -1832,7 +1911,9 @@ thread.join()  # so that nobody else reads
 
 
 def test_a_program_executed_in_its_place_keeps_the_tokens(native):
-    with holder(native.name, "sem.acquire(n=2); os.execv('/bin/sh', ['sh', '-c', 'echo ready; read line'])") as process:
+    with holder(
+        native.name, "sem.acquire(n=2); os.execv('/bin/sh', ['sh', '-c', 'echo ready; read line'])"
+    ) as process:
         assert native.value == 1
         assert users_of(native) == 2
         process.stdin.close()
@@ -1898,7 +1979,11 @@ def test_errors_name_the_semaphore(Robust, name):
     sem = Robust(name, 3)
     cases = [
         (FileExistsError, errno.EEXIST, lambda: Robust(name, 3, Flags.RAISE_IF_EXISTS)),
-        (FileNotFoundError, errno.ENOENT, lambda: Robust(f"{name}x", handle_existence=Flags.RAISE_IF_NOT_EXISTS)),
+        (
+            FileNotFoundError,
+            errno.ENOENT,
+            lambda: Robust(f"{name}x", handle_existence=Flags.RAISE_IF_NOT_EXISTS),
+        ),
     ]
     for kind, number, call in cases:
         with pytest.raises(kind) as raised:
@@ -1924,7 +2009,11 @@ def test_another_programs_set_under_its_key_is_left_alone(name):
 def test_pickles_link_and_hold_nothing(native):
     with native:
         copy = pickle.loads(pickle.dumps(native))
-        assert (copy.name, copy.linked_existing_semaphore, copy.unlink_on_delete) == (native.name, True, False)
+        assert (copy.name, copy.linked_existing_semaphore, copy.unlink_on_delete) == (
+            native.name,
+            True,
+            False,
+        )
         assert copy.value == 2
         close(copy)
     assert native.value == 3
@@ -2004,7 +2093,13 @@ def by_steps(sem):
             sem.release()
             sem.release()
 
-    return {"with": with_statement, "tokens": tokens, "timed": timed, "several": several, "regrouped": regrouped}
+    return {
+        "with": with_statement,
+        "tokens": tokens,
+        "timed": timed,
+        "several": several,
+        "regrouped": regrouped,
+    }
 
 
 def storm_sizes(full):
@@ -2024,9 +2119,13 @@ def check_storm(outcome, count, statement):
 @pytest.mark.parametrize("statement", ["with", "tokens", "timed", "several", "regrouped"])
 def test_a_storm(native, full, statement):
     if statement == "regrouped" and PYPY and sys.version_info >= (3, 10):
-        pytest.skip("PyPy 8 calls what __enter__ returned in place of __exit__ if a signal comes as a with statement begins")
+        pytest.skip(
+            "PyPy 8 calls what __enter__ returned in place of __exit__ if a signal comes as a with statement begins"
+        )
     count = storm_sizes(full)
-    check_storm(storm(native, count, by_steps(native)[statement], contextlib.nullcontext), count, statement)
+    check_storm(
+        storm(native, count, by_steps(native)[statement], contextlib.nullcontext), count, statement
+    )
 
 
 @pytest.mark.parametrize("statement", ["with", "tokens", "timed"])
@@ -2060,15 +2159,22 @@ def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp
     path.write_bytes(bytes(users.SLOTS))
     marks = users.shared(str(path))
     chance = random.Random(11)
-    contexts = {method: multiprocessing.get_context(method) for method in ("fork", "spawn", "forkserver")}
-    running, started, slots = {}, dict.fromkeys((*contexts, "subprocess"), 0), iter(range(1, users.SLOTS))
+    contexts = {
+        method: multiprocessing.get_context(method) for method in ("fork", "spawn", "forkserver")
+    }
+    running, started, slots = (
+        {},
+        dict.fromkeys((*contexts, "subprocess"), 0),
+        iter(range(1, users.SLOTS)),
+    )
 
     def start():
         kind, slot = chance.choice(list(started)), next(slots)
         arguments = (name, str(path), slot, 20)
         if kind == "subprocess":
             process = subprocess.Popen(
-                [sys.executable, users.__file__, *map(str, arguments)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+                [sys.executable, users.__file__, *map(str, arguments)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         else:
             process = contexts[kind].Process(target=users.work, args=arguments)
@@ -2077,7 +2183,11 @@ def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp
         running[process] = slot
 
     def is_over(process):
-        return process.poll() is not None if isinstance(process, subprocess.Popen) else process.exitcode is not None
+        return (
+            process.poll() is not None
+            if isinstance(process, subprocess.Popen)
+            else process.exitcode is not None
+        )
 
     end = time.monotonic() + (60 if full else 3)
     while time.monotonic() < end or min(started.values()) == 0 or marks[0] == 0:

@@ -37,12 +37,25 @@ def line(*words):
 def run(*words, **options):
     return subprocess.run(
         line(*words),
-        **{"capture_output": True, "text": True, "timeout": SECONDS, "check": False, "cwd": "/", "env": ENVIRONMENT, **options},
+        **{
+            "capture_output": True,
+            "text": True,
+            "timeout": SECONDS,
+            "check": False,
+            "cwd": "/",
+            "env": ENVIRONMENT,
+            **options,
+        },
     )
 
 
 def start(*words, **options):
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    streams = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     return Child(line(*words), **{"cwd": "/", "env": ENVIRONMENT, **streams, **options})
 
 
@@ -95,7 +108,11 @@ def test_the_command_is_this_very_process_and_holds_a_token(opened):
     [
         pytest.param(["true"], 0, id="nothing"),
         pytest.param(["sh", "-c", "kill -9 $$"], -9, id="killed"),
-        pytest.param(["sh", "-c", 'test "$1" = -- && test "$2" = --slots', "sh", "--", "--slots"], 0, id="dashes"),
+        pytest.param(
+            ["sh", "-c", 'test "$1" = -- && test "$2" = --slots', "sh", "--", "--slots"],
+            0,
+            id="dashes",
+        ),
     ],
 )
 def test_exit_code_and_words_are_the_commands(name, command, code):
@@ -116,8 +133,15 @@ def test_options_stand_on_both_sides_of_the_name(name):
 
 
 def test_all_options(name):
-    options = _run._parse([name, "--timeout", "1.5", "--conflict-exit-code", "75", "--verbose", "--", "-x"])
-    assert (options.timeout, options.conflict_exit_code, options.verbose, options.command) == (1.5, 75, True, ["-x"])
+    options = _run._parse(
+        [name, "--timeout", "1.5", "--conflict-exit-code", "75", "--verbose", "--", "-x"]
+    )
+    assert (options.timeout, options.conflict_exit_code, options.verbose, options.command) == (
+        1.5,
+        75,
+        True,
+        ["-x"],
+    )
     assert (options.slots, options.take, options.no_wait) == (None, 1, False)
 
 
@@ -136,7 +160,10 @@ def test_what_cannot_be_run(name, tmp_path):
     ):
         result = run(name, command)
         assert result.returncode == code
-        assert result.stderr == f"{os.path.basename(sys.executable)} -m named_semaphores: {command}: {os.strerror(reason)}\n"
+        assert (
+            result.stderr
+            == f"{os.path.basename(sys.executable)} -m named_semaphores: {command}: {os.strerror(reason)}\n"
+        )
     assert name not in [found.name for found in _sysv.list_sets()]
 
 
@@ -145,7 +172,12 @@ def test_a_script_without_an_interpreter_line_is_the_shells(name, tmp_path, by):
     script = tmp_path / "script"
     script.write_text('echo "$0 $1"; exit 3\n')
     script.chmod(0o755)
-    result = run(name, str(script) if by == "path" else "script", "a b", env={**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    result = run(
+        name,
+        str(script) if by == "path" else "script",
+        "a b",
+        env={**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
     assert (result.stdout, result.stderr, result.returncode) == (f"{script} a b\n", "", 3)
 
 
@@ -154,11 +186,17 @@ def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "script").write_text("echo found\n")
         (tmp_path / folder / "script").chmod(mode)
-    result = run(name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/none:{tmp_path}/a:{tmp_path}/b"})
+    result = run(
+        name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/none:{tmp_path}/a:{tmp_path}/b"}
+    )
     assert (result.stdout, result.returncode) == ("found\n", 0)
     result = run(name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/a:{tmp_path}/none"})
     assert result.returncode == 126
-    for path, folder in (("", "b"), (f":{tmp_path}/b", "a/.."), (f"{tmp_path}/none:", "b")):  # an empty entry is the current folder
+    for path, folder in (
+        ("", "b"),
+        (f":{tmp_path}/b", "a/.."),
+        (f"{tmp_path}/none:", "b"),
+    ):  # an empty entry is the current folder
         result = run(name, "script", cwd=tmp_path / folder, env={**ENVIRONMENT, "PATH": path})
         assert (result.stdout, result.returncode) == ("found\n", 0)
 
@@ -169,7 +207,10 @@ def test_a_folder_of_the_path_that_cannot_be_searched(capfd, monkeypatch):
 
     monkeypatch.setattr(os, "execv", refuse)
     assert _run._execute(["no-such-command"]) == 127
-    assert capfd.readouterr().err == f"named-semaphores: no-such-command: {os.strerror(errno.ENOENT)}\n"
+    assert (
+        capfd.readouterr().err
+        == f"named-semaphores: no-such-command: {os.strerror(errno.ENOENT)}\n"
+    )
 
 
 def test_a_file_that_may_be_executed_but_not_read_is_the_shells(tmp_path):
@@ -191,7 +232,9 @@ def test_a_command_line_that_is_too_long(capfd, monkeypatch):
 def test_the_command_gets_the_descriptors(name):
     # GNU make's job server is a pipe.
     reading, writing = os.pipe()
-    result = run(name, sys.executable, "-c", f"import os; os.write({writing}, b'told')", pass_fds=[writing])
+    result = run(
+        name, sys.executable, "-c", f"import os; os.write({writing}, b'told')", pass_fds=[writing]
+    )
     os.close(writing)
     with open(reading) as pipe:
         assert (result.returncode, pipe.read()) == (0, "told")
@@ -200,7 +243,11 @@ def test_the_command_gets_the_descriptors(name):
 @on_linux
 @pytest.mark.skipif(SLOW > 1, reason="qemu forgets what is ignored at exec")
 def test_the_command_finds_signals_and_descriptors_as_they_were(name):
-    ignored = [signal.SIGHUP, signal.SIGINT, signal.SIGCHLD]  # as nohup, a background job, and a parent without wait do
+    ignored = [
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGCHLD,
+    ]  # as nohup, a background job, and a parent without wait do
     if PYPY:  # it replaces SIGINT's setting without a look at it
         ignored.remove(signal.SIGINT)
 
@@ -209,12 +256,25 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGTERM})
 
-    options = {"preexec_fn": prepare, "capture_output": True, "text": True, "check": True, "timeout": SECONDS}
+    options = {
+        "preexec_fn": prepare,
+        "capture_output": True,
+        "text": True,
+        "check": True,
+        "timeout": SECONDS,
+    }
     for command in (["cat", "/proc/self/status"], ["ls", "/proc/self/fd"]):
         expected, found = (
             # SigQ counts the signals that wait for all of this user's processes
-            [line for line in text.splitlines() if command[0] == "ls" or line.startswith(("SigB", "SigC", "SigI", "SigP", "Shd"))]
-            for text in (subprocess.run(command, **options).stdout, run(name, *command, **options).stdout)
+            [
+                line
+                for line in text.splitlines()
+                if command[0] == "ls" or line.startswith(("SigB", "SigC", "SigI", "SigP", "Shd"))
+            ]
+            for text in (
+                subprocess.run(command, **options).stdout,
+                run(name, *command, **options).stdout,
+            )
         )
         assert found == expected
         if command[0] == "cat":
@@ -223,7 +283,9 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
 
 
 @on_linux
-@pytest.mark.parametrize("locale", [{}, {"LC_CTYPE": "POSIX"}, {"LC_CTYPE": "C.UTF-8"}, {"LC_ALL": "C"}], ids=str)
+@pytest.mark.parametrize(
+    "locale", [{}, {"LC_CTYPE": "POSIX"}, {"LC_CTYPE": "C.UTF-8"}, {"LC_ALL": "C"}], ids=str
+)
 def test_the_command_finds_the_environment_as_it_was(name, locale):
     environment = {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], **locale}
     result = run(name, "/usr/bin/env", env=environment)
@@ -231,13 +293,17 @@ def test_the_command_finds_the_environment_as_it_was(name, locale):
 
 
 @pytest.mark.parametrize(
-    ("entries", "after"), [([b"A=b"], None), ([b"LC_CTYPE=POSIX", b""], "POSIX"), (None, "C.UTF-8")], ids=["none", "POSIX", "unknown"]
+    ("entries", "after"),
+    [([b"A=b"], None), ([b"LC_CTYPE=POSIX", b""], "POSIX"), (None, "C.UTF-8")],
+    ids=["none", "POSIX", "unknown"],
 )
 def test_the_locale_before_python_changed_it(monkeypatch, tmp_path, entries, after):
     if entries is not None:
         (tmp_path / "environ").write_bytes(b"\0".join(entries))
     monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
-    monkeypatch.setattr(_run, "open", lambda path, mode: open(tmp_path / "environ", mode), raising=False)
+    monkeypatch.setattr(
+        _run, "open", lambda path, mode: open(tmp_path / "environ", mode), raising=False
+    )
     _run._restore_locale()
     assert os.environ.get("LC_CTYPE") == after
 
@@ -247,7 +313,9 @@ def test_the_locale_before_python_changed_it(monkeypatch, tmp_path, entries, aft
 
 def test_no_more_than_the_slots_run_at_once(name, tmp_path):
     count = 'touch "$1/$$"; ls "$1" | wc -l; sleep 0.1; rm "$1/$$"'
-    started = [start(name, "--slots", "3", "sh", "-c", count, "sh", str(tmp_path)) for _ in range(8)]
+    started = [
+        start(name, "--slots", "3", "sh", "-c", count, "sh", str(tmp_path)) for _ in range(8)
+    ]
     inside = []
     for process in started:
         out, err, code = end(process)
@@ -260,7 +328,9 @@ def test_a_semaphore_begins_anew_when_nobody_has_it_open(name):
     for slots in ("3", "5"):
         with start(name, "--slots", slots, *HOLD) as process:
             process.stdout.readline()
-            assert [found.total for found in _sysv.list_sets() if found.name == name] == [int(slots)]
+            assert [found.total for found in _sysv.list_sets() if found.name == name] == [
+                int(slots)
+            ]
             end(process)
     assert run(name, "--take", "2", "true").returncode == 2  # one token is the default
 
@@ -284,7 +354,11 @@ def test_several_tokens_are_taken_at_once(opened):
     assert run(opened.name, "--take", "2", "--no-wait", "true").returncode == 1
     give(opened)
     result = run(opened.name, "--take", "3", "true")
-    assert (result.returncode, "--take 3 is more than" in result.stderr, opened.value()) == (2, True, 2)
+    assert (result.returncode, "--take 3 is more than" in result.stderr, opened.value()) == (
+        2,
+        True,
+        2,
+    )
 
 
 @pytest.mark.parametrize("timeout", [[], ["--timeout", "600"]], ids=str)
@@ -301,19 +375,25 @@ def test_a_wait_for_more_than_a_resize_left_ends(opened, timeout):
 
 @pytest.mark.parametrize("conflict", [[], ["--conflict-exit-code", "75"]], ids=str)
 @pytest.mark.parametrize(
-    ("wait", "within"), [(["--no-wait"], ""), (["--timeout", "0"], ""), (["--timeout", "0.05"], " within 0.05 s")], ids=str
+    ("wait", "within"),
+    [(["--no-wait"], ""), (["--timeout", "0"], ""), (["--timeout", "0.05"], " within 0.05 s")],
+    ids=str,
 )
 def test_no_token_in_time(opened, wait, within, conflict):
     take(opened, 2)
     result = run(opened.name, *wait, *conflict, "echo", "it runs")
     assert (result.returncode, result.stdout) == (75 if conflict else 1, "")
-    assert result.stderr.endswith(f"named_semaphores: {opened.name}: 1 of 2 tokens was not free{within}\n")
+    assert result.stderr.endswith(
+        f"named_semaphores: {opened.name}: 1 of 2 tokens was not free{within}\n"
+    )
     assert result.stderr.count("\n") == 1
     give(opened, 2)
     assert (opened.value(), opened.users()) == (2, 1)
 
 
-@pytest.mark.parametrize("timeout", [[], ["--timeout", "600"], ["--timeout", "1e300"], ["--timeout", "inf"]], ids=str)
+@pytest.mark.parametrize(
+    "timeout", [[], ["--timeout", "600"], ["--timeout", "1e300"], ["--timeout", "inf"]], ids=str
+)
 def test_it_waits_for_a_token_also_after_it_was_stopped(opened, timeout):
     take(opened, 2)
     with start(opened.name, *timeout, "echo", "it runs") as process:
@@ -329,7 +409,9 @@ def test_it_waits_for_a_token_also_after_it_was_stopped(opened, timeout):
     assert opened.value() == 2
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL]
+)
 def test_a_signal_ends_the_wait_and_costs_no_token(opened, signum):
     take(opened, 2)
     with start(opened.name, "echo", "it runs") as process:
@@ -425,7 +507,10 @@ def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
             ("NAME --timeout nan true", "--timeout: 'nan' is not a number of seconds from 0"),
             ("NAME --timeout -1 true", "--timeout: '-1' is not"),
             ("NAME --timeout 1 --no-wait true", "either --timeout or --no-wait"),
-            ("NAME --conflict-exit-code 256 true", "--conflict-exit-code: '256' is not an exit code"),
+            (
+                "NAME --conflict-exit-code 256 true",
+                "--conflict-exit-code: '256' is not an exit code",
+            ),
             ("a/b true", "'a/b' has '/'"),
             ("EMPTY NAME true", "a semaphore's name must not be empty: ''"),
         )
@@ -433,7 +518,9 @@ def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
 )
 def test_an_error_is_one_line_that_says_what_to_type(name, capfd, monkeypatch, words, says):
     monkeypatch.setattr(os, "execv", lambda *arguments: os._exit(99))
-    assert _run.run([word.replace("NAME", name).replace("EMPTY", "") for word in words.split()]) == 2
+    assert (
+        _run.run([word.replace("NAME", name).replace("EMPTY", "") for word in words.split()]) == 2
+    )
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("named-semaphores: ")
@@ -455,7 +542,10 @@ def test_a_system_without_such_semaphores(capfd, monkeypatch):
 
     monkeypatch.setattr(_sysv, "system", refuse)
     assert _run.run(["x", "true"]) == 2
-    assert capfd.readouterr().err == f"named-semaphores: run needs System V semaphores, which this system ({sys.platform}) does not have\n"
+    assert (
+        capfd.readouterr().err
+        == f"named-semaphores: run needs System V semaphores, which this system ({sys.platform}) does not have\n"
+    )
 
 
 def test_a_python_without_ctypes(capfd, monkeypatch):
@@ -531,7 +621,13 @@ def test_one_limit_for_python_and_run(name, end_by):
         process.kill() if end_by == "kill" else process.stdin.close()
         process.wait(SECONDS)
 
-    with Child([sys.executable, "-c", HOLDS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True) as python:
+    with Child(
+        [sys.executable, "-c", HOLDS, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    ) as python:
         python.stdout.readline()
         with start(name, *HOLD) as first:
             first.stdout.readline()
@@ -546,7 +642,11 @@ def test_one_limit_for_python_and_run(name, end_by):
                 assert other.value() == 1
                 take(other)
                 with Child(
-                    [sys.executable, "-c", HOLDS, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
+                    [sys.executable, "-c", HOLDS, name],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=ENVIRONMENT,
+                    text=True,
                 ) as next_python:
                     wait_for(lambda: other.waiting() == 1)
                     finish(second)  # the Python program gets run's token
@@ -569,7 +669,12 @@ from named_semaphores.__main__ import main
 main()
 """
     result = subprocess.run(
-        [sys.executable, "-S", "-c", code, unique_name()], capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=SECONDS
+        [sys.executable, "-S", "-c", code, unique_name()],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=SECONDS,
     )
     # PyPy's ctypes needs two of them.
     assert (result.stdout, result.stderr) == ("['enum', 're']\n" if PYPY else "[]\n", "")
@@ -577,12 +682,25 @@ main()
 
 def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
     shutil.copytree(
-        Path(named_semaphores.__file__).parent, tmp_path / "app" / "named_semaphores", ignore=shutil.ignore_patterns("__pycache__")
+        Path(named_semaphores.__file__).parent,
+        tmp_path / "app" / "named_semaphores",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
-    zipapp.create_archive(tmp_path / "app", tmp_path / "app.pyz", main="named_semaphores.__main__:main")
-    for words, code in ((["run", name, "sh", "-c", "exit 3"], 3), (["run", name], 2), (["value", name], 2), (["--version"], 0)):
+    zipapp.create_archive(
+        tmp_path / "app", tmp_path / "app.pyz", main="named_semaphores.__main__:main"
+    )
+    for words, code in (
+        (["run", name, "sh", "-c", "exit 3"], 3),
+        (["run", name], 2),
+        (["value", name], 2),
+        (["--version"], 0),
+    ):
         result = subprocess.run(
-            [sys.executable, str(tmp_path / "app.pyz"), *words], capture_output=True, text=True, check=False, timeout=SECONDS
+            [sys.executable, str(tmp_path / "app.pyz"), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
         )
         assert result.returncode == code
         assert "Traceback" not in result.stderr
@@ -592,7 +710,12 @@ def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
 def test_sets_that_nobody_has_open_give_way_to_new_ones():
     """Each run leaves an idle set, and the system limits the number of sets."""
     code = 'echo 32000 1024000000 500 3 >/proc/sys/kernel/sem && for i in 1 2 3 4 5 6 7; do "$@" run x.$i true || exit; done'
-    if not shutil.which("unshare") or subprocess.run(["unshare", "--ipc", "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(
+            ["unshare", "--ipc", "true"], stderr=subprocess.DEVNULL, check=False
+        ).returncode
+    ):
         pytest.skip("this machine lacks IPC namespaces")
     result = subprocess.run(
         ["unshare", "--ipc", "sh", "-c", code, "sh", *line()[:-1]],
@@ -613,7 +736,12 @@ def test_a_storm_of_kills_costs_no_token(full):
     for seconds in (0.15, 1, 3):  # longer where processes start so slowly that no kill met one
         figures = runs.storm(runs.Ours(), 2000 if full else 80, seconds)
         assert 0 < figures.inside <= runs.SLOTS
-        assert (figures.back, figures.failed, figures.commands_left, figures.left) == (f"{runs.SLOTS} of {runs.SLOTS}", 0, 0, "")
+        assert (figures.back, figures.failed, figures.commands_left, figures.left) == (
+            f"{runs.SLOTS} of {runs.SLOTS}",
+            0,
+            0,
+            "",
+        )
         if any(figures.killed.values()):
             break
     assert sum(figures.killed.values()) > (100 if full else 0)

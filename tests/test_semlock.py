@@ -28,7 +28,11 @@ def test_it_does_not_serve_where_opens_are_not_counted(platform):
     assert _semlock.semlock(platform) is None
 
 
-@pytest.mark.parametrize("module", [None, types.SimpleNamespace(), types.SimpleNamespace(SemLock=object)], ids=["none", "empty", "other"])
+@pytest.mark.parametrize(
+    "module",
+    [None, types.SimpleNamespace(), types.SimpleNamespace(SemLock=object)],
+    ids=["none", "empty", "other"],
+)
 def test_an_interpreter_without_it_uses_ctypes(monkeypatch, module):
     monkeypatch.setitem(sys.modules, "_multiprocessing", module)
     assert _semlock.semlock("linux") is None
@@ -122,7 +126,11 @@ def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
 
 
 @needs_semlock
-@pytest.mark.parametrize(("library", "given"), [(Timeless, (True,)), (load, (True, 0.01))], ids=["without timed waits", "with them"])
+@pytest.mark.parametrize(
+    ("library", "given"),
+    [(Timeless, (True,)), (load, (True, 0.01))],
+    ids=["without timed waits", "with them"],
+)
 def test_it_is_given_a_time_only_where_it_does_not_poll(library, given):
     class Lock:
         handle = 4096

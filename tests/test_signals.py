@@ -34,7 +34,10 @@ def test_a_storm_on_with(interrupts, peer, statement):
     assert_nothing_lost(storm.busy(peer(), interrupts, statement), interrupts)
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy promises nothing, and whether its compiled loop can be hit is luck")
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython",
+    reason="PyPy promises nothing, and whether its compiled loop can be hit is luck",
+)
 def test_the_storm_would_show_a_naive_class():
     outcome = storm.busy(Naive(), 500, "with")
     assert outcome["lost"] > 0

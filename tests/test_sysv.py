@@ -14,7 +14,19 @@ import time
 
 import profiles
 import pytest
-from support import EXACT, PREFIX, PYPY, SLOW, alarm, run_python, start_python, thread, unique_name, wait_for, why_always_the_same_user
+from support import (
+    EXACT,
+    PREFIX,
+    PYPY,
+    SLOW,
+    alarm,
+    run_python,
+    start_python,
+    thread,
+    unique_name,
+    wait_for,
+    why_always_the_same_user,
+)
 
 from named_semaphores import _sysv
 from named_semaphores._sysv import MAX_TOKENS, NAME, SysV, list_sets
@@ -22,7 +34,9 @@ from named_semaphores._sysv import MAX_TOKENS, NAME, SysV, list_sets
 try:
     _sysv.system()
 except NotImplementedError as reason:
-    pytest.skip(f"NO SYSTEM V SEMAPHORES, ALL OF test_sysv.py IS SKIPPED: {reason}", allow_module_level=True)
+    pytest.skip(
+        f"NO SYSTEM V SEMAPHORES, ALL OF test_sysv.py IS SKIPPED: {reason}", allow_module_level=True
+    )
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -30,7 +44,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 @pytest.fixture(params=profiles.SYSV_NAMES)
 def library(request):
     """The calls of each platform."""
-    if request.config.getoption("--profile") and request.param not in request.config.getoption("--profile"):
+    if request.config.getoption("--profile") and request.param not in request.config.getoption(
+        "--profile"
+    ):
         pytest.skip("another profile")
     return profiles.sysv_library(request.param)
 
@@ -90,7 +106,13 @@ def test_the_first_creates_the_second_links_the_last_removes(library, name):
     second = library.open(name, 3)
     assert (first.created, second.created) == (True, False)
     assert first.id == second.id
-    assert (first.value(), first.total(), first.created_with(), first.users(), first.waiting()) == (3, 3, 3, 2, 0)
+    assert (first.value(), first.total(), first.created_with(), first.users(), first.waiting()) == (
+        3,
+        3,
+        3,
+        2,
+        0,
+    )
     first.leave()
     assert second.users() == 1
     second.leave()
@@ -291,7 +313,11 @@ def test_removal_ends_a_wait(library, name):
     assert library.semop(*ours.give()) == -1
     for number in (errno.EIDRM, ctypes.get_errno()):
         error = ours.failure(number)
-        assert (type(error), error.filename, "removed" in str(error)) == (FileNotFoundError, name, True)
+        assert (type(error), error.filename, "removed" in str(error)) == (
+            FileNotFoundError,
+            name,
+            True,
+        )
     assert refuses(ours.remove, FileNotFoundError)
     assert refuses(lambda: ours.resize(2), FileNotFoundError)
 
@@ -341,7 +367,11 @@ def test_resizing_waits_in_slices(library, name, monkeypatch):
     assert library.semop(*ours.take(2)) == 0
     waits = []
     monkeypatch.setattr(
-        library, "wait", lambda *arguments: waits.append(arguments) or (len(waits) == 5 and library.operate(*arguments[:2]))
+        library,
+        "wait",
+        lambda *arguments: (
+            waits.append(arguments) or (len(waits) == 5 and library.operate(*arguments[:2]))
+        ),
     )
     assert library.semop(*ours.give()) == 0
     assert ours.resize(1)
@@ -520,7 +550,10 @@ def test_a_child_gives_back_nothing_that_its_parent_holds(library, name):
     ours.leave()
 
 
-@pytest.mark.skipif(not EXACT or "coverage" in sys.modules, reason="an exception may land in other code: before 3.11, or in a tracer")
+@pytest.mark.skipif(
+    not EXACT or "coverage" in sys.modules,
+    reason="an exception may land in other code: before 3.11, or in a tracer",
+)
 def test_a_signal_in_open_and_leave_never_lowers_the_users_of_others(native, name):
     code = """
 import signal, sys
@@ -559,7 +592,11 @@ print(kills.run({count}, {prefix!r}))
 
 
 def run_kills(count, fault=""):
-    return run_python(KILLS.format(fault=fault, count=count, prefix=PREFIX), os.path.join(HERE, "stress"), seconds=60 + count / 10)
+    return run_python(
+        KILLS.format(fault=fault, count=count, prefix=PREFIX),
+        os.path.join(HERE, "tools", "stress"),
+        seconds=60 + count / 10,
+    )
 
 
 def test_kills_lose_and_gain_nothing(full):
@@ -584,7 +621,9 @@ def test_kills_find_a_fault(fault):
 # Other users and other programs
 
 
-as_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
+as_root = pytest.mark.skipif(
+    why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}"
+)
 
 
 def as_another_user(work):
@@ -605,7 +644,12 @@ def test_another_user_is_told_whose_it_is(library, name):
 
     def work():
         error = raised(lambda: library.open(name, 1))
-        if not isinstance(error, PermissionError) or error.filename != name or "user 0" not in str(error) or "0600" not in str(error):
+        if (
+            not isinstance(error, PermissionError)
+            or error.filename != name
+            or "user 0" not in str(error)
+            or "0600" not in str(error)
+        ):
             return 1
         return 0 if refuses(lambda: library.open(name, 1, anew=True), PermissionError) else 2
 
@@ -643,7 +687,9 @@ def test_an_idle_one_of_another_user_is_used_if_it_is_as_a_new_one_would_be(libr
         while theirs.users() != 1:
             time.sleep(0.001)
         theirs.leave()
-        if theirs.users() != 0 or not refuses(lambda: library.open(name, 2, create=False), FileNotFoundError):
+        if theirs.users() != 0 or not refuses(
+            lambda: library.open(name, 2, create=False), FileNotFoundError
+        ):
             return 1
         again = library.open(name, 2, link=False)
         if not again.created or again.id != theirs.id or again.users() != 1:
@@ -691,7 +737,9 @@ def test_a_guest_leaves_it_idle_and_uses_an_idle_one(monkeypatch, native, name):
     theirs.leave()
     assert (theirs.users(), theirs.value()) == (0, 2)
     assert refuses(lambda: library.open(name, 2, create=False), FileNotFoundError)
-    assert refuses(lambda: library.open(name, 2, anew=True), PermissionError, f"user {os.geteuid()}")
+    assert refuses(
+        lambda: library.open(name, 2, anew=True), PermissionError, f"user {os.geteuid()}"
+    )
     for total in (2, None):
         again = library.open(name, total, link=False)
         assert (again.id, again.created, again.users()) == (idle.id, True, 1)
@@ -744,12 +792,20 @@ def test_a_removal_that_another_has_begun_is_finished(library, name):
 def test_a_guest_may_not_even_read_it(monkeypatch, native, name, semget):
     library = guest(monkeypatch, ("GETVAL", "GETALL"), errno.EACCES)
     ours = native.open(name, 1)
-    private, small = semget(0, NAME + 5), semget(_sysv.key(name) ^ 1, NAME)  # no key, and no room for a name: not this package's
+    private, small = (
+        semget(0, NAME + 5),
+        semget(_sysv.key(name) ^ 1, NAME),
+    )  # no key, and no room for a name: not this package's
     real = _sysv._listed
-    monkeypatch.setattr(_sysv, "_listed", lambda: sorted(real(), key=lambda found: found[1] == ours.id))  # ours is not the first
+    monkeypatch.setattr(
+        _sysv, "_listed", lambda: sorted(real(), key=lambda found: found[1] == ours.id)
+    )  # ours is not the first
     error = raised(lambda: library.open(name, 1))
     assert (type(error), error.errno) == (PermissionError, errno.EACCES)
-    assert f"set {ours.id} belongs to user {os.geteuid()}, group {os.getegid()}, with mode 0600" in str(error)
+    assert (
+        f"set {ours.id} belongs to user {os.geteuid()}, group {os.getegid()}, with mode 0600"
+        in str(error)
+    )
     monkeypatch.setattr(_sysv, "_found", library)
     listing = {listed.id: listed for listed in list_sets()}
     assert not listing.keys() & {private, small}
@@ -765,13 +821,17 @@ def test_permission_errors_without_a_listing(monkeypatch, native, name):
 
 
 def test_systems_without_a_listing_list_nothing(monkeypatch, native):
-    monkeypatch.setattr("builtins.open", lambda *arguments, **options: (_ for _ in ()).throw(FileNotFoundError))
+    monkeypatch.setattr(
+        "builtins.open", lambda *arguments, **options: (_ for _ in ()).throw(FileNotFoundError)
+    )
     assert list_sets() == []
 
 
 def test_a_set_that_is_removed_meanwhile_is_not_listed(monkeypatch, native, name):
     ours = native.open(name, 1)
-    monkeypatch.setattr(native, "waiters", lambda *arguments: native.remove(ours.id) or native.value(ours.id, 0))
+    monkeypatch.setattr(
+        native, "waiters", lambda *arguments: native.remove(ours.id) or native.value(ours.id, 0)
+    )
     assert name not in [listed.name for listed in list_sets()]
 
 
@@ -815,7 +875,9 @@ def test_another_programs_set_is_refused_and_left_alone(library, name, semget, m
     assert library.values(foreign, size) == [0, 0, 4, *[0] * (size - 3)]
 
 
-def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(library, name, semget):
+def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(
+    library, name, semget
+):
     size = NAME + len(_sysv.words(name))
     for number in (0, NAME):
         foreign = semget(_sysv.key(name), size)
@@ -882,16 +944,22 @@ def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, 
 def test_idle_sets_make_room(monkeypatch, name):
     rooms = []
     monkeypatch.setattr(_sysv, "remove_idle_sets", lambda: rooms.append("removed") or rooms)
-    library = failing(monkeypatch, "_semget", errno.ENOSPC, lambda key, size, flags: flags and len(rooms) < 2)
+    library = failing(
+        monkeypatch, "_semget", errno.ENOSPC, lambda key, size, flags: flags and len(rooms) < 2
+    )
     library.open(name, 1).leave()
     assert rooms == ["removed"] * 2
 
 
 def test_only_sets_without_users_are_removed(native, monkeypatch):
-    used, idle, stays = (native.open(unique_name(), 1, persist=persist) for persist in (False, False, True))
+    used, idle, stays = (
+        native.open(unique_name(), 1, persist=persist) for persist in (False, False, True)
+    )
     mine = {ours.name for ours in (used, idle, stays)}
     real = list_sets
-    monkeypatch.setattr(_sysv, "list_sets", lambda: [listed for listed in real() if listed.name in mine])
+    monkeypatch.setattr(
+        _sysv, "list_sets", lambda: [listed for listed in real() if listed.name in mine]
+    )
     native.operate(idle.id, _sysv.LEAVE)
     stays.leave()
     assert _sysv.idle_sets() == [idle.name]
@@ -960,7 +1028,9 @@ def test_more_sets_than_one_process_may_use_there_are_refused(profile):
     error = raised(lambda: library.open(refused, 1))
     assert (error.errno, "one process" in str(error)) == (errno.EINVAL, True)
     opened.pop().leave()
-    opened.append(library.open(refused, 1))  # the set is there, not ready: whoever may use one more makes it ready
+    opened.append(
+        library.open(refused, 1)
+    )  # the set is there, not ready: whoever may use one more makes it ready
     assert (opened[-1].created, opened[-1].value()) == (True, 1)
     for ours in opened:
         ours.leave()
@@ -969,7 +1039,9 @@ def test_more_sets_than_one_process_may_use_there_are_refused(profile):
 # Platforms
 
 
-@pytest.mark.parametrize("platform", ["cygwin", "msys", "android", "emscripten", "wasi", "win32", "aix", "ios"])
+@pytest.mark.parametrize(
+    "platform", ["cygwin", "msys", "android", "emscripten", "wasi", "win32", "aix", "ios"]
+)
 def test_refused_systems_get_no_call(monkeypatch, platform):
     def never(*arguments):
         raise AssertionError("a library was loaded")

@@ -9,8 +9,9 @@ each state is looked at once, and the search ends.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -130,9 +131,13 @@ class Script(NamedTuple):
         action, opened, held, results = process[:4]
         while action < len(self.actions):
             try:
-                opened, held = do(self.actions[action], self.name, Calls(results, self.privileged), opened, held)
+                opened, held = do(
+                    self.actions[action], self.name, Calls(results, self.privileged), opened, held
+                )
             except Pause as pause:
-                return Process(action, opened, held, results, pause.args, variables(pause.__traceback__))
+                return Process(
+                    action, opened, held, results, pause.args, variables(pause.__traceback__)
+                )
             except EndOfScript as end:
                 return Process(len(self.actions), (), held, (), None, end.args)
             action, results = action + 1, ()
@@ -143,7 +148,9 @@ class EndOfScript(Exception):
     """The process does not get what it wants, as it should be, and ends."""
 
 
-def do(action: tuple[Any, ...], name: str, library: Calls, opened: tuple[Opened, ...], held: int) -> tuple[tuple[Opened, ...], int]:
+def do(
+    action: tuple[Any, ...], name: str, library: Calls, opened: tuple[Opened, ...], held: int
+) -> tuple[tuple[Opened, ...], int]:
     """Do one action. Return what the process has open, and holds, then."""
     what, *arguments = action
     if what == "sweep":  # as remove_idle_sets, which finds the sets in another way
@@ -270,12 +277,16 @@ def ids(value: Any) -> Iterator[int]:
 
 
 class Search:
-    def __init__(self, *scripts: Script, unlinked: bool = False, undo_at_once: bool = True, deaths: int = 99) -> None:
+    def __init__(
+        self, *scripts: Script, unlinked: bool = False, undo_at_once: bool = True, deaths: int = 99
+    ) -> None:
         self.scripts = scripts
         self.size = NAME + len(_sysv.words(scripts[0].name))
         self.names = {script.name for script in scripts}
         self.unlinked = unlinked  # by a process: then sets go while others use them
-        self.undo_at_once = undo_at_once  # what a dead process did is taken back in one step, as Linux does
+        self.undo_at_once = (
+            undo_at_once  # what a dead process did is taken back in one step, as Linux does
+        )
         self.deaths = deaths
         self.forget()
         self.first_with_script = [scripts.index(script) for script in scripts]
@@ -319,7 +330,9 @@ class Search:
                     self.check_end(state)
                     ends.append(place)
             except Violation as violation:
-                raise Violation(f"{violation}\n{self.way(place)}\n{label}\n{state.kernel}") from None
+                raise Violation(
+                    f"{violation}\n{self.way(place)}\n{label}\n{state.kernel}"
+                ) from None
             place += 1
         # Whatever happened, those who live can come to an end.
         can_end = set(ends)
@@ -347,12 +360,20 @@ class Search:
         for i, process in enumerate(state.processes):
             mine = 0
             if process is not None:
-                mine = self.numbers_of_processes.get(id(process), 0)  # each is kept, so its id is its own
+                mine = self.numbers_of_processes.get(
+                    id(process), 0
+                )  # each is kept, so its id is its own
                 if not mine:
                     mine = self.small(process._replace(results=()))
                     self.numbers_of_processes[id(process)] = mine
             waits = kernel.waiting.index(i) if i in kernel.waiting else -1
-            kept = self.small((kernel.undo[i], kernel.joined[i], kernel.taken[i], waits, state.dying[i])) if kernel.undo else 0
+            kept = (
+                self.small(
+                    (kernel.undo[i], kernel.joined[i], kernel.taken[i], waits, state.dying[i])
+                )
+                if kernel.undo
+                else 0
+            )
             # Processes with the same script may change places.
             processes.append((self.first_with_script[i] << 60) + (mine << 30) + kept)
         return (self.small((kernel.id, kernel.values, kernel.total)), *sorted(processes))
@@ -381,7 +402,10 @@ class Search:
                 continue  # has left all, and what it still held, its end gives back: as a death
             if i in state.kernel.waiting:
                 if process.call[2] and process.call[2][0][0] != TOKENS:  # resize waits in slices
-                    yield f"{i} stops waiting", self.answer(state._replace(kernel=self.without(state.kernel, i)), i, False)
+                    yield (
+                        f"{i} stops waiting",
+                        self.answer(state._replace(kernel=self.without(state.kernel, i)), i, False),
+                    )
             else:
                 yield f"{i} {process.call}", self.carry_out(state, i, process.call)
             if dead < self.deaths:
@@ -421,11 +445,23 @@ class Search:
 
     def begin(self, state: State, i: int) -> tuple[State, int, int]:
         # A process that no longer knows a set cannot tell whether another has its id.
-        used = set(ids([(process.opened, process.call, process.variables) for process in state.processes if process]))
+        used = set(
+            ids(
+                [
+                    (process.opened, process.call, process.variables)
+                    for process in state.processes
+                    if process
+                ]
+            )
+        )
         new = next(number for number in itertools.count(FIRST_ID) if number not in used)
         nothing = (0,) * len(self.scripts)
         sums = ((0,) * self.size,) * len(self.scripts)
-        return state._replace(kernel=Kernel(new, (0,) * self.size, sums, (), 0, nothing, nothing)), i, new
+        return (
+            state._replace(kernel=Kernel(new, (0,) * self.size, sums, (), 0, nothing, nothing)),
+            i,
+            new,
+        )
 
     def attempt(self, state: State, i: int, operations: tuple[Operation, ...]) -> Any:
         """Return the kernel after the operations; None if they must wait, False if they cannot be and must not wait."""
@@ -437,7 +473,12 @@ class Search:
             values[number] += change
             if flags & UNDO:
                 sums[number] -= change
-        undo, joined, taken, total = list(kernel.undo), list(kernel.joined), list(kernel.taken), kernel.total
+        undo, joined, taken, total = (
+            list(kernel.undo),
+            list(kernel.joined),
+            list(kernel.taken),
+            kernel.total,
+        )
         undo[i] = tuple(sums)
         changed = dict.fromkeys(range(self.size), 0)
         for number, change, flags in operations:
@@ -463,7 +504,13 @@ class Search:
             total = arguments[0]
         elif not changed[LIVE]:
             taken[i] -= changed[TOKENS]
-        return kernel._replace(values=tuple(values), undo=tuple(undo), joined=tuple(joined), taken=tuple(taken), total=total)
+        return kernel._replace(
+            values=tuple(values),
+            undo=tuple(undo),
+            joined=tuple(joined),
+            taken=tuple(taken),
+            total=total,
+        )
 
     def wake(self, state: State) -> State:
         """Let whoever waits have what became possible, the longest waiter first."""
@@ -475,7 +522,9 @@ class Search:
             if outcome is None:
                 continue
             kernel = state.kernel if outcome is False else outcome
-            return self.wake(self.answer(state._replace(kernel=self.without(kernel, i)), i, outcome is not False))
+            return self.wake(
+                self.answer(state._replace(kernel=self.without(kernel, i)), i, outcome is not False)
+            )
         return state
 
     @staticmethod
@@ -506,7 +555,9 @@ class Search:
             return state._replace(processes=tuple(processes))
         sums, joined = list(kernel.undo), list(kernel.joined)
         dying[i], sums[i], joined[i] = sums[i], (0,) * self.size, 0
-        state = State(kernel._replace(undo=tuple(sums), joined=tuple(joined)), tuple(processes), tuple(dying))
+        state = State(
+            kernel._replace(undo=tuple(sums), joined=tuple(joined)), tuple(processes), tuple(dying)
+        )
         if self.undo_at_once:
             for number, change in enumerate(state.dying[i]):
                 if change:
@@ -521,7 +572,9 @@ class Search:
         if number == TOKENS:
             taken[i] -= dying[i][number]
         dying[i] = tuple(0 if n == number else change for n, change in enumerate(dying[i]))
-        state = State(kernel._replace(values=tuple(values), taken=tuple(taken)), state.processes, tuple(dying))
+        state = State(
+            kernel._replace(values=tuple(values), taken=tuple(taken)), state.processes, tuple(dying)
+        )
         return self.wake(state) if wake else state
 
     # --- What must be true
@@ -561,7 +614,9 @@ class Search:
         if kernel.values[PERSIST]:
             return
         # A newcomer with another number.
-        newcomer = Search(Script((("open", 7, CREATE), ("take", 7), ("give", 7), ("leave",))), deaths=0)
+        newcomer = Search(
+            Script((("open", 7, CREATE), ("take", 7), ("give", 7), ("leave",))), deaths=0
+        )
         kernel = Kernel(kernel.id, kernel.values, ((0,) * self.size,), (), kernel.total, (0,), (0,))
         state = State(kernel, (newcomer.scripts[0].go_on(START),), ((),))
         for _ in range(100):
@@ -591,11 +646,15 @@ def visitor(total: int | None, **options: bool) -> Script:
 
 
 def returner(total: int | None) -> Script:
-    return Script((("open", total, {}), ("leave",), ("open", total, {}), ("take", 1), ("give", 1), ("leave",)))
+    return Script(
+        (("open", total, {}), ("leave",), ("open", total, {}), ("take", 1), ("give", 1), ("leave",))
+    )
 
 
 def twofold(total: int | None) -> Script:
-    return Script((("open", total, {}), ("open", total, {}), ("leave",), ("take", 1), ("give", 1), ("leave",)))
+    return Script(
+        (("open", total, {}), ("open", total, {}), ("leave",), ("take", 1), ("give", 1), ("leave",))
+    )
 
 
 def resizer(total: int, *sizes: int) -> Script:
@@ -660,8 +719,12 @@ FULL = {
     "unlinked": Search(user(1), unlinker(1), visitor(1), unlinked=True),
     "undone in steps": Search(user(1), user(1), user(2, 2), undo_at_once=False),
     "of other users": Search(unprivileged(visitor(1)), visitor(1), visitor(2)),
-    "of other users, to create": Search(unprivileged(visitor(1, **CREATE)), visitor(1), unprivileged(visitor(1))),
-    "one key, two names": Search(named(visitor(1), ONE), named(visitor(1), OTHER), named(visitor(1), ONE)),
+    "of other users, to create": Search(
+        unprivileged(visitor(1, **CREATE)), visitor(1), unprivileged(visitor(1))
+    ),
+    "one key, two names": Search(
+        named(visitor(1), ONE), named(visitor(1), OTHER), named(visitor(1), ONE)
+    ),
 }
 
 
@@ -685,7 +748,13 @@ FAULTS: dict[str, tuple[str, Any, str, str]] = {
     # A newcomer makes the set ready again just before IPC_RMID.
     "LIVE - 1 as dead": (
         "REMOVE_IDLE",
-        [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (LIVE, -1, NOWAIT), (TOKENS, -1, NOWAIT), (TOTAL, -1, NOWAIT)],
+        [
+            (PERSIST, 0, NOWAIT),
+            (USERS, 0, NOWAIT),
+            (LIVE, -1, NOWAIT),
+            (TOKENS, -1, NOWAIT),
+            (TOTAL, -1, NOWAIT),
+        ],
         "three visitors",
         "a set was removed that a living process has open",
     ),
@@ -707,17 +776,47 @@ FAULTS: dict[str, tuple[str, Any, str, str]] = {
         "of other users",
         "it goes on for ever",
     ),
-    "joining what is being removed": ("JOIN", [(USERS, 1, NU)], "users", "a set was removed that a living process has open"),
-    "an opening that outlives its process": ("JOIN", [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT)], "users", "USERS is wrong"),
-    "leaving counted twice": ("LEAVE", [(USERS, -1, NOWAIT)], "opened twice", "a set was removed that a living process has open"),
+    "joining what is being removed": (
+        "JOIN",
+        [(USERS, 1, NU)],
+        "users",
+        "a set was removed that a living process has open",
+    ),
+    "an opening that outlives its process": (
+        "JOIN",
+        [(DEAD, 0, NOWAIT), (USERS, 1, NOWAIT)],
+        "users",
+        "USERS is wrong",
+    ),
+    "leaving counted twice": (
+        "LEAVE",
+        [(USERS, -1, NOWAIT)],
+        "opened twice",
+        "a set was removed that a living process has open",
+    ),
     "made ready twice": (
         "make_ready",
-        lambda total: [(LIVE, total, NOWAIT), (TOKENS, total, NOWAIT), (TOTAL, total, NOWAIT), (USERS, 1, NU)],
+        lambda total: [
+            (LIVE, total, NOWAIT),
+            (TOKENS, total, NOWAIT),
+            (TOTAL, total, NOWAIT),
+            (USERS, 1, NU),
+        ],
         "users",
         "a set was made ready twice",
     ),
-    "tokens that die": ("take", lambda n, flags=0: [(TOKENS, -n, flags)], "users", "tokens were lost|somebody waits for ever"),
-    "tokens out of nothing": ("give", lambda n: [(TOKENS, n, NOWAIT)], "users", "tokens were lost|more tokens are held"),
+    "tokens that die": (
+        "take",
+        lambda n, flags=0: [(TOKENS, -n, flags)],
+        "users",
+        "tokens were lost|somebody waits for ever",
+    ),
+    "tokens out of nothing": (
+        "give",
+        lambda n: [(TOKENS, n, NOWAIT)],
+        "users",
+        "tokens were lost|more tokens are held",
+    ),
     "resize without a comparison": (
         "resize",
         lambda total, new: [(TOTAL, new - total, NOWAIT), (TOKENS, new - total, 0)],

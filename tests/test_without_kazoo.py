@@ -19,7 +19,10 @@ WITHOUT = 'import sys\nsys.modules["kazoo"] = None\n'
 def test_zookeeper_says_what_to_install(tmp_path, where):
     package = "named_semaphores"
     if where == "copied":
-        shutil.copytree(os.path.dirname(named_semaphores.__file__), tmp_path / "app" / "_vendor" / "named_semaphores")
+        shutil.copytree(
+            os.path.dirname(named_semaphores.__file__),
+            tmp_path / "app" / "_vendor" / "named_semaphores",
+        )
         package = "app._vendor.named_semaphores"
     code = f"{WITHOUT}sys.path.insert(0, {str(tmp_path)!r})\nfrom {package}.zookeeper import ZooKeeperSemaphore"
     done = run_python(code)
@@ -30,7 +33,11 @@ def test_zookeeper_says_what_to_install(tmp_path, where):
 
 
 def test_no_other_module_needs_it():
-    others = [name for _, name, _ in pkgutil.iter_modules(named_semaphores.__path__) if name not in ("zookeeper", "_kazoo", "__main__")]
+    others = [
+        name
+        for _, name, _ in pkgutil.iter_modules(named_semaphores.__path__)
+        if name not in ("zookeeper", "_kazoo", "__main__")
+    ]
     assert "core" in others
     code = f"{WITHOUT}import importlib\nfor name in {others}: importlib.import_module('named_semaphores.' + name)\n"
     done = run_python(f"{code}assert 'named_semaphores.zookeeper' not in sys.modules")

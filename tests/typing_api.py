@@ -8,7 +8,9 @@ from typing import AsyncContextManager, ContextManager
 from named_semaphores import NamedSemaphore, RobustSemaphore
 from named_semaphores.zookeeper import ZooKeeperSemaphore
 
-sem: NamedSemaphore = NamedSemaphore("name", 3, NamedSemaphore.Flags.RAISE_IF_EXISTS, True, mode=0o660)
+sem: NamedSemaphore = NamedSemaphore(
+    "name", 3, NamedSemaphore.Flags.RAISE_IF_EXISTS, True, mode=0o660
+)
 flag: NamedSemaphore.Flags = NamedSemaphore.Flags.LINK_OR_CREATE
 got: bool = sem.acquire()
 got = sem.acquire(False)
@@ -49,7 +51,9 @@ sem.release(1.5)  # type: ignore[arg-type]
 NamedSemaphore(3)  # type: ignore[arg-type]
 sem.value = 3  # type: ignore[misc]
 
-robust: RobustSemaphore = RobustSemaphore("name", 3, RobustSemaphore.Flags.RAISE_IF_EXISTS, False, mode=0o660)
+robust: RobustSemaphore = RobustSemaphore(
+    "name", 3, RobustSemaphore.Flags.RAISE_IF_EXISTS, False, mode=0o660
+)
 robust = RobustSemaphore("name")
 got = robust.acquire(timeout=1, n=2)
 robust.release(2)

@@ -17,7 +17,9 @@ import time
 
 JAR = "/usr/share/java/zookeeper.jar"  # where Debian's libzookeeper-java has it; the package zookeeper adds scripts to it
 TICK = 500  # ms; the end of a session is noticed up to one later
-SESSION = 2.0  # seconds without a word from a client after which its session ends; from 2 to 20 ticks
+SESSION = (
+    2.0  # seconds without a word from a client after which its session ends; from 2 to 20 ticks
+)
 
 
 class NoServer(Exception):
@@ -26,16 +28,41 @@ class NoServer(Exception):
 
 def find() -> list[str]:
     """Return the command that starts a server, but for its configuration file. As root, install what is missing."""
-    if not (os.path.exists(JAR) and shutil.which("java")) and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "libzookeeper-java", "default-jre-headless"]):
+    if (
+        not (os.path.exists(JAR) and shutil.which("java"))
+        and os.geteuid() == 0
+        and shutil.which("apt-get")
+    ):
+        for command in (
+            ["update"],
+            [
+                "install",
+                "-y",
+                "--no-install-recommends",
+                "libzookeeper-java",
+                "default-jre-headless",
+            ],
+        ):
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL, check=False)
+            subprocess.run(
+                ["apt-get", "-qq", *command],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                check=False,
+            )
     java = shutil.which("java")
     if not (os.path.exists(JAR) and java):
         raise NoServer(
             "There is no ZooKeeper server: install Debian's packages libzookeeper-java and default-jre-headless, or run this as root."
         )
-    return [java, "-Xmx128m", "-XX:+UseSerialGC", "-cp", JAR, "org.apache.zookeeper.server.ZooKeeperServerMain"]
+    return [
+        java,
+        "-Xmx128m",
+        "-XX:+UseSerialGC",
+        "-cp",
+        JAR,
+        "org.apache.zookeeper.server.ZooKeeperServerMain",
+    ]
 
 
 class Server:
@@ -59,7 +86,9 @@ class Server:
         """Start it, and return when it answers."""
         with open(os.path.join(self._folder, "log"), "ab") as log:
             command = [*self._command, os.path.join(self._folder, "zoo.cfg")]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         end = time.monotonic() + 60
         while True:
             try:
@@ -70,7 +99,9 @@ class Server:
             except OSError:
                 pass
             if self._process.poll() is not None or time.monotonic() > end:
-                with open(os.path.join(self._folder, "log"), encoding="utf-8", errors="replace") as file:
+                with open(
+                    os.path.join(self._folder, "log"), encoding="utf-8", errors="replace"
+                ) as file:
                     raise NoServer(f"The ZooKeeper server did not start: {file.read()[-2000:]!r}")
             time.sleep(0.05)
 

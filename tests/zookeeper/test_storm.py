@@ -75,7 +75,10 @@ def test_never_more_inside_than_there_are_tokens(server, client, name, tmp_path,
     def start(slot):
         for field in ("inside", "is_frozen", "continued"):
             slots.set(slot, field, 0)
-        processes[slot] = subprocess.Popen([sys.executable, WORKER, server.address, name, str(tokens), path, str(slot)], env=environment)
+        processes[slot] = subprocess.Popen(
+            [sys.executable, WORKER, server.address, name, str(tokens), path, str(slot)],
+            env=environment,
+        )
         slots.set(slot, "pid", processes[slot].pid)
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -120,7 +123,9 @@ def test_never_more_inside_than_there_are_tokens(server, client, name, tmp_path,
             process.kill()
             process.wait()
     rows = [{field: slots.get(slot, field) for field in FIELDS} for slot in range(number)]
-    entries, too_many, lost = (sum(row[field] for row in rows) for field in ("entries", "too_many", "lost"))
+    entries, too_many, lost = (
+        sum(row[field] for row in rows) for field in ("entries", "too_many", "lost")
+    )
     notice = max(row["notice"] for row in rows) / 1e9
     tell(
         f"{seconds} s, {number} processes, {tokens} tokens, {kills} killed, {stops} stopped, 1 restart of the server: {entries} entries, {too_many} of "
@@ -138,10 +143,12 @@ def test_never_more_inside_than_there_are_tokens(server, client, name, tmp_path,
 def test_a_stopped_holder_knows_that_it_lost_its_token(server, client, name, tell):
     sem = ZooKeeperSemaphore(name, 1, client=client)
     code = HOLDER.replace(
-        "ZooKeeperSemaphore(sys.argv[2], client=client).acquire()", "sem = ZooKeeperSemaphore(sys.argv[2], client=client)\nsem.acquire()"
+        "ZooKeeperSemaphore(sys.argv[2], client=client).acquire()",
+        "sem = ZooKeeperSemaphore(sys.argv[2], client=client)\nsem.acquire()",
     )
     code = code.replace(
-        "time.sleep(3600)", "while not sem.lost: time.sleep(0.001)\nprint(time.monotonic(), flush=True)\nsem.release()\nclient.stop()"
+        "time.sleep(3600)",
+        "while not sem.lost: time.sleep(0.001)\nprint(time.monotonic(), flush=True)\nsem.release()\nclient.stop()",
     )
     holder = start_python(code, server.address, name, str(SESSION))
     assert holder.stdout.readline() == "holds\n"
@@ -154,7 +161,9 @@ def test_a_stopped_holder_knows_that_it_lost_its_token(server, client, name, tel
     holder.communicate()
     assert holder.returncode == 0
     assert sem.value == 0  # its release took nothing from the new holder
-    tell(f"a stopped holder's token was taken after {taken - stopped:.2f} s; continued, it knew after {1000 * (knows - taken):.0f} ms")
+    tell(
+        f"a stopped holder's token was taken after {taken - stopped:.2f} s; continued, it knew after {1000 * (knows - taken):.0f} ms"
+    )
     assert knows - taken < 5 * SLOW
     sem.release()
 

@@ -36,7 +36,9 @@ def end_session(client):
     """Have the server end the client's session, and return when the client knows."""
     ended = threading.Event()
     client.add_listener(lambda state: state == "LOST" and ended.set())
-    twin = KazooClient(client.hosts and f"127.0.0.1:{client.hosts[0][1]}", client_id=client.client_id)
+    twin = KazooClient(
+        client.hosts and f"127.0.0.1:{client.hosts[0][1]}", client_id=client.client_id
+    )
     twin.start()
     twin.stop()
     twin.close()
@@ -49,8 +51,19 @@ def end_session(client):
 
 def test_tokens_are_taken_and_put_back(client, name):
     sem = ZooKeeperSemaphore(name[1:], 3, client=client)
-    assert (sem.name, sem.initial_value, sem.value, sem.lost, sem.closed) == (name, 3, 3, False, False)
-    assert [sem.acquire(), sem.acquire(False), sem.acquire(timeout=5), sem.acquire(False)] == [True, True, True, False]
+    assert (sem.name, sem.initial_value, sem.value, sem.lost, sem.closed) == (
+        name,
+        3,
+        3,
+        False,
+        False,
+    )
+    assert [sem.acquire(), sem.acquire(False), sem.acquire(timeout=5), sem.acquire(False)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert sem.value == 0
     sem.release()
     assert sem.value == 1
@@ -77,7 +90,10 @@ def test_holders_are_told_by_host_and_process(client, connect, name):
 
 
 def test_objects_of_one_name_share_the_tokens(client, connect, name):
-    sem, other = ZooKeeperSemaphore(name, 1, client=client), ZooKeeperSemaphore(name, 1, client=connect())
+    sem, other = (
+        ZooKeeperSemaphore(name, 1, client=client),
+        ZooKeeperSemaphore(name, 1, client=connect()),
+    )
     with sem:
         assert other.value == 0
         assert not other.acquire(False)
@@ -130,13 +146,22 @@ def test_a_bad_name_is_refused(client, bad):
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "3"])
 def test_a_bad_number_is_refused(client, name, bad):
-    with pytest.raises(ValueError, match=f"{name}.*initial_value must be an int of at least 1, not {bad!r}"):
+    with pytest.raises(
+        ValueError, match=f"{name}.*initial_value must be an int of at least 1, not {bad!r}"
+    ):
         ZooKeeperSemaphore(name, bad, client=client)
     assert not client.exists(f"/named-semaphores{name}")
 
 
 @pytest.mark.parametrize(
-    "wait", [{"blocking": 5}, {"blocking": False, "timeout": 1}, {"timeout": -1}, {"timeout": float("nan")}, {"timeout": "1"}]
+    "wait",
+    [
+        {"blocking": 5},
+        {"blocking": False, "timeout": 1},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": "1"},
+    ],
 )
 def test_a_bad_wait_is_refused(client, name, wait):
     sem = ZooKeeperSemaphore(name, client=client)
@@ -187,7 +212,9 @@ def test_a_waiter_gets_the_token_that_is_put_back(client, connect, name):
     others = [ZooKeeperSemaphore(name, client=connect()) for _ in range(3)]
     sem.acquire()
     got = []
-    threads = [threading.Thread(target=lambda other=other: got.append(other.acquire())) for other in others]
+    threads = [
+        threading.Thread(target=lambda other=other: got.append(other.acquire())) for other in others
+    ]
     for thread in threads:
         thread.start()
     wait_for(lambda: len(queue(client, name)) == 3)
@@ -228,7 +255,13 @@ def test_after_close_only_what_is_held_can_be_released(client, name):
         sem.close()
     assert repr(sem) == f"<ZooKeeperSemaphore {name!r} closed>"
     assert sem.closed
-    for use in (sem.acquire, lambda: sem.value, lambda: sem.holders, sem.unlink, lambda: asyncio.run(sem.acquire_async())):
+    for use in (
+        sem.acquire,
+        lambda: sem.value,
+        lambda: sem.holders,
+        sem.unlink,
+        lambda: asyncio.run(sem.acquire_async()),
+    ):
         with pytest.raises(ValueError, match=f"{name}' is closed"):
             use()
     sem.release()
@@ -321,7 +354,12 @@ def test_unlink_ends_waits_and_frees_the_name(client, connect, name):
     assert not client.exists(f"/named-semaphores{name}")
     new = ZooKeeperSemaphore(name, 2, client=connect())
     assert new.value == 2
-    for use in (sem.acquire, lambda: sem.acquire(False), lambda: sem.value, sem.unlink):  # another semaphore, with another number
+    for use in (
+        sem.acquire,
+        lambda: sem.acquire(False),
+        lambda: sem.value,
+        sem.unlink,
+    ):  # another semaphore, with another number
         with pytest.raises(FileNotFoundError, match="the semaphore was unlinked"):
             use()
     sem.release()  # of nothing any more
@@ -419,7 +457,10 @@ def test_a_cancelled_task_has_no_token_and_leaves_no_node(client, name, full):
                 sem.release()
                 held = 0
         async with sem:
-            tasks = [asyncio.ensure_future(asyncio.wait_for(sem.acquire_async(), 0.05 + number / 1000)) for number in range(20)]
+            tasks = [
+                asyncio.ensure_future(asyncio.wait_for(sem.acquire_async(), 0.05 + number / 1000))
+                for number in range(20)
+            ]
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(result) for result in results] == [asyncio.TimeoutError] * 20
 
@@ -504,7 +545,11 @@ client.stop()
 def test_signal_handlers_that_raise_in_a_wait_cost_no_token(server, name, full):
     number = 3000 if full else 100
     done = subprocess.run(
-        [sys.executable, "-c", STORM, server.address, name, str(number)], capture_output=True, text=True, timeout=300 * SLOW, check=False
+        [sys.executable, "-c", STORM, server.address, name, str(number)],
+        capture_output=True,
+        text=True,
+        timeout=300 * SLOW,
+        check=False,
     )
     assert done.stderr == ""
     seen, value, waiting = map(int, done.stdout.split())
@@ -516,7 +561,12 @@ def test_a_handler_that_returns_lets_the_wait_go_on(client, name):
     sem = ZooKeeperSemaphore(name, 1, client=client)
     sem.acquire()
     calls = []
-    before = signal.signal(signal.SIGALRM, lambda *_: calls.append(1) or (len(calls) == 3 and threading.Thread(target=sem.release).start()))
+    before = signal.signal(
+        signal.SIGALRM,
+        lambda *_: (
+            calls.append(1) or (len(calls) == 3 and threading.Thread(target=sem.release).start())
+        ),
+    )
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
         assert sem.acquire(timeout=20 * SLOW)
@@ -535,7 +585,13 @@ def test_a_child_of_fork_has_no_token_and_is_told(client, name):
         child = os.fork()
         if not child:
             try:
-                for use in (sem.acquire, sem.release, sem.unlink, lambda: sem.value, lambda: sem.holders):
+                for use in (
+                    sem.acquire,
+                    sem.release,
+                    sem.unlink,
+                    lambda: sem.value,
+                    lambda: sem.holders,
+                ):
                     try:
                         use()
                     except ValueError as error:
@@ -569,7 +625,9 @@ def test_waits_in_vain_do_not_pile_up(client, connect, name):
     other = ZooKeeperSemaphore(name, client=connect())
 
     def kept():
-        return sum(map(len, [*client._data_watchers.values(), *client._child_watchers.values()])) + len(client.state_listeners)
+        return sum(
+            map(len, [*client._data_watchers.values(), *client._child_watchers.values()])
+        ) + len(client.state_listeners)
 
     with other:
         for timeout in (0.05, 0):

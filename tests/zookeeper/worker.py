@@ -18,7 +18,17 @@ from server import SESSION
 
 from named_semaphores.zookeeper import ZooKeeperSemaphore
 
-FIELDS = ("inside", "pid", "is_frozen", "continued", "entries", "most", "lost", "notice", "too_many")
+FIELDS = (
+    "inside",
+    "pid",
+    "is_frozen",
+    "continued",
+    "entries",
+    "most",
+    "lost",
+    "notice",
+    "too_many",
+)
 
 
 class Slots:
@@ -52,14 +62,22 @@ def count(slots: Slots, sem: Any) -> tuple[int, int]:
     before = slots.inside()
     holders = {process for _, process in sem.holders}
     after = slots.inside()
-    both = [slot for slot, entry in before.items() if after.get(slot) == entry]  # inside while ZooKeeper was asked
-    return sum(not slots.get(slot, "is_frozen") or slots.get(slot, "pid") in holders for slot in both), len(both)
+    both = [
+        slot for slot, entry in before.items() if after.get(slot) == entry
+    ]  # inside while ZooKeeper was asked
+    return sum(
+        not slots.get(slot, "is_frozen") or slots.get(slot, "pid") in holders for slot in both
+    ), len(both)
 
 
 def main(address: str, name: str, tokens: int, path: str, slot: int) -> None:
     logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # not each lost connection
     slots = Slots(path)
-    client = KazooClient(address, timeout=SESSION, connection_retry={"max_tries": -1, "delay": 0.05, "max_delay": 0.3})
+    client = KazooClient(
+        address,
+        timeout=SESSION,
+        connection_retry={"max_tries": -1, "delay": 0.05, "max_delay": 0.3},
+    )
     client.start()
     sem = ZooKeeperSemaphore(name, tokens, client=client)
     while True:
@@ -73,7 +91,9 @@ def main(address: str, name: str, tokens: int, path: str, slot: int) -> None:
             stopped_before = slots.get(slot, "continued")
             for _ in range(random.randrange(50)):
                 time.sleep(0.001)
-            if slots.get(slot, "continued") != stopped_before:  # stopped inside, for longer than the session: works on until it knows
+            if (
+                slots.get(slot, "continued") != stopped_before
+            ):  # stopped inside, for longer than the session: works on until it knows
                 end = time.monotonic() + 20
                 while not sem.lost and time.monotonic() < end:
                     time.sleep(0.001)

@@ -1,0 +1,699 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peers of tests/tools/bench and tests/tools/stress: this library, the one it replaces, and what else its user could take.
+
+Each ``Peer`` opens, closes and inspects one kind of semaphore. The calls of the hot path are source text, in which ``sem`` is the semaphore
+and ``limit`` a number of seconds: a function around them would take time, and would lose tokens of its own under signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from support import unique_name
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CACHE = os.path.join(ROOT, ".bench")  # measured data, and named-semaphores 1.0.3
+PREDECESSOR = "named-semaphores==1.0.3"
+
+try:
+    import named_semaphores
+except ImportError:  # not installed: take the package of this tree
+    sys.path.append(ROOT)
+    import named_semaphores  # noqa: F401
+
+
+class Peer:
+    label = ""
+    acquire = "sem.acquire()"
+    release = "sem.release()"
+    try_acquire = "sem.acquire(False)"
+    timed_acquire = "sem.acquire(timeout=limit)"
+    busy: Any = ()  # exceptions of a call that got no token; without any, it returns False
+    interrupted: Any = ()  # exceptions of a wait that a signal ended, instead of the handler's own
+    has_with = True
+    has_name = True
+    waits_in_kernel = True  # else it polls
+    has_asyncio = False  # acquire_async, async with
+    opens_at_once = True  # else a file is opened at each acquire
+    closes_when_deleted = False  # has no close
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        """Create a semaphore; an error if the name exists."""
+        raise NotImplementedError
+
+    def link(self, name: str) -> Any:
+        """Open an existing semaphore; an error if there is none."""
+        raise NotImplementedError
+
+    def close(self, sem: Any) -> None:
+        """Close this process's handle."""
+        sem.close()
+
+    def discard(self, sem: Any) -> None:
+        """Close the creator's handle and remove the name."""
+        sem.close()
+
+    def fresh(self, tokens: int = 1) -> Any:
+        """Return a new semaphore. Its name is removed already where that is possible, so that no kind of end leaves the name behind."""
+        sem = self.create(unique_name(), tokens)
+        sem.unlink()
+        return sem
+
+    def drop(self, sem: Any) -> None:
+        """Close what ``fresh`` or ``empty`` returned."""
+        self.close(sem)
+
+    def empty(self) -> Any:
+        """Return a new semaphore whose only token is taken."""
+        sem = self.fresh()
+        sem.acquire()
+        return sem
+
+    def in_child(self, sem: Any) -> Any:
+        """Return the object with which a forked child uses the semaphore."""
+        return sem
+
+    def wait(self, sem: Any) -> None:
+        """Acquire in the way that this peer is measured for."""
+        sem.acquire()
+
+    def value(self, sem: Any) -> int:
+        """Return the number of free tokens."""
+        return int(sem.value)
+
+    def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
+        """Make the number of free tokens what it should be; return how many were lost and how many there were too many."""
+        missing = expected - self.value(sem)
+        for _ in range(missing):
+            sem.release()
+        for _ in range(-missing):
+            sem.acquire()
+        return max(0, missing), max(0, -missing)
+
+    def tidy(self) -> None:
+        """Undo what grows with each use; called between measurements."""
+
+    def calls(self) -> dict[str, Any]:
+        """Return the names that the source text needs beside ``sem``."""
+        return {}
+
+
+class Named(Peer):
+    label = "NamedSemaphore"
+    has_asyncio = True
+
+    def __init__(self) -> None:
+        from named_semaphores import NamedSemaphore
+
+        self.type: Any = NamedSemaphore
+        self.flags: Any = NamedSemaphore.Flags
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        return self.type(name, tokens, self.flags.RAISE_IF_EXISTS)
+
+    def link(self, name: str) -> Any:
+        return self.type(name, handle_existence=self.flags.RAISE_IF_NOT_EXISTS)
+
+
+class NamedCtypes(Named):
+    label = "NamedSemaphore, ctypes engine"
+    hidden: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        from named_semaphores._libc import Libc
+
+        super().__init__()
+        libc = Libc(without(ctypes.CDLL(None), *self.hidden), sys.platform)
+        self.type = type("CtypesSemaphore", (self.type,), {"_libc": libc})
+
+
+class NamedPolling(NamedCtypes):
+    """The ctypes engine on a library that has no timed waits, as macOS has none: waits with a timeout poll."""
+
+    label = "NamedSemaphore, polling"
+    hidden = ("timedwait", "clockwait")
+    waits_in_kernel = False
+
+    def wait(self, sem: Any) -> None:
+        sem.acquire(timeout=3600)
+
+
+class _Without:
+    def __init__(self, lib: Any, *parts: str) -> None:
+        self._lib, self._parts = lib, parts
+
+    def __getattr__(self, symbol: str) -> Any:
+        if any(part in symbol for part in self._parts):
+            raise AttributeError(symbol)
+        return getattr(self._lib, symbol)
+
+
+def without(lib: Any, *parts: str) -> Any:
+    """Return the library without the functions whose names contain one of the parts."""
+    return _Without(lib, *parts)
+
+
+class Robust(Named):
+    label = "RobustSemaphore"
+
+    def __init__(self) -> None:
+        from named_semaphores import RobustSemaphore
+
+        super().__init__()
+        self.type = RobustSemaphore
+
+    def fresh(self, tokens: int = 1) -> Any:
+        return self.create(
+            unique_name(), tokens
+        )  # the name ends with its last user; after unlink() nobody could acquire
+
+    def drop(self, sem: Any) -> None:
+        with contextlib.suppress(ValueError):  # a process that holds a token stays a user
+            sem.release()
+        sem.close()
+
+    def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
+        """Release what this process holds; it should hold nothing, and then as many tokens should be free as expected."""
+        lost = 0
+        while True:
+            try:
+                sem.release()
+            except ValueError:
+                break
+            lost += 1
+        from named_semaphores import _sysv
+
+        # Tokens that the process took and does not know of, as seen where signals are looked at everywhere.
+        missing = expected - self.value(sem)
+        if missing:
+            sem._set.library.operate(sem._set.id, _sysv.give(missing))
+        return lost + max(0, missing), max(0, -missing)
+
+
+class PosixIpc(Peer):
+    label = "posix_ipc"
+    try_acquire = "sem.acquire(0)"
+    timed_acquire = "sem.acquire(limit)"
+
+    def __init__(self) -> None:
+        self.module: Any = importlib.import_module("posix_ipc")
+        self.busy = self.module.BusyError
+        self.interrupted = (self.module.SignalError,)
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        return self.module.Semaphore(name, self.module.O_CREX, initial_value=tokens)
+
+    def link(self, name: str) -> Any:
+        return self.module.Semaphore(name)
+
+    def discard(self, sem: Any) -> None:
+        sem.unlink()
+        sem.close()
+
+
+class Predecessor(Named):
+    label = "named-semaphores 1.0.3"
+    has_asyncio = False
+    closes_when_deleted = True
+
+    def __init__(self) -> None:
+        if sys.version_info < (3, 9):
+            raise ImportError("it calls str.removeprefix, which is new in Python 3.9")
+        self.type = _predecessor()
+        self.flags = self.type.Flags
+        self.interrupted = (importlib.import_module("posix_ipc").SignalError,)
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        return super().create(self._allowed(name), tokens)
+
+    def link(self, name: str) -> Any:
+        return super().link(self._allowed(name))
+
+    @staticmethod
+    def _allowed(name: str) -> str:
+        return name[1:].replace(".", "_")
+
+    def close(self, sem: Any) -> None:
+        sem.__del__()
+
+    discard = close
+
+    def tidy(self) -> None:
+        # Each constructor adds a handler to a logger of the semaphore's name, and searches those that are there.
+        import logging
+
+        for name, logger in list(logging.root.manager.loggerDict.items()):
+            if name.startswith("NamedSemaphore.") and isinstance(logger, logging.Logger):
+                logger.handlers.clear()
+
+
+def _predecessor() -> Any:
+    """Import the other package of our import name, then put ours back."""
+    folder = os.path.join(CACHE, PREDECESSOR)
+    if not os.path.isdir(folder):
+        raise ImportError(f"{PREDECESSOR} is not in {CACHE}")
+    ours = {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if name.partition(".")[0] == "named_semaphores"
+    }
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("named_semaphores.semaphore").NamedSemaphore
+    finally:
+        sys.path.remove(folder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "named_semaphores"]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+class Multiprocessing(Peer):
+    label = "multiprocessing.Semaphore"
+    timed_acquire = "sem.acquire(True, limit)"
+    has_name = False
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        import multiprocessing
+
+        return multiprocessing.get_context("fork").Semaphore(tokens)
+
+    def fresh(self, tokens: int = 1) -> Any:
+        return self.create("", tokens)
+
+    def close(self, sem: Any) -> None:
+        pass
+
+    discard = close
+
+    def value(self, sem: Any) -> int:
+        return int(sem.get_value())
+
+
+class Threading(Multiprocessing):
+    label = "threading.Semaphore"
+    timed_acquire = "sem.acquire(timeout=limit)"
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        import threading
+
+        return threading.Semaphore(tokens)
+
+
+class SysvIpc(Peer):
+    label = "sysv_ipc, undo"
+    try_acquire = "sem.block = False; sem.acquire()"
+    timed_acquire = ""
+
+    def __init__(self) -> None:
+        self.module: Any = importlib.import_module("sysv_ipc")
+        self.busy = self.module.BusyError
+        if (
+            self.module.SEMAPHORE_TIMEOUT_SUPPORTED
+        ):  # else sem.acquire(5) waits for ever, as sem.acquire(0) does
+            self.timed_acquire = "sem.acquire(limit)"
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        sem = self.module.Semaphore(_key(name), self.module.IPC_CREX, initial_value=tokens)
+        sem.undo = True
+        return sem
+
+    def link(self, name: str) -> Any:
+        sem = self.module.Semaphore(_key(name))
+        sem.undo = True
+        return sem
+
+    def fresh(self, tokens: int = 1) -> Any:
+        return self.create(unique_name(), tokens)
+
+    def close(self, sem: Any) -> None:
+        pass
+
+    def discard(self, sem: Any) -> None:
+        sem.remove()
+
+    drop = discard
+
+
+class Filelock(Peer):
+    """filelock; for more than one token a file for each, tried in turn as often as filelock itself tries again."""
+
+    label = "filelock"
+    try_acquire = "sem.acquire(blocking=False)"
+    waits_in_kernel = False
+    opens_at_once = False
+
+    def __init__(self) -> None:
+        self.module: Any = importlib.import_module("filelock")
+        self.busy = self.module.Timeout
+        # tests/tools/bench and tests/tools/stress remove it. A child of fork would, too, at its end, if it were a TemporaryDirectory.
+        self.folder = tempfile.mkdtemp()
+        self.names: dict[int, tuple[str, int]] = {}
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        sem = self._open(name, tokens)
+        self.names[id(sem)] = name, tokens
+        return sem
+
+    def _open(self, name: str, tokens: int) -> Any:
+        locks = [self.module.FileLock(f"{self.folder}{name}.{number}") for number in range(tokens)]
+        return locks[0] if tokens == 1 else _Slots(locks, self.module.Timeout)
+
+    def link(self, name: str) -> Any:
+        return self._open(name, 1)
+
+    def close(self, sem: Any) -> None:
+        pass
+
+    def discard(self, sem: Any) -> None:
+        del self.names[id(sem)]
+
+    drop = discard
+
+    def fresh(self, tokens: int = 1) -> Any:
+        return self.create(unique_name(), tokens)
+
+    def empty(self) -> Any:
+        sem = self.fresh()
+        self.holder = self.in_child(sem)  # sem itself is reentrant
+        self.holder.acquire()
+        return sem
+
+    def in_child(self, sem: Any) -> Any:
+        return self._open(
+            *self.names[id(sem)]
+        )  # filelock refuses an object that was there before a fork
+
+    def value(self, sem: Any) -> int:
+        """Return how many tokens could be taken now."""
+        name, tokens = self.names[id(sem)]
+        taken = []
+        for one in [self._open(name, tokens) for _ in range(tokens)]:
+            with contextlib.suppress(self.busy):
+                exec(self.try_acquire, {"sem": one})
+                taken.append(one)
+        for one in taken:
+            one.release()
+        return len(taken)
+
+
+class _Slots:
+    def __init__(self, locks: list[Any], busy: Any) -> None:
+        self.locks, self.busy = locks, busy
+
+    def acquire(self, blocking: bool = True) -> None:
+        while True:
+            for lock in self.locks:
+                with contextlib.suppress(self.busy):
+                    lock.acquire(blocking=False)
+                    self.held = lock
+                    return
+            if not blocking:
+                raise self.busy("")
+            time.sleep(0.05)  # filelock's own poll_interval
+
+    def release(self) -> None:
+        self.held.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Portalocker(Filelock):
+    """portalocker's counted semaphore, which has a file for each token."""
+
+    label = "portalocker"
+    try_acquire = "sem.acquire(0)"
+    timed_acquire = "sem.acquire(limit)"
+
+    def __init__(self) -> None:
+        self.module = importlib.import_module("portalocker")
+        if not hasattr(self.module, "NamedBoundedSemaphore"):
+            raise ImportError(f"portalocker {self.module.__version__} has no NamedBoundedSemaphore")
+        self.busy = self.module.AlreadyLocked
+        self.folder = tempfile.mkdtemp()
+        self.names = {}
+
+    def _open(self, name: str, tokens: int) -> Any:
+        return self.module.NamedBoundedSemaphore(
+            tokens, name=name[1:], directory=self.folder, timeout=3600
+        )
+
+
+class PortalockerLock(Portalocker):
+    """portalocker's simplest lock: one token."""
+
+    label = "portalocker.Lock"
+    try_acquire = "sem.acquire(0, fail_when_locked=True)"
+
+    def _open(self, name: str, tokens: int) -> Any:
+        assert tokens == 1
+        return self.module.Lock(self.folder + name, timeout=3600)
+
+
+class BareCtypes(Peer):
+    """sem_trywait and sem_post called through ctypes, without a class: what ctypes alone costs."""
+
+    label = "bare ctypes calls"
+    acquire = try_acquire = "trywait(sem)"
+    release = "post(sem)"
+    timed_acquire = ""
+    has_with = False
+
+    def __init__(self) -> None:
+        self.lib = ctypes.PyDLL(None)
+        self.lib.sem_open.restype = ctypes.c_void_p
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        self.created = name.encode()
+        return ctypes.c_void_p(
+            self.lib.sem_open(self.created, os.O_CREAT | os.O_EXCL, 0o600, tokens)
+        )
+
+    def link(self, name: str) -> Any:
+        return ctypes.c_void_p(self.lib.sem_open(name.encode(), 0))
+
+    def close(self, sem: Any) -> None:
+        self.lib.sem_close(sem)
+
+    def discard(self, sem: Any) -> None:
+        """Close what was created last."""
+        self.lib.sem_close(sem)
+        self.lib.sem_unlink(self.created)
+
+    def fresh(self, tokens: int = 1) -> Any:
+        sem = self.create(unique_name(), tokens)
+        self.lib.sem_unlink(self.created)
+        return sem
+
+    def empty(self) -> Any:
+        return self.fresh(0)
+
+    def calls(self) -> dict[str, Any]:
+        return {"trywait": self.lib.sem_trywait, "post": self.lib.sem_post}
+
+
+class Naive(Peer):
+    """A class as one would write it with ctypes: right as long as no signal, no thread and no other process comes between."""
+
+    label = "naive ctypes class"
+
+    def create(self, name: str, tokens: int = 1) -> Any:
+        return NaiveSemaphore(name, tokens, create=True)
+
+    def link(self, name: str) -> Any:
+        return NaiveSemaphore(name, 0, create=False)
+
+
+class _timespec(ctypes.Structure):
+    _fields_ = [("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long)]
+
+
+def _naive_library() -> Any:
+    lib = ctypes.CDLL(None, use_errno=True)
+    lib.sem_open.restype = ctypes.c_void_p
+    for name in ("sem_close", "sem_wait", "sem_trywait", "sem_post"):
+        getattr(lib, name).argtypes = [ctypes.c_void_p]
+    lib.sem_getvalue.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
+    lib.sem_timedwait.argtypes = [ctypes.c_void_p, ctypes.POINTER(_timespec)]
+    return lib
+
+
+def _check(failed: object) -> None:
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class NaiveSemaphore:
+    lib: Any = None
+    handle: Any = None
+
+    def __init__(self, name: str, value: int, create: bool) -> None:
+        self.lib = NaiveSemaphore.lib = NaiveSemaphore.lib or _naive_library()
+        self.name, self.created = name.encode(), create
+        flags = os.O_CREAT | os.O_EXCL if create else 0
+        self.handle = self.lib.sem_open(
+            self.name, flags, ctypes.c_uint(0o600), ctypes.c_uint(value)
+        )
+        _check(not self.handle)
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        if not blocking:
+            return not self.lib.sem_trywait(self.handle)
+        if timeout is None:
+            while self.lib.sem_wait(self.handle):
+                pass
+            return True
+        end = time.time() + timeout
+        return not self.lib.sem_timedwait(self.handle, _timespec(int(end), int(end % 1 * 1e9)))
+
+    def release(self) -> None:
+        _check(self.lib.sem_post(self.handle))
+
+    @property
+    def value(self) -> int:
+        value = ctypes.c_int()
+        _check(self.lib.sem_getvalue(self.handle, value))
+        return value.value
+
+    def __enter__(self) -> NaiveSemaphore:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def unlink(self) -> None:
+        _check(self.lib.sem_unlink(self.name))
+
+    def close(self) -> None:
+        if self.handle:
+            self.lib.sem_close(self.handle)
+            self.handle = None
+            if self.created:
+                self.lib.sem_unlink(self.name)
+
+    __del__ = close
+
+
+ALL: tuple[type[Peer], ...] = (
+    Named,
+    NamedCtypes,
+    NamedPolling,
+    Robust,
+    PosixIpc,
+    Predecessor,
+    Multiprocessing,
+    Threading,
+    SysvIpc,
+    Filelock,
+    Portalocker,
+    PortalockerLock,
+    BareCtypes,
+    Naive,
+)
+LABELS = {peer.label: peer for peer in ALL}
+
+
+def available(*types: type[Peer]) -> Iterator[Any]:
+    """Yield those of the peers that can be had; ``prepare`` tells which cannot."""
+    for peer_type in types or ALL:
+        with contextlib.suppress(ImportError):
+            yield peer_type()
+
+
+def prepare(*types: type[Peer]) -> dict[str, str]:
+    """Fetch named-semaphores 1.0.3. Return the peers that cannot be had, by label, and why."""
+    os.makedirs(CACHE, exist_ok=True)
+    missing = {}
+    for peer_type in types or ALL:
+        why = _fetch_predecessor() if peer_type is Predecessor else ""
+        try:
+            peer_type()
+        except ImportError as error:
+            missing[peer_type.label] = why or str(error)
+    return missing
+
+
+def _fetch_predecessor() -> str:
+    """Put the package where only ``_predecessor`` finds it, since its import name is ours; return what pip says if it fails."""
+    folder = os.path.join(CACHE, PREDECESSOR)
+    if os.path.isdir(folder):
+        return ""
+    with tempfile.TemporaryDirectory(dir=CACHE) as new:
+        unpacked = os.path.join(new, "unpacked")
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--target",
+            unpacked,
+        ]
+        ran = subprocess.run([*pip, PREDECESSOR], capture_output=True, text=True, check=False)
+        if not ran.returncode:
+            os.rename(unpacked, folder)
+        return ran.stderr.strip()[-300:] if ran.returncode else ""
+
+
+# What a process leaves behind. Names contain the id of the process that ran the measurement (support.unique_name), and so do the keys of
+# sysv_ipc's sets.
+
+
+def _key(name: str) -> int:
+    process, number = re.findall(r"nst(\d+)_[0-9a-f]+\.(\d+)", name)[0]
+    return _first_key(int(process)) | int(number) % 256
+
+
+def _first_key(process: int) -> int:
+    return 0x40000000 | (process % 2**22) << 8
+
+
+def sweep(process: int) -> list[str]:
+    """Remove the names and sets that this process, which has ended, and its children left behind. Return what they were."""
+    left = glob.glob(f"/dev/shm/*nst{process}_*")
+    for path in left:
+        os.unlink(path)
+    return [*left, *_sweep_robust(process), *_sweep_sysv_ipc(process)]
+
+
+def _sweep_robust(process: int) -> Iterator[str]:
+    try:
+        from named_semaphores import _sysv
+
+        sets = _sysv.list_sets()
+    except (ImportError, FileNotFoundError):
+        return
+    for one in sets:
+        if one.name and one.name.startswith(f"/nst{process}_"):
+            _sysv.system().remove(one.id)
+            yield f"the set of {one.name}"
+
+
+def _sweep_sysv_ipc(process: int) -> Iterator[str]:
+    try:
+        sysv_ipc = importlib.import_module("sysv_ipc")
+        with open("/proc/sysvipc/sem", encoding="ascii") as file:
+            keys = [int(line.split()[0]) for line in file.readlines()[1:]]
+    except (ImportError, FileNotFoundError):
+        return
+    for key in keys:
+        if key & ~0xFF == _first_key(process):
+            sysv_ipc.Semaphore(key).remove()
+            yield f"System V key {key:#x}"

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several tests need: names of their own, waiting for conditions, threads, and Python processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Callable
+
+# Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process number, in another container.
+PREFIX = f"nst{os.getpid()}_{os.urandom(2).hex()}."
+SLOW = int(
+    os.environ.get("NAMED_SEMAPHORES_SLOW", "1")
+)  # how much slower than usual this machine is; widens upper bounds
+# From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
+EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
+SETS = 16  # as many System V sets are there at once, or fewer
+PYPY = sys.implementation.name == "pypy"
+NAMES: list[str] = []  # that tests were given
+NOBODY = 65534
+
+
+def unique_name() -> str:
+    """Return a name that no other test uses."""
+    NAMES.append(f"/{PREFIX}{len(NAMES)}")
+    return NAMES[-1]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Return once the condition is true; fail if it is not in time."""
+    end = time.monotonic() + seconds * SLOW
+    while not condition():
+        assert time.monotonic() < end, f"the condition was not met within {seconds * SLOW} s"
+        time.sleep(0.001)
+
+
+def collect() -> bool:
+    """Collect garbage, so that nothing which is unreachable is left. True, for a condition."""
+    for _ in range(
+        3 if PYPY else 1
+    ):  # PyPy frees what a finalizer held only with the next collection
+        gc.collect()
+    return True
+
+
+class Child(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that a failed with statement kills instead of waiting for it."""
+
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
+        if exc_type is not None:
+            self.kill()
+        super().__exit__(exc_type, *rest)
+
+
+def start_python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    """Start this interpreter on the code, with pipes for its standard streams."""
+    streams = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        **options,
+    }
+    return Child([sys.executable, "-c", code, *arguments], **streams)
+
+
+def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, float]:
+    """Return the function's result and the seconds it took."""
+    start = time.monotonic()
+    result = function(*arguments, **keywords)
+    return result, time.monotonic() - start
+
+
+def why_no_files(folder: str = "/dev/shm") -> str | None:
+    """Return why Linux's C libraries can make no semaphore here, or None: then nearly every test would fail, each with an error of its own."""
+    if not sys.platform.startswith("linux"):
+        return None
+    path = f"{folder}/{PREFIX}empty"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        os.unlink(path)
+    except OSError as error:
+        return f"semaphores are files in {folder}, and none can be made there ({error.strerror}): mount a tmpfs there that this user may write in"
+    return None
+
+
+def skip_without_room_for(count: int) -> None:
+    """Skip the test if /dev/shm has no room for so many semaphores, each of them a page."""
+    import pytest
+
+    if sys.platform.startswith("linux"):
+        room = os.statvfs("/dev/shm")
+        if room.f_blocks and room.f_bavail * room.f_frsize < count * os.sysconf("SC_PAGE_SIZE"):
+            pytest.skip(f"/dev/shm has no room for {count} semaphores")
+
+
+def why_no_sets() -> str | None:
+    """Return why Linux has no room for the System V sets that tests make at once, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    from named_semaphores import _sysv
+
+    made: list[int] = []
+    try:
+        library = _sysv.system()
+        for _ in range(SETS):
+            made.append(library.get(0, 1, 0o600))  # 0 is no set's key
+    except NotImplementedError:  # the tests of RobustSemaphore are skipped then
+        pass
+    except OSError as error:
+        return (
+            f"tests make {SETS} System V sets at once, and {len(made)} can be made ({os.strerror(error.errno or 0)}): "
+            "the last number in /proc/sys/kernel/sem is the limit, ipcs -s lists what is there, ipcrm removes one"
+        )
+    finally:
+        for semid in made:
+            library.remove(semid)
+    return None
+
+
+@cache
+def why_always_the_same_user() -> str | None:
+    """Return why this process can become no other user, or None. Root of a user namespace cannot, nor can root without capabilities."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "only root can become another user"
+    pid = os.fork()
+    if not pid:
+        number = errno.EIO
+        try:
+            os.setgroups([])
+            os.seteuid(NOBODY)
+            os.seteuid(0)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            number = 0
+        except OSError as error:
+            number = error.errno or number
+        finally:
+            os._exit(number)
+    number = os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+    return f"this root can become no other user: {os.strerror(number)}" if number else None
+
+
+@contextlib.contextmanager
+def thread(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Iterator[list[Any]]:
+    """Run the function beside the block; yield a list that will get its result."""
+    results: list[Any] = []
+    running = threading.Thread(
+        target=lambda: results.append(function(*arguments, **keywords)), daemon=True
+    )
+    running.start()
+    try:
+        yield results
+    finally:
+        running.join(30 * SLOW)
+        assert not running.is_alive()
+
+
+@contextlib.contextmanager
+def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0) -> Iterator[None]:
+    """Let the handler get SIGALRM, after so many seconds and then again and again."""
+    # pytest-timeout uses the same signal. Meanwhile a thread of C code sees to it that nothing hangs.
+    # It inherits the mask: CPython notices a signal that another thread got only when it next changes threads.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    faulthandler.dump_traceback_later(100 * SLOW, exit=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    before = signal.signal(signal.SIGALRM, handler)
+    timer = signal.setitimer(signal.ITIMER_REAL, first, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        faulthandler.cancel_dump_traceback_later()
+
+
+class Struck(Exception):
+    """What a signal handler raises."""
+
+
+def strike(call: Callable[[], object], after: float = 0.02) -> None:
+    """Make the call, and assert that the exception of a signal handler ends it, raised after so many seconds (0: never)."""
+    import pytest
+
+    def handler(*_: object) -> None:
+        raise Struck
+
+    with alarm(handler), pytest.raises(Struck):
+        signal.setitimer(
+            signal.ITIMER_REAL, after
+        )  # not by alarm: on a slow machine it might ring before raises is entered
+        call()
+
+
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    """Do the work in so many threads at once, and return when all have done it."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def run_python(
+    code: str, *arguments: str, options: Sequence[str] = (), seconds: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter, with its options, on the code; return what it wrote and its exit code."""
+    command = [sys.executable, *options, "-c", code, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds * SLOW, check=False
+    )
+
+
+def import_copy(name: str) -> Any:
+    """Import a second copy of the package under another name, as a program has that brought its own; forget it with ``forget_copy``."""
+    import importlib.util
+
+    import named_semaphores
+
+    place = os.path.dirname(os.path.abspath(named_semaphores.__file__))
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(place, "__init__.py"), submodule_search_locations=[place]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    sys.modules[name] = copy
+    spec.loader.exec_module(copy)
+    return copy
+
+
+def forget_copy(name: str) -> None:
+    """Forget a copy of the package."""
+    for module in [
+        module for module in sys.modules if module == name or module.startswith(f"{name}.")
+    ]:
+        del sys.modules[module]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What threads, forks and successors do to a semaphore."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from typing import Any
+
+from forks import Children, Gate
+from peers import Peer
+from support import unique_name
+
+
+def closing(peer: Peer, rounds: int) -> dict[str, Any]:
+    """Close what four threads wait for, then let another process release four tokens. A crash is seen by the caller of this process."""
+    stuck = 0
+    for _ in range(rounds):
+        sem = peer.create(unique_name(), 4)
+        with Children() as children, Gate() as held, Gate() as closed:
+            children.start(_hold_four, peer, sem, held, closed)
+            held.wait()
+            threads = [threading.Thread(target=_enter, args=(sem,), daemon=True) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.02)  # most of them wait in the kernel
+            peer.discard(sem)
+            closed.give()
+            children.join()
+        for thread in threads:
+            thread.join(10)
+        stuck += any(thread.is_alive() for thread in threads)
+    return {"rounds": rounds, "stuck": stuck}
+
+
+def _hold_four(peer: Peer, sem: Any, held: Gate, closed: Gate) -> None:
+    for _ in range(4):
+        sem.acquire()
+    held.give()
+    closed.wait()
+    for _ in range(4):
+        sem.release()
+    peer.close(sem)  # maybe the last one, which removes the name
+
+
+def _enter(sem: Any) -> None:
+    with sem:
+        pass
+
+
+def forking(peer: Peer, rounds: int) -> dict[str, Any]:
+    """Let a child of fork delete its parent's semaphore object and end."""
+    removed = 0
+    for _ in range(rounds):
+        name = unique_name()
+        sem: Any = peer.create(name)
+        if os.fork() == 0:
+            try:
+                del sem
+                gc.collect()
+            finally:
+                os._exit(0)
+        os.wait()
+        removed += not _exists(peer, name)
+        if removed:
+            break  # the other rounds would fail too
+        peer.discard(sem)
+    return {"rounds": rounds, "parent's names removed": removed}
+
+
+def succeeding(peer: Peer, rounds: int) -> dict[str, Any]:
+    """Remove a name, create a successor of the same name, and close the first one."""
+    removed = 0
+    for _ in range(rounds):
+        name = unique_name()
+        first = peer.create(name)
+        first.unlink()
+        second = peer.create(name)
+        peer.close(first)
+        removed += not _exists(peer, name)
+        if removed:
+            break
+        peer.discard(second)
+    return {"rounds": rounds, "successor's names removed": removed}
+
+
+def _exists(peer: Peer, name: str) -> bool:
+    try:
+        sem = peer.link(name)
+    except Exception:  # each peer has its own
+        return False
+    peer.close(sem)
+    return True
+
+
+def opening(peer: Peer, rounds: int) -> dict[str, Any]:
+    """Open and close over and over; then have 10,000 open at once, or a tenth of the rounds."""
+
+    def state() -> tuple[int, int]:
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            return sum("/sem." in line for line in maps), len(os.listdir("/proc/self/fd"))
+
+    name = unique_name()
+    sem = peer.create(name)
+    for _ in range(100):
+        peer.close(peer.link(name))
+    gc.collect()
+    before, objects = state(), len(gc.get_objects())
+    for _ in range(rounds):
+        peer.close(peer.link(name))
+    gc.collect()
+    grown = [now - then for now, then in zip(state(), before)]
+    more = len(gc.get_objects()) - objects
+    peer.discard(sem)
+    many = [peer.create(unique_name()) for _ in range(rounds // 10)]
+    for one in many:
+        peer.discard(one)
+    return {
+        "rounds": rounds,
+        "mappings": grown[0],
+        "descriptors": grown[1],
+        "objects more": max(0, more - 20),
+        "open at once": len(many),
+    }

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storms of signals whose handler raises, on acquiring, waiting, releasing, creating. They run in the main thread of a process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import random
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from forks import Children, Gate, shared
+from peers import Peer
+from support import unique_name
+
+
+class Interrupt(Exception):
+    """What the handler raises."""
+
+
+class _Storm:
+    """One signal at a time. The next is armed when this one has been caught, so that each signal and its damage are counted."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.made = self.caught = self.lost = self.gained = self.swallowed = 0
+        self.random = random.Random(seed)
+
+    @contextlib.contextmanager
+    def handling(self, number: int) -> Iterator[None]:
+        def handler(*_: object) -> None:
+            self.made += 1
+            raise Interrupt
+
+        before = signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(number, before)
+
+    def arm(self) -> None:
+        # Longer than a with statement takes, so the signal can arrive anywhere in it.
+        signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-6, 20e-6))
+
+    def count(self, peer: Peer, sem: Any, expected: int) -> None:
+        """Count an interrupt, and the tokens that it lost or gained."""
+        self.caught += 1
+        lost, gained = peer.put_right(sem, expected)
+        self.lost += lost
+        self.gained += gained
+
+    def outcome(self) -> dict[str, Any]:
+        assert self.made == self.caught + self.swallowed
+        return {"interrupts": self.caught, "lost": self.lost, "gained": self.gained}
+
+
+def _compiled(template: str, statement: str, namespace: dict[str, Any]) -> Callable[..., None]:
+    lines = template.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.strip() == "STATEMENT")
+    lines[at] = textwrap.indent(statement, lines[at][: -len("STATEMENT")])
+    exec("\n".join(lines), namespace)
+    return namespace["rounds"]  # type: ignore[no-any-return]
+
+
+# --- free tokens -------------------------------------------------------------------------------------------------------------------------
+
+_BUSY_ROUNDS = """
+def rounds(sem, interrupts):
+    for _ in range(interrupts):
+        try:
+            arm()
+            while True:
+                STATEMENT
+        except Interrupt:
+            pass
+        count()
+"""
+
+STATEMENTS = {
+    "with": "with sem: pass",
+    "body": "with sem:\n    for i in range(3): abs(i)",
+    "nested": "with sem:\n    with sem: pass",
+    "try": "sem.acquire()\ntry: pass\nfinally: sem.release()",
+}
+
+
+def busy(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
+    """Interrupt a statement that is run over and over, on a semaphore with free tokens."""
+    storm = _Storm()
+    sem = peer.create(unique_name(), 2)
+    rounds = _compiled(
+        _BUSY_ROUNDS,
+        STATEMENTS[statement],
+        {"arm": storm.arm, "Interrupt": Interrupt, "count": lambda: storm.count(peer, sem, 2)},
+    )
+    try:
+        with storm.handling(signal.SIGALRM):
+            rounds(sem, interrupts)
+    finally:
+        peer.discard(sem)
+    return storm.outcome()
+
+
+# --- a token that another process releases ----------------------------------------------------------------------------------------------
+
+_WAITING_ROUNDS = """
+def rounds(sem, interrupts):
+    for _ in range(interrupts):
+        go()
+        held()
+        got = False
+        try:
+            try:
+                go()
+                STATEMENT
+            except busy:
+                pass
+            while True:
+                nap(0)
+        except Interrupt:
+            pass
+        done()
+        count(got)
+"""
+
+
+def _release_and_kill(sem: Any, held: Gate, go: Gate, done: Gate, spread: float) -> None:
+    """The other process: take the token; then release it and send a signal, in any order and with any gap, about when the wait begins."""
+    parent, rng = os.getppid(), random.Random()
+    steps: list[Callable[[], object]] = [sem.release, lambda: os.kill(parent, signal.SIGUSR1)]
+    while True:
+        go.wait()
+        sem.acquire()
+        held.give()
+        go.wait()
+        steps.reverse()
+        for step in steps:
+            end = time.perf_counter() + rng.choice((0, 0, rng.uniform(0, spread)))
+            while time.perf_counter() < end:
+                pass
+            step()
+        done.give()
+
+
+def waiting(
+    peer: Peer, interrupts: int, statement: str, limit: float = 10, spread: float = 40e-6
+) -> dict[str, Any]:
+    """Interrupt waits for a token that another process releases at the same time."""
+    storm = _Storm()
+    sem = peer.create(unique_name(), 1)
+    call = {"timed": peer.timed_acquire, "wait": peer.acquire}.get(statement)
+    source = (
+        "with sem:\n    while True: nap(0)"
+        if call is None
+        else f"{call}; got = True"
+        if peer.busy
+        else f"got = {call}"
+    )
+
+    def count(got: bool) -> None:
+        if got:
+            sem.release()
+        storm.count(peer, sem, 1)
+
+    try:
+        with Children() as children, Gate() as held, Gate() as go, Gate() as done:
+            # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a thread takes the GIL back, and a signal at that very
+            # moment is forgotten until the next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
+            names = {
+                "nap": time.sleep,
+                "limit": limit,
+                "Interrupt": (Interrupt, *peer.interrupted),
+                "busy": peer.busy,
+                "count": count,
+            }
+            rounds = _compiled(
+                _WAITING_ROUNDS,
+                source,
+                {"held": held.wait, "go": go.give, "done": done.wait, **names},
+            )
+            children.start(_release_and_kill, sem, held, go, done, spread)
+            with storm.handling(signal.SIGUSR1):
+                rounds(sem, interrupts)
+    finally:  # when the other process has ended: the last user removes a robust semaphore
+        peer.discard(sem)
+    return storm.outcome()
+
+
+# --- a signal just before the kernel sleeps ---------------------------------------------------------------------------------------------
+
+PATIENCE = 5.0
+
+
+def noticed(peer: Peer, interrupts: int, processes: int = 100) -> dict[str, Any]:
+    """Interrupt the beginning of waits for a token that never comes; count those that only a second signal, 5 s later, ends.
+
+    Many processes do that at once: a signal that comes too soon for the kernel and too late for Python costs up to a second.
+    """
+    sem = peer.empty()
+    figures = shared(ctypes.c_double * (3 * processes))
+    with Children() as children:
+        for number in range(processes):
+            children.start(
+                _interrupt_waits, peer, sem, interrupts // processes, figures, 3 * number
+            )
+        children.join()
+    peer.drop(sem)
+    return {
+        "interrupts": int(sum(figures[0::3])),
+        "hangs": int(sum(figures[1::3])),
+        "s at most": round(max(figures[2::3]), 2),
+    }
+
+
+def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place: int) -> None:
+    storm = _Storm()
+    with storm.handling(signal.SIGALRM):
+        for _ in range(interrupts):
+            begin = time.monotonic()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, storm.random.uniform(1e-6, 20e-6), PATIENCE)
+                sem.acquire()
+            except (Interrupt, *peer.interrupted):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            took = time.monotonic() - begin
+            figures[place] += 1
+            figures[place + 1] += took > PATIENCE - 1
+            figures[place + 2] = max(figures[place + 2], took)
+
+
+# --- creating and closing ---------------------------------------------------------------------------------------------------------------
+
+_CREATING_ROUNDS = """
+def rounds(sem, interrupts):
+    while storm.caught < interrupts:
+        try:
+            arm()
+            while True:
+                sem = create(unique_name())
+                STATEMENT
+        except Interrupt:
+            storm.caught += 1
+"""
+
+
+def mappings(part: str) -> int:
+    """Return how many mappings this process has of files whose path has this part."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        return sum(part in line for line in maps)
+
+
+def creating(peer: Peer, interrupts: int) -> dict[str, Any]:
+    """Interrupt constructors, close() and finalizers. The caller counts the names left, when this process has ended."""
+    storm = _Storm()
+
+    def swallow(
+        _: object,
+    ) -> (
+        None
+    ):  # the exception of a handler that ran in a finalizer; there will be no other for this signal
+        while True:
+            storm.swallowed += 1
+            storm.caught += 1
+            try:
+                storm.arm()
+                return
+            except Interrupt:  # so soon that it came here
+                pass
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallow
+    names = {
+        "arm": storm.arm,
+        "Interrupt": Interrupt,
+        "create": peer.create,
+        "unique_name": unique_name,
+        "storm": storm,
+    }
+    try:
+        with storm.handling(signal.SIGALRM):
+            for statement in ("discard(sem)", "del sem", "pass"):
+                storm.caught, before = 0, storm.caught
+                _compiled(_CREATING_ROUNDS, statement, {"discard": peer.discard, **names})(
+                    None, interrupts // 3
+                )
+                storm.caught += before
+    finally:
+        sys.unraisablehook = hook
+    gc.collect()
+    assert storm.made == storm.caught, "some interrupts were swallowed"
+    return {"interrupts": storm.caught, "mappings left": mappings(unique_name().split(".")[0][1:])}

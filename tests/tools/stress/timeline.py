@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A limit of three whose holders are killed: who is inside, who waits, how many tokens are left. Written to a file for tests/tools/pictures.py."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import time
+from typing import Any
+
+from forks import Children, shared
+from peers import CACHE, Peer
+from support import unique_name
+
+TOKENS, WORKERS = 3, 6
+INSIDE, OUTSIDE = 0.4, 0.15  # seconds that a worker holds a token, and does something else
+FIRST_KILL, KILL_EVERY = 1.0, 1.25  # seconds
+DATA = os.path.join(CACHE, "kills.json")
+
+_WAITS, _INSIDE = 1, 2
+
+
+def killing(peer: Peer, seconds: int) -> dict[str, Any]:
+    """Let six workers loop over a with statement. Now and then kill one that is inside, and start another in its place."""
+    sem = peer.create(unique_name(), TOKENS)
+    states = shared(ctypes.c_byte * WORKERS)
+    bars: list[list[Any]] = []  # worker, "waits" or "inside", from, to, whether it was killed
+    free: list[tuple[float, int]] = []  # from when on how many tokens
+    began = [(0, 0.0)] * WORKERS  # the last seen state of each worker, and since when
+    killed = 0
+
+    def work(number: int) -> None:
+        own = peer.in_child(sem)
+        time.sleep(number * INSIDE / WORKERS)
+        while True:
+            states[number] = _WAITS
+            with own:
+                states[number] = _INSIDE
+                time.sleep(INSIDE)
+                states[number] = 0
+            time.sleep(OUTSIDE)
+
+    def look(number: int, now: float, died: bool = False) -> None:
+        state, since = began[number]
+        if states[number] != state or died:
+            if state:
+                bars.append([number, "inside" if state == _INSIDE else "waits", since, now, died])
+            began[number] = (0 if died else states[number], now)
+
+    with Children() as children:
+        pids = [children.start(work, number) for number in range(WORKERS)]
+        begin, next_kill = time.monotonic(), FIRST_KILL
+        now = 0.0
+        while now < seconds:
+            time.sleep(0.005)
+            now = time.monotonic() - begin
+            for number in range(WORKERS):
+                look(number, now)
+            inside = [
+                (since, number) for number, (state, since) in enumerate(began) if state == _INSIDE
+            ]
+            # To try a lock file would keep a worker from it.
+            tokens = peer.value(sem) if peer.waits_in_kernel else TOKENS - len(inside)
+            if not free or free[-1][1] != tokens:
+                free.append((now, tokens))
+            victims = [pair for pair in inside if INSIDE / 4 < now - pair[0] < INSIDE * 3 / 4]
+            if now >= next_kill and victims:
+                _, victim = max(victims)
+                children.kill(pids[victim])
+                look(victim, now, died=True)
+                states[victim] = 0
+                pids[victim] = children.start(work, victim)
+                killed += 1
+                next_kill += KILL_EVERY
+        for number, (state, since) in enumerate(began):
+            if state:
+                bars.append([number, "inside" if state == _INSIDE else "waits", since, now, False])
+        lost = TOKENS - peer.value(sem) - sum(state == _INSIDE for state, _ in began)
+    peer.discard(sem)
+    _write(
+        peer.label,
+        {"seconds": seconds, "tokens": TOKENS, "workers": WORKERS, "bars": bars, "free": free},
+    )
+    return {
+        "tokens lost": lost,
+        "workers killed": killed,
+        "wait for ever": WORKERS if lost == TOKENS else 0,
+    }
+
+
+def _write(label: str, data: dict[str, Any]) -> None:
+    os.makedirs(CACHE, exist_ok=True)
+    kept = {}
+    if os.path.exists(DATA):
+        with open(DATA, encoding="utf-8") as file:
+            kept = json.load(file)
+    with open(DATA, "w", encoding="utf-8") as file:
+        json.dump({**kept, label: data}, file, indent=0)
