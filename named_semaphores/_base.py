@@ -1,97 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: what all semaphores of this package have in common. Subclasses open a handle; ``Semaphore`` makes its calls.
+"""What all semaphores of this package share. A subclass opens a handle; Semaphore uses it.
 
-A signal must not cost a token. CPython runs signal handlers inside most calls, after the C function has returned and before its result is stored:
-``taken = try_acquire()`` loses the token when the handler raises. A for statement does both in one instruction, which does not look at signals:
-``for taken in tries: break`` (CPython 3.11 and later). Make no call between the for statement and ``return``.
+A signal must not cost a token. CPython runs signal handlers inside most calls, after the C
+function has returned and before its result is stored: ``taken = try_acquire()`` loses the token
+when the handler raises. A for statement calls and stores in one instruction, which does not look
+at signals: ``for taken in tries: break`` (CPython 3.11 and later). Make no call between such a
+for statement and ``return``.
+
+A handle has these attributes. Each step of an iterator makes one C call.
+
+tries: endless; takes a token if one is free. True or False.
+first_waits: endless; the same, and may wait for FIRST_SLICE. It is ``tries`` if there is none.
+posts: endless; puts a token back. False or None; True or ValueError if the system refuses.
+leave: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
+is_steady: whether ``wait_until`` serves, so that no step of the wall clock can change the wait.
+is_robust: whether the kernel puts tokens back when the process ends.
+slices: how long the waits after the first one are, in nanoseconds; the last one repeats.
+try_once(), wait(nanoseconds), wait_until(deadline): an iterator that takes a token, or tries to,
+    and gives the status, 0 for success, then errno.
+post_once(): the same; puts back a token that was taken.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
-import os
 import sys
+import time
 from itertools import chain, repeat
-from operator import attrgetter, index
-from time import monotonic_ns, sleep
+from operator import attrgetter
 
-from ._check import check_name as check_name
-from ._lock import new_lock
+from ._checks import check_integer, check_wait, clock, deadline_of
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Any, Callable, NoReturn, TypeVar
+    from typing import Any, Callable, Iterator, NoReturn, TypeVar
 
     Self = TypeVar("Self", bound="Semaphore")
 
-# A signal that lands after Python's last look at signals and before the kernel sleeps does not end that sleep. So no sleep is longer than a
-# second; the first ones are short, since most signals of that kind come soon after the wait began.
+# A signal that lands after Python's last look at signals and before the kernel sleeps does not
+# end that sleep. So a wait has slices. The first one is short, since most signals of that kind
+# come soon after the wait began.
 FIRST_SLICE = 10_000_000  # nanoseconds
-LATER_SLICES = (100_000_000, 1_000_000_000)
 
-# Where a timed wait must poll: soon at first, for tokens that are held shortly; then seldom enough to cost nothing (67 looks a second).
+# Pauses of a wait that must poll: soon at first, for tokens that are held shortly; then seldom
+# enough to cost nothing (67 looks a second).
 FIRST_PAUSE = 100_000
 LONGEST_PAUSE = 15_000_000
 
-_LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
+# errno of a call that got no token: none was free, a signal came, or time was over.
+RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)
+
+DEFAULT_MODE = 0o600
+ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
+_NUMBERS = frozenset((int, float))  # the types of most timeouts
+
+_async: Any = None  # the module, once it is needed: the package does not import asyncio
 
 
-# For imports that are made only when needed. In a child of fork an import that another thread had begun would never end, so a fork waits for it.
-# Only the first use takes this lock: it might be made with another lock, which a hook of a fork awaits.
-importing = new_lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=importing.acquire,
-        after_in_parent=importing.release,
-        after_in_child=importing.release,
-    )
-_async: Any = None
+class Bound(property):
+    """A special method that is a separate C function for each instance.
+
+    A Python ``__exit__`` can be interrupted before its first statement, and its token is then
+    never put back. The with statement looks ``__exit__`` up on the instance before it enters, and
+    gets the C function. contextlib.ExitStack and others look it up on the class, get this
+    descriptor, and call it with the instance.
+    """
+
+    def __call__(self, instance: Any, *arguments: Any) -> Any:
+        return self.fget(instance)(*arguments)  # type: ignore[misc]
 
 
-class _Octal(int):
-    """An int that help() shows as permission bits are written."""
-
-    def __repr__(self) -> str:
-        return f"0o{self:o}"
-
-
-DEFAULT_MODE = _Octal(0o600)
-
-RETRY = (
-    errno.EAGAIN,
-    errno.EINTR,
-    errno.ETIMEDOUT,
-)  # of a call that got no token: none was free, a signal came, time was over
-
-
-# A special method that is a separate C function for each instance. (No docstring: help() of Python 3.8 would show it as the method's.)
-#
-# A Python __exit__ can be interrupted before its first statement, and its token is then never put back. The with statement looks __exit__ up on
-# the instance before it enters, and gets the C function. contextlib.ExitStack and others look it up on the class, get this descriptor, and call
-# it with the instance.
-class _Bound(property):
-    def __call__(self, sem: Semaphore, *arguments: Any) -> Any:
-        return self.fget(sem)(*arguments)  # type: ignore[misc]
-
-
-def _refuse_closed(name: str | None, *_: object) -> NoReturn:
+def refuse_closed(name: str | None, *_: object) -> NoReturn:
     raise ValueError(f"semaphore {name!r} is closed")
 
 
-_NEVER_OPENED: Iterator[Any] = map(
-    _refuse_closed, repeat(None)
-)  # the calls of an object whose constructor failed
+_NEVER_OPENED: Iterator[Any] = map(refuse_closed, repeat(None))
 
 
 class Semaphore:
-    """The interface of ``threading.Semaphore`` on a handle.
-
-    A handle has the endless iterators ``tries``, ``first_waits`` and ``posts``, the function ``leave``, and the calls ``try_once``, ``wait``,
-    ``wait_until`` and ``post_once``; ``_libc.Handle`` says what they do.
-    """
+    """The interface of ``threading.Semaphore`` on a handle."""
 
     class Flags(enum.Enum):
         """What to do if a semaphore of the name exists, and if there is none.
@@ -99,10 +87,11 @@ class Semaphore:
         RAISE_IF_EXISTS: create it; FileExistsError if there is one.
         LINK_OR_CREATE (the default): link to it, or create it if there is none.
         RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
-        UNLINK_AND_CREATE: create it, and unlink an existing one first. Users of an unlinked NamedSemaphore keep it; users of an unlinked
-        RobustSemaphore get FileNotFoundError.
+        UNLINK_AND_CREATE: create it, and unlink an existing one first. Users of an unlinked
+        NamedSemaphore keep it; users of an unlinked RobustSemaphore get FileNotFoundError.
 
-        A RobustSemaphore exists while a process has it open; one that was opened with ``unlink_on_delete=False`` exists until ``unlink()``.
+        A RobustSemaphore exists while a process has it open; one that was opened with
+        ``unlink_on_delete=False`` exists until ``unlink()``.
         """
 
         RAISE_IF_EXISTS = 0
@@ -110,9 +99,10 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS = 2
         UNLINK_AND_CREATE = 3
 
-    # Defaults for an object whose constructor did not run, so that close() and repr() work. Attributes of the hot path (_tries, _posts, _exit)
-    # have none: CPython 3.11 and later find an attribute of an object quickly only if its class has none of that name. The types are comments,
-    # because help() would show annotations.
+    # Defaults for an object whose constructor did not run, so that close() and repr() work. The
+    # attributes of the hot path (_tries, _posts, _exit) have none: CPython 3.11 and later find an
+    # attribute of an object quickly only if its class has none of that name. The types are
+    # comments, because help() would show annotations.
     _name = None  # type: str | None
     _handle = None  # type: Any
     _linked = False
@@ -122,7 +112,7 @@ class Semaphore:
         self._linked = False
         self._tries: Iterator[Any] = _NEVER_OPENED
         self._posts: Iterator[Any] = _NEVER_OPENED
-        self._exit: Callable[..., None] = _refuse_closed
+        self._exit: Callable[..., None] = refuse_closed
 
     def _use(self, handle: Any) -> None:
         self._tries, self._posts, self._exit = handle.tries, handle.posts, handle.leave
@@ -145,45 +135,52 @@ class Semaphore:
 
     @property
     def value(self) -> int:
-        """The number of free tokens now. ValueError: the semaphore is closed."""
+        """The number of free tokens now.
+
+        Raises:
+            ValueError: the semaphore is closed.
+        """
         raise NotImplementedError
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Take a token; wait for one if none is free.
 
-        blocking: False returns at once. It must be a bool: ``acquire(5)`` is a ValueError, and not five seconds.
-        timeout: the longest wait, in seconds: any number from 0, infinity too; None waits without an end. Unlike in ``threading``, a negative
-            one is a ValueError. It runs on the monotonic clock, and never ends early.
+        Signal handlers run during the wait. If one raises, its exception is raised here, and no
+        token is taken; if it returns, the wait goes on.
 
-        Signal handlers run during the wait. If one raises, its exception is raised here, and no token is taken; if it returns, the wait goes on.
+        Args:
+            blocking: False returns at once. It must be a bool: ``acquire(5)`` is a ValueError,
+                and not five seconds.
+            timeout: the longest wait, in seconds: any number from 0, infinity too; None waits
+                without an end. Unlike in ``threading``, a negative one is a ValueError. It runs
+                on the monotonic clock, and never ends early.
 
-        Returns True with a token, False without one.
-        Raises ValueError for a bad argument or a closed semaphore, and then takes nothing.
+        Returns:
+            True with a token, False without one.
+
+        Raises:
+            ValueError: a bad argument, or the semaphore is closed; no token is taken.
         """
         if timeout is None:
             if blocking is not True and blocking is not False:
                 check_wait(self._name, blocking, timeout)
-        else:
-            try:
-                if not (timeout >= 0 and blocking is True):
-                    check_wait(self._name, blocking, timeout)
-            except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
-                check_wait(self._name, blocking, timeout)
+        elif blocking is not True or type(timeout) not in _NUMBERS or not timeout >= 0:
+            check_wait(self._name, blocking, timeout)
         for taken in self._tries:
             if taken:
                 return True
             break
         if timeout is not None:
-            return self._wait(deadline_of(self._name, timeout))  # type: ignore[no-any-return]
+            return self._wait(deadline_of(self._name, timeout), self._open_handle())
         if blocking:
             return self._wait_endless()
-        return self._wait(0)  # type: ignore[no-any-return]  # one more try, which tells errno
+        return self._wait(0, self._open_handle())  # one more try, which tells errno
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
 
-        The end of the with statement puts the token back. It does so in C. Neither calls ``acquire`` or ``release``, also if a subclass overrides
-        them.
+        The end of the with statement puts the token back. It does so in C. Neither calls
+        ``acquire`` or ``release``, also if a subclass overrides them.
         """
         for taken in self._tries:
             if taken:
@@ -194,43 +191,54 @@ class Semaphore:
 
     if TYPE_CHECKING:
 
-        def __exit__(
-            self,
-            exc_type: type[BaseException] | None,
-            exc: BaseException | None,
-            tb: TracebackType | None,
-        ) -> None: ...
+        def __exit__(self, *exception: object) -> None: ...
 
     else:
-        __exit__ = _Bound(
-            attrgetter("_exit"), doc="Put the token back. Never swallows an exception."
-        )
+        __exit__ = Bound(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
 
-        # Before 3.11, and on PyPy, nearly every instruction looks at signals. There entering is a C function too, which takes a token and
-        # returns the semaphore; only if none is free, it calls Python code to wait.
-        if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
+    def hold(self, n: int = 1, *, timeout: float | None = None) -> Hold:
+        """Return a context manager that holds tokens: ``with sem.hold(timeout=5):``, also async.
 
-            @_Bound
-            def __enter__(self):
-                """Take a token as ``acquire()`` does, and return this semaphore."""
-                return map(_Entered({True: self}).__getitem__, self._tries).__next__
+        ``as`` gives this semaphore. The context manager can be used again, and by several threads.
+
+        Args:
+            n: how many tokens. RobustSemaphore takes them all at once; elsewhere n must be 1.
+            timeout: the longest wait, in seconds, as for ``acquire``.
+
+        Raises:
+            ValueError: a bad argument, or the semaphore is closed.
+            TimeoutError: raised on entering, if the tokens were not free in time.
+        """
+        if n is not ONE:
+            n = self._check_number(n)
+        check_wait(self._name, True, timeout)
+        return Hold(self, n, timeout)
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
-        """Take a token as ``acquire`` does, in a task of asyncio: the event loop runs during the wait.
+        """Take a token as ``acquire`` does, in a task of asyncio: the loop runs during the wait.
 
-        timeout: as for ``acquire``. Tasks of one loop that wait for one object get tokens in the order in which they came. A cancelled task has
-        no token. A signal handler that raises may cost one, here and in ``async with``: use ``loop.add_signal_handler``.
+        Tasks of one loop that wait for one object get tokens in the order in which they came. A
+        cancelled task has no token. A signal handler that raises may cost one, here and in
+        ``async with``: use ``loop.add_signal_handler``.
 
-        Returns True with a token, False without one.
+        A thread waits on behalf of the tasks. After a timeout or a cancellation it may wait on for
+        up to a second: ``waiting`` counts it, and a token that is released then is free again some
+        milliseconds later.
+
+        Args:
+            timeout: the longest wait, in seconds, as for ``acquire``.
+
+        Returns:
+            True with a token, False without one.
         """
+        return await self._acquire_async(self._open_handle(), timeout)
+
+    async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
         global _async
         if _async is None:
-            with importing:
-                from . import _async  # so that the package does not import asyncio
-
-        deadline = None if timeout is None else deadline_of(self._name, timeout)
-        handle = self._open_handle()
-        if not _async.is_waited_for(handle):
+            from . import _async
+        deadline = deadline_of(self._name, timeout)
+        if not _async.is_waited_for(self, handle):
             for taken in handle.tries:
                 if taken:
                     return True
@@ -242,49 +250,46 @@ class Semaphore:
         await self.acquire_async()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         """Put the token back. Never swallows an exception."""
-        self._exit(exc_type, exc, tb)
+        self._exit(*exception)
 
-    def _wait_endless(self) -> bool:
-        # The first slice is a call that is ready: most waits need no more, and building a call takes as long as a hand-over between two processes.
-        # The local variable keeps the handle open until this returns, even if another thread closes the semaphore.
-        handle = self._handle or self._open_handle()
-        for taken in handle.first_waits:
-            if taken:
-                return True
-            break
-        return self._wait(None, handle)  # type: ignore[no-any-return]
+    def _wait_endless(self, handle: Any = None) -> bool:
+        # The first slice is a call that is ready: most waits need no more, and building a call
+        # takes as long as a hand-over between two processes. The local variable keeps the handle
+        # open until this returns, even if another thread closes the semaphore.
+        handle = handle or self._handle or self._open_handle()
+        if patched_sleep() is None:
+            for taken in handle.first_waits:
+                if taken:
+                    return True
+                break
+        return self._wait(None, handle)
 
-    def _wait(self, deadline: int | None, handle: Any = None, result: Any = True) -> Any:
-        """Return ``result`` with a token; False once ``time.monotonic_ns()`` is ``deadline`` (None: never)."""
-        handle = handle or self._open_handle()
-        outcome: list[
-            tuple[int, int]
-        ] = []  # extend() puts a call's status and errno here before Python looks at signals
+    def _wait(self, deadline: int | None, handle: Any) -> bool:
+        """Return True with a token; False without, once ``clock()`` is ``deadline``."""
+        outcome: list[int] = []  # extend() puts a call's status here before Python runs handlers
         try:
-            for call in _calls(handle, deadline):
+            for call in calls(handle, deadline):
                 outcome.extend(call)
-                status, error = outcome[0]
+                status, error = outcome
                 if not status:
-                    return result
+                    return True
                 outcome.clear()
                 self._raise_unless_retry(status, error)
             return False
         except BaseException:
-            # Without a call of Python code, which would look for a second signal.
-            if outcome and not outcome[0][0]:
-                try:
-                    for _ in handle.posts:
-                        break
-                except IndexError:  # RobustSemaphore: another thread's release(n) used this entry
-                    handle.post_once()
+            if outcome and not outcome[0]:  # no call before the next one: a second signal may come
+                for _ in handle.posts:
+                    break
             raise
+
+    def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
+        """Take a token in the thread that waits for tasks, where no signal handler runs."""
+        status, error = handle.wait_until(until)
+        if status:
+            self._raise_unless_retry(status, error)
+        return not status
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         raise NotImplementedError
@@ -292,29 +297,41 @@ class Semaphore:
     def _open_handle(self) -> Any:
         handle = self._handle
         if handle is None:
-            _refuse_closed(self._name)
+            refuse_closed(self._name)
         return handle
+
+    def _handle_for(self, n: int) -> Any:
+        """Return the handle that takes and puts back n tokens at once."""
+        return self._open_handle()
+
+    def _check_number(self, n: object) -> int:
+        """Return n. ValueError: so many tokens cannot be taken at once."""
+        hint = " (RobustSemaphore takes several at once)"
+        return check_integer(self._name, "n", n, 1, 1, hint)
+
+    def _who_holds(self) -> str:
+        """Return the holders for an error's text, or an empty string where nothing tells."""
+        return ""
 
     def close(self) -> None:
         """Close the semaphore. A second call does nothing.
 
-        A thread that waits goes on waiting, and gets its token. Every other use is a ValueError from now on, ``release()`` too; but a with
-        statement that began before puts its token back.
+        Threads already waiting still get a token. Every other use is a ValueError from now on,
+        ``release()`` too; but a with statement that began before puts its token back.
         """
         if self._handle is not None:
-            self._tries = self._posts = map(_refuse_closed, repeat(self._name))
+            self._tries = self._posts = map(refuse_closed, repeat(self._name))
             self._handle = None
-            # An ExitStack looks __exit__ up only when it unwinds. So what puts the token back stays valid, and keeps the semaphore open, as long
-            # as this object lives.
+            # ExitStack looks __exit__ up only when it unwinds, so _exit stays valid.
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Pickle as a link: the copy has the same semaphore open, and never unlinks its name. It keeps a subclass's ``__dict__``."""
+        """Pickle as a link: the copy opens the name anew, and so a successor if there is one.
+
+        The copy never unlinks the name. It has a subclass's ``__dict__``.
+        """
         self._open_handle()
-        return (
-            _linked,
-            (type(self), self._name),
-            {key: value for key, value in self.__dict__.items() if key not in _OURS},
-        )
+        own = {key: value for key, value in self.__dict__.items() if key not in _OURS}
+        return _linked, (type(self), self._name), own
 
     def _link(self, name: str) -> None:
         """Open an existing semaphore, in an object whose constructor did not run."""
@@ -322,83 +339,23 @@ class Semaphore:
 
     def __repr__(self) -> str:
         try:
-            state = f"value={self.value}"
+            state = f"value={self._shown_value()}"
         except ValueError:
             state = "closed"
         except (NotImplementedError, OSError):
             state = "value=unknown"
         return f"<{type(self).__name__} {self._name!r} {state}>"
 
+    def _shown_value(self) -> int:
+        return self.value
+
 
 Flags = Semaphore.Flags
 
 # The attributes of this package's classes: a pickle does not carry them.
 _OURS = frozenset(
-    (
-        "_name",
-        "_handle",
-        "_linked",
-        "_tries",
-        "_posts",
-        "_exit",
-        "_owner",
-        "_unlinks",
-        "_several",
-        "_set",
-    )
+    ("_name", "_handle", "_linked", "_tries", "_posts", "_exit", "_owner", "_unlinks", "_set")
 )
-
-
-class _Entered(dict):  # type: ignore[type-arg]
-    """What a C ``__enter__`` returns when a try succeeded, {True: the semaphore}; when it did not, it waits."""
-
-    def __missing__(self, taken: object) -> Any:
-        sem = self[True]
-        return sem._wait(None, None, sem)
-
-
-def _calls(handle: Any, deadline: int | None) -> Iterator[Iterator[tuple[int, int]]]:
-    """Yield calls, each to be made when the one before it got no token; the last one is made when ``deadline`` has come."""
-    pause = FIRST_PAUSE
-    # _wait_endless has made the first call of an endless wait, if the handle has one that waits. (Before 3.11 a with statement does without it.)
-    first = () if deadline is None and handle.first_waits is not handle.tries else (FIRST_SLICE,)
-    for longest in chain(first, LATER_SLICES, repeat(LATER_SLICES[-1])):
-        if deadline is None:
-            yield handle.wait(longest)
-            continue
-        now = monotonic_ns()
-        end = min(deadline, now + longest)
-        while now < end:
-            if handle.is_steady:
-                yield handle.wait_until(end)
-            else:
-                sleep(min(pause, end - now) / 1e9)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                yield handle.try_once()
-            now = monotonic_ns()
-        if end == deadline:
-            break
-    yield handle.try_once()
-
-
-def _linked(cls: type[Self], name: str) -> Self:
-    sem = cls.__new__(cls)
-    sem._link(name)
-    return sem
-
-
-def check_integer(
-    name: str | None, what: str, given: object, least: int, most: int | None = None, hint: str = ""
-) -> int:
-    """Return the given integer. ValueError: it is none, or out of bounds."""
-    try:
-        value = index(given)  # type: ignore[arg-type]
-    except TypeError:
-        value = None
-    if value is None or value < least or (most is not None and value > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"semaphore {name!r}: {what} must be an int {bounds}{hint}, not {given!r}")
-    return value
 
 
 def check_existence(name: str, given: object) -> None:
@@ -409,35 +366,101 @@ def check_existence(name: str, given: object) -> None:
         )
 
 
-def check_wait(name: str | None, blocking: object, timeout: object) -> None:
-    """ValueError: acquire cannot wait like that."""
-    if blocking is not True and blocking is not False:
-        hint = (
-            f"; for seconds, say timeout={blocking!r}" if isinstance(blocking, (int, float)) else ""
-        )
-        raise ValueError(
-            f"semaphore {name!r}: blocking must be True or False, not {blocking!r}{hint}"
-        )
-    if timeout is None:
-        return
-    if blocking is False:
-        raise ValueError(
-            f"semaphore {name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire"
-        )
-    try:
-        if timeout >= 0:  # type: ignore[operator]
-            return
-    except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
-        pass
-    raise ValueError(
-        f"semaphore {name!r}: timeout must be a number of seconds from 0, or None, not {timeout!r}"
-    )
+class Hold:
+    """Holds n tokens of a semaphore during a with statement. ``Semaphore.hold`` returns it."""
+
+    __slots__ = ("_exit", "_handle", "_n", "_sem", "_timeout")
+
+    def __init__(self, sem: Any, n: int, timeout: float | None) -> None:
+        self._sem, self._n, self._timeout = sem, n, timeout
+        self._handle = handle = sem._handle_for(n)
+        self._exit = handle.leave
+
+    def __enter__(self) -> Any:
+        sem, handle = self._sem, self._handle
+        sem._open_handle()
+        for taken in handle.tries:
+            if taken:
+                return sem
+            break
+        if self._timeout is None:
+            sem._wait_endless(handle)
+            return sem
+        if not sem._wait(deadline_of(sem._name, self._timeout), handle):
+            raise self._too_late()
+        return sem
+
+    __exit__ = Bound(attrgetter("_exit"), doc="Put the tokens back. Never swallows an exception.")
+
+    async def __aenter__(self) -> Any:
+        self._sem._open_handle()
+        if not await self._sem._acquire_async(self._handle, self._timeout):
+            raise self._too_late()
+        return self._sem
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._exit(*exception)
+
+    def _too_late(self) -> TimeoutError:
+        wanted = "no token was" if self._n == 1 else f"{self._n} tokens were not"
+        text = f"semaphore {self._sem._name!r}: {wanted} free within {self._timeout} seconds"
+        return TimeoutError(text + self._sem._who_holds())
+
+    def __repr__(self) -> str:
+        return f"<Hold of {self._n} of semaphore {self._sem._name!r}>"
 
 
-def deadline_of(name: str | None, timeout: float | None) -> int | None:
-    """Return when the timeout ends, as ``time.monotonic_ns()`` counts; None for never. ValueError: it is no number from 0."""
-    check_wait(name, True, timeout)
-    # Later than the clock can tell is never; an infinity too. Rounded up, so that it is never early.
-    if timeout is None or timeout > _LONGEST_TIMEOUT:
-        return None
-    return monotonic_ns() + int(float(timeout) * 1_000_000_000) + 1
+def calls(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
+    """Yield calls, each to be made when the one before it got no token.
+
+    The last one is made once ``clock()`` is ``deadline``. In a process that gevent or eventlet has
+    patched, and where the library has no timed wait that serves, the calls do not wait.
+
+    waiter: a handle, or what has its ``slices``, ``is_steady`` and calls.
+    """
+    pause = FIRST_PAUSE
+    slices = waiter.slices
+    # _wait_endless has made the first call of an endless wait, if the handle has one that waits.
+    is_first_made = deadline is None and waiter.first_waits is not waiter.tries
+    first = () if is_first_made else (FIRST_SLICE,)
+    for longest in chain(first, slices, repeat(slices[-1])):
+        sleep = patched_sleep()
+        if deadline is None and sleep is None:
+            yield waiter.wait(longest)
+            continue
+        now = clock()
+        end = now + longest if deadline is None else min(deadline, now + longest)
+        while now < end:
+            if waiter.is_steady and sleep is None:
+                yield waiter.wait_until(end)
+            else:
+                (sleep or time.sleep)(min(pause, end - now) / 1e9)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                yield waiter.try_once()
+            now = clock()
+        if end == deadline:
+            break
+    yield waiter.try_once()
+
+
+def patched_sleep() -> Callable[[float], object] | None:
+    """Return gevent's or eventlet's sleep if one of them has patched this process, else None.
+
+    A wait in the kernel would block the greenlets that hold the tokens.
+    """
+    lock = getattr(sys.modules.get("threading"), "Lock", None)
+    for function in (time.sleep, lock):
+        package = str(getattr(function, "__module__", None)).partition(".")[0]
+        if package in ("gevent", "eventlet"):
+            return sys.modules[package].sleep  # type: ignore[no-any-return]
+    return None
+
+
+if not TYPE_CHECKING:
+    Self = Semaphore  # for typing.get_type_hints
+
+
+def _linked(cls: type[Self], name: str) -> Self:
+    sem = cls.__new__(cls)
+    sem._link(name)
+    return sem
