@@ -194,7 +194,9 @@ class Semaphore:
         def __exit__(self, *exception: object) -> None: ...
 
     else:
-        __exit__ = Bound(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
+        __exit__ = Bound(
+            attrgetter("_exit"), doc="Put the token back. Never swallows an exception."
+        )
 
     def hold(self, n: int = 1, *, timeout: float | None = None) -> Hold:
         """Return a context manager that holds tokens: ``with sem.hold(timeout=5):``, also async.
@@ -265,6 +267,15 @@ class Semaphore:
                     return True
                 break
         return self._wait(None, handle)
+
+    def _take(self, handle: Any, timeout: float | None) -> bool:
+        for taken in handle.tries:
+            if taken:
+                return True
+            break
+        if timeout is None:
+            return self._wait_endless(handle)
+        return self._wait(deadline_of(self._name, timeout), handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         """Return True with a token; False without, once ``clock()`` is ``deadline``."""
@@ -377,37 +388,32 @@ class Hold:
         self._exit = handle.leave
 
     def __enter__(self) -> Any:
-        sem, handle = self._sem, self._handle
+        sem = self._sem
         sem._open_handle()
-        for taken in handle.tries:
-            if taken:
-                return sem
-            break
-        if self._timeout is None:
-            sem._wait_endless(handle)
+        if sem._take(self._handle, self._timeout):
             return sem
-        if not sem._wait(deadline_of(sem._name, self._timeout), handle):
-            raise self._too_late()
-        return sem
+        raise too_late(sem, self._n, self._timeout)
 
     __exit__ = Bound(attrgetter("_exit"), doc="Put the tokens back. Never swallows an exception.")
 
     async def __aenter__(self) -> Any:
         self._sem._open_handle()
         if not await self._sem._acquire_async(self._handle, self._timeout):
-            raise self._too_late()
+            raise too_late(self._sem, self._n, self._timeout)
         return self._sem
 
     async def __aexit__(self, *exception: object) -> None:
         self._exit(*exception)
 
-    def _too_late(self) -> TimeoutError:
-        wanted = "no token was" if self._n == 1 else f"{self._n} tokens were not"
-        text = f"semaphore {self._sem._name!r}: {wanted} free within {self._timeout} seconds"
-        return TimeoutError(text + self._sem._who_holds())
-
     def __repr__(self) -> str:
         return f"<Hold of {self._n} of semaphore {self._sem._name!r}>"
+
+
+def too_late(sem: Semaphore, n: int, timeout: float | None) -> TimeoutError:
+    """Return what ``hold`` raises."""
+    wanted = "no token was" if n == 1 else f"{n} tokens were not"
+    text = f"semaphore {sem._name!r}: {wanted} free within {timeout} seconds"
+    return TimeoutError(text + sem._who_holds())
 
 
 def calls(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:

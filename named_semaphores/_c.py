@@ -42,7 +42,9 @@ def call(function: Any, *arguments: Any) -> Iterator[int]:
 
 def timespec(time_t: Any, long: Any = c_long) -> Any:
     """Return ``struct timespec`` with these types."""
-    return type("timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]})
+    return type(
+        "timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]}
+    )
 
 
 # Of the symbols that take 64-bit time on 32 bits: the long is followed by padding, on big-endian

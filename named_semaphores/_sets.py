@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All sets of this machine: list them, remove idle ones, and explain errors by them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from . import _set
+from ._sysv import Removed, refusal
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from typing import Callable, Container, Iterator
+
+    from ._sysv import SysV
+
+_UNREADY = 60  # seconds after which a set without a number of tokens is left by a killed process
+_SWEPT = 100  # sets that one sweep looks at, at most
+
+
+class Row:
+    """One line of /proc/sysvipc/sem: a set of whatever program."""
+
+    def __init__(self, line: str) -> None:
+        key, semid, mode, size, uid, gid, _, _, otime, ctime = line.split()
+        self.key, self.id, self.mode, self.size = int(key), int(semid), int(mode, 8), int(size)
+        self.uid, self.gid = int(uid), int(gid)
+        self.created = int(ctime)  # or changed by IPC_SET; seconds since 1970
+        self.changed = max(int(otime), int(ctime))
+
+
+def rows() -> Iterator[Row]:
+    """Yield all sets of this IPC namespace. OSError where the system does not list them."""
+    with open("/proc/sysvipc/sem", encoding="utf-8") as lines:
+        next(lines)
+        yield from map(Row, lines)
+
+
+class Listed:
+    """A set of this package, as it was when it was looked at.
+
+    If this user may not read it, it may be another program's; then ``name`` is None.
+    """
+
+    name: str | None = None
+    free = total = users = waiting = 0
+    persistent = False
+    holders: list[tuple[int | None, int]] = []
+
+    def __init__(self, library: SysV, row: Row, values: list[int]) -> None:
+        self.row = row
+        if not values:
+            return
+        self.name = _set.name_of(values[_set.NAME :])
+        self.free = values[_set.TOKENS] - library.system.bias
+        self.total, self.users = values[_set.TOTAL], values[_set.USERS]
+        self.persistent = bool(values[_set.PERSIST])
+        self.waiting = library.waiters(row.id, _set.TOKENS)
+        self.waiting += library.zero_waiters(row.id, _set.TURN)
+        accounts = _set.NAME + len(_set.words(self.name or ""))
+        self.holders = _set.holders_of(library, row.id, values, accounts)
+
+
+def listed(wanted: Callable[[Row], bool] = bool) -> Iterator[Listed]:
+    """Yield this package's sets, idle ones too, and sets that this user may not read.
+
+    Raises:
+        OSError: the system does not list sets (only Linux does, in /proc/sysvipc/sem).
+    """
+    library = _set.system()
+    for row in rows():
+        if row.key == 0 or row.size != library.system.size or not wanted(row):
+            continue
+        try:
+            values = library.values(row.id) or []
+            name = _set.name_of(values[_set.NAME :])
+            if name is not None and values[_set.TOTAL] and _set.key(name) == row.key:
+                yield Listed(library, row, values)
+        except Removed:
+            pass
+        except PermissionError:
+            yield Listed(library, row, [])
+
+
+def remove_idle(names: Container[str] | None = None, most: int | None = None) -> list[str]:
+    """Remove this user's idle sets, and return their names.
+
+    Each is looked at once more in the step that removes it. Sets that were never made ready, since
+    their creator was killed, are removed too.
+
+    Args:
+        names: remove only these, of whatever user, persistent ones included.
+        most: how many sets to look at, at most.
+    """
+    library, removed = _set.system(), []
+    for name, semid, mark in list(_removable(library, names))[:most]:
+        try:
+            if library.may_remove(semid) and _set.remove_marked(library, semid, mark):
+                removed.append(name)
+        except OSError:  # removed meanwhile
+            pass
+    return removed
+
+
+def _removable(
+    library: SysV, names: Container[str] | None
+) -> Iterator[tuple[str, int, list[_set.Operation]]]:
+    me = os.geteuid()
+    try:
+        for one in listed(lambda row: names is not None or row.uid == me):
+            if one.name is not None and not one.users:
+                if names is None and not one.persistent:
+                    yield one.name, one.row.id, _set.REMOVE_IDLE
+                elif names is not None and one.name in names:
+                    yield one.name, one.row.id, _set.REMOVE_UNUSED
+        for row in rows() if names is None else ():
+            if row.key and row.size == library.system.size and row.uid == me:
+                if row.changed < time.time() - _UNREADY and _is_unready(library, row.id):
+                    yield "", row.id, _set.REMOVE_UNREADY
+    except OSError:  # the system does not list sets
+        pass
+
+
+def _is_unready(library: SysV, semid: int) -> bool:
+    values = library.values(semid)
+    return values is not None and not any(values[: _set.NAME])
+
+
+def sweep() -> None:
+    """Remove what earlier runs left: idle sets of this user, a bounded number."""
+    remove_idle(most=_SWEPT)
+
+
+def failure(library: SysV, error: OSError, name: str) -> Exception:
+    """Return the exception for the caller: with the name, and a hint that helps."""
+    number = error.errno or 0
+    if number == errno.ENOSYS:
+        return NotImplementedError(refusal(library.platform))
+    hint = error.strerror or _hint(library, number, name)
+    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
+
+
+def _hint(library: SysV, number: int, name: str) -> str | None:
+    limits = library.system.limits
+    if number in (errno.EACCES, errno.EPERM):
+        return _whose(name)
+    return {
+        errno.ENOENT: "no process has a semaphore of this name open",
+        errno.EEXIST: "a process has a semaphore of this name open, or it is persistent",
+        errno.ENOSPC: "a limit of System V semaphores is reached: ipcs -s lists them, "
+        f"ipcrm removes one, {limits} sets the limit",
+        errno.ENOMEM: "the kernel has no memory for it",
+        errno.E2BIG: f"{limits} allows too few operations in one call; five are needed",
+        errno.ENAMETOOLONG: f"a name has at most {_set.LONGEST_NAME} bytes with its slash, "
+        "and fewer on systems with small sets",
+        errno.ERANGE: f"at most {library.system.bias - 1} tokens are possible",
+        errno.EINVAL: f"{limits} does not allow one process to use more System V semaphores",
+    }.get(number)
+
+
+def _whose(name: str) -> str:
+    try:
+        for row in rows():
+            if row.key == _set.key(name):
+                return (
+                    f"set {row.id} belongs to user {row.uid}, group {row.gid}, with mode "
+                    f"{row.mode:04o}; if no process has it open, that user can remove it: "
+                    "unlink; mode 0o660 from the start lets a group use it"
+                )
+    except OSError:
+        pass
+    return "it belongs to another user"
