@@ -52,16 +52,21 @@ def _loop_for(sem: Semaphore) -> asyncio.AbstractEventLoop:
         ) from None
 
 
+def _key(loop: asyncio.AbstractEventLoop, handle: Any) -> tuple[int, int]:
+    # RobustSemaphore has a handle for each use, and one object for all calls of n tokens.
+    return id(loop), id(getattr(handle, "calls", handle))
+
+
 def is_waited_for(sem: Semaphore, handle: Any) -> bool:
     """Return whether a task of the running loop waits for the semaphore."""
-    queue = _queues.get((id(_loop_for(sem)), id(handle)))
+    queue = _queues.get(_key(_loop_for(sem), handle))
     return queue is not None and bool(queue.waiters)
 
 
 async def wait(sem: Semaphore, handle: Any, deadline: int | None) -> bool:
     """Return True with a token; False without one, once ``clock()`` is ``deadline``."""
     loop = _loop_for(sem)
-    key = (id(loop), id(handle))
+    key = _key(loop, handle)
     queue = _queues.get(key)
     if queue is None:
         queue = _queues[key] = _Queue(loop, sem, handle)
