@@ -34,7 +34,8 @@ from ._checks import check_integer, check_wait, clock, deadline_of
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, NoReturn, TypeVar
+    from collections.abc import Iterator
+    from typing import Any, Callable, NoReturn, TypeVar
 
     Self = TypeVar("Self", bound="Semaphore")
 

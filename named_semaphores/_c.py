@@ -9,7 +9,8 @@ from itertools import chain, repeat, starmap
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, Mapping, TypeVar
+    from collections.abc import Iterator, Mapping
+    from typing import Any, TypeVar
 
     System = TypeVar("System")
 

@@ -8,11 +8,12 @@ import os
 import time
 
 from . import _set
-from ._sysv import Removed, refusal
+from ._sysv import Removed, refusal, system
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Callable, Container, Iterator
+    from collections.abc import Container, Iterator
+    from typing import Callable
 
     from ._sysv import SysV
 
@@ -69,7 +70,7 @@ def listed(wanted: Callable[[Row], bool] = bool) -> Iterator[Listed]:
     Raises:
         OSError: the system does not list sets (only Linux does, in /proc/sysvipc/sem).
     """
-    library = _set.system()
+    library = system()
     for row in rows():
         if row.key == 0 or row.size != library.system.size or not wanted(row):
             continue
@@ -94,10 +95,10 @@ def remove_idle(names: Container[str] | None = None, most: int | None = None) ->
         names: remove only these, of whatever user, persistent ones included.
         most: how many sets to look at, at most.
     """
-    library, removed = _set.system(), []
+    library, removed = system(), []
     for name, semid, mark in list(_removable(library, names))[:most]:
         try:
-            if library.may_remove(semid) and _set.remove_marked(library, semid, mark):
+            if _set.remove_marked(library, semid, mark):
                 removed.append(name)
         except OSError:  # removed meanwhile
             pass
@@ -112,13 +113,13 @@ def _removable(
         for one in listed(lambda row: names is not None or row.uid == me):
             if one.name is not None and not one.users:
                 if names is None and not one.persistent:
-                    yield one.name, one.row.id, _set.REMOVE_IDLE
+                    yield one.name, one.row.id, _set.MARK_IDLE
                 elif names is not None and one.name in names:
-                    yield one.name, one.row.id, _set.REMOVE_UNUSED
+                    yield one.name, one.row.id, _set.MARK_UNUSED
         for row in rows() if names is None else ():
             if row.key and row.size == library.system.size and row.uid == me:
                 if row.changed < time.time() - _UNREADY and _is_unready(library, row.id):
-                    yield "", row.id, _set.REMOVE_UNREADY
+                    yield "", row.id, _set.MARK_UNREADY
     except OSError:  # the system does not list sets
         pass
 
@@ -172,3 +173,11 @@ def _whose(name: str) -> str:
     except OSError:
         pass
     return "it belongs to another user"
+
+
+def shown_holders(found: list[tuple[int | None, int]]) -> str:
+    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
+    return "held by " + ", ".join(
+        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
+        for pid, tokens in found
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import sys
 import time
 from ctypes import c_int, c_int64, c_long, c_short, c_size_t, c_ushort

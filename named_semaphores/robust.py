@@ -1,262 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RobustSemaphore: the kernel gives a dead holder's tokens back. ``_set`` says how.
-
-This process joins each set once, whatever number of objects it has on it: ``_joined``. Each object
-has a handle, and so have its calls in flight and what ends its with statements. The process leaves
-the set when the last handle was collected. What it holds is the kernel's knowledge alone.
-"""
+"""RobustSemaphore: the kernel gives a dead holder's tokens back. ``_set`` says how."""
 
 from __future__ import annotations
 
 import errno
-import os
-import sys
 import warnings
-from _thread import RLock
 from collections import namedtuple
-from functools import partial
-from itertools import repeat, starmap
-from operator import attrgetter, not_
 
 from . import _base
-from ._base import (
-    DEFAULT_MODE,
-    FIRST_SLICE,
-    ONE,
-    RETRY,
-    Bound,
-    Flags,
-    Semaphore,
-    check_existence,
-    refuse_closed,
-    too_late,
-)
+from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, refuse_closed
 from ._checks import (
     check_integer,
     check_mode,
     check_name,
     check_wait,
     clock,
-    deadline_of,
     without_ctypes,
 )
 from ._cleanup import Owner, at_exit
 
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+
 try:
     from . import _set
-    from ._c import call
+    from ._handles import Handle, leave_all, open_handle
+    from ._sets import shown_holders
+    from ._slot import Slot
+    from ._sysv import system
 except ImportError as error:  # no ctypes; the constructor says so
     _why_not: ImportError | None = error
 else:
     _why_not = None
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator
 
-    from ._sysv import SysV
-
-
-# --- Handles --------------------------------------------------------------------------------------
-
-
-class _Waiter:
-    """A list of operations as calls; see ``_base``."""
-
-    slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
-    first_waits = tries = None  # type: Any
-
-    def __init__(self, library: SysV, now: Any, later: Any) -> None:
-        self.library, self.now, self.later = library, now, later
-
-    @property
-    def is_steady(self) -> bool:
-        return self.library.semtimedop is not None  # its time is relative
-
-    def try_once(self) -> Iterator[int]:
-        return call(self.library.semop, *self.now)
-
-    def wait(self, nanoseconds: int) -> Iterator[int]:
-        if self.library.semtimedop is None:
-            return call(self.library.semop, *self.later)
-        return call(self.library.semtimedop, *self.later, self.library.timeout(nanoseconds))
-
-    def wait_until(self, deadline: int) -> Iterator[int]:
-        return self.wait(deadline - clock())
-
-
-class _Calls(_Waiter):
-    """The calls that take and give n tokens of a set. All handles share them."""
-
-    def __init__(self, semset: _set.Set, n: int) -> None:
-        self.set, self.n = semset, n
-        library, account, bias = semset.library, semset.account, semset.library.system.bias
-        lists = [
-            _set.take(account, n, bias, _set.NOWAIT),
-            _set.take(account, n, bias),
-            _set.give(account, n),
-        ]
-        if n > 1:
-            notice = library.system.many_operations
-            for flags in (_set.NOWAIT, 0):
-                lists.append(_set.take_first(account, bias, flags))
-                lists.append(_set.take_rest(account, n, bias, notice, flags))
-            lists.append(_set.give_up(account))
-        self.block = _set.Block(semset, *lists)  # kept, so that a fork finds it
-        now, later, give, *several = self.block.arguments
-        super().__init__(library, now, later)
-        self.give = give
-        self.tries = map(not_, starmap(library.semop_now, repeat(now)))
-        self.posts = starmap(library.semop_now, repeat(give))
-        self.exit = library.semop_exit(_Ended(semset, n).__getitem__)
-        if n == 1:
-            first: Any = (library.semop, repeat(later))
-            if library.semtimedop is not None:
-                arguments = (*later, library.timeout(FIRST_SLICE))
-                first = (library.semtimedop, repeat(arguments))
-            self.first_waits = map(not_, starmap(*first))
-        else:
-            self.first_waits = self.tries
-            self.first = _Waiter(library, several[0], several[2])
-            self.rest = _Waiter(library, several[1], several[3])
-            self.give_up = starmap(library.semop_now, repeat(several[4]))
-
-    def exit_function(self) -> Any:
-        return partial(self.exit, *self.give[:2], 3)
-
-    def post_once(self) -> Iterator[int]:
-        return call(self.library.semop, *self.give)
-
-
-class _Ended(dict):  # type: ignore[type-arg]
-    """What the end of a with statement returns, by semop's status: {0: None}, in C.
-
-    For -1, which is refused, it calls Python code.
-    """
-
-    def __init__(self, semset: _set.Set, n: int) -> None:
-        super().__init__({0: None})
-        self.set, self.n = semset, n
-
-    def __missing__(self, status: int) -> None:
-        # Somebody released inside the block: then what is left goes back. A child of fork that
-        # leaves its parent's block holds nothing.
-        held = self.set.give_refused(self.n)
-        if held:
-            self.set.give_refused(held)
-
-
-class _Handle:
-    """One use of a set, for n tokens at a time. The process leaves the set with the last one."""
-
-    __slots__ = ("calls", "first_waits", "posts", "set", "tries")
-    is_robust = True
-
-    def __init__(self, semset: _set.Set, n: int) -> None:
-        self.set = semset
-        semset.handles.add(id(self))
-        calls = semset.calls.get(n)
-        if calls is None:
-            calls = semset.calls[n] = _Calls(semset, n)
-        self.calls = calls
-        self.tries, self.first_waits, self.posts = calls.tries, calls.first_waits, calls.posts
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.calls, name)
-
-    @property
-    def leave(self) -> Any:
-        """What ends a with statement. It keeps this handle."""
-        leave = self.calls.exit_function()
-        leave.handle = self  # type: ignore[attr-defined]
-        return leave
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_finalizing():  # _leave_all has run
-            return
-        semset = self.set
-        semset.handles.discard(id(self))
-        if not semset.handles:
-            _unused.append(semset)
-            _leave_unused()
-
-
-# --- The sets of this process ---------------------------------------------------------------------
-
-_joined: dict[int, _set.Set] = {}  # by id
-_unused: list[_set.Set] = []  # their last handle was collected; they may have a new one
-_lock = RLock()  # to find a set and to leave one
-
-
-def _locked(blocking: bool = True) -> Iterator[bool]:
-    """Return an iterator that takes the lock. ``for`` as in ``_base``: no signal leaves it locked."""
-    return map(_lock.acquire, (blocking,))
-
-
-def _leave_unused() -> None:
-    # Never waits: the collector may call this in a thread that has another library's lock, for
-    # which a thread that has ours may wait. Who has the lock calls this again.
-    while _unused:
-        lock = _lock
-        for has_lock in _locked(False):
-            if not has_lock:
-                return
-            try:
-                semset = _unused.pop()
-                if not semset.handles and semset.leave() and _joined.get(semset.id) is semset:
-                    del _joined[semset.id]
-            except IndexError:  # another thread was faster
-                pass
-            finally:
-                lock.release()
-
-
-def _open(library: SysV, name: str, **options: Any) -> tuple[_Handle, bool]:
-    """Return a handle, and whether the semaphore was created."""
-    while True:
-        opened = _set.open_set(library, name, known=_joined, **options)
-        lock = _lock
-        for _ in _locked():
-            try:
-                semset = _joined.setdefault(opened.set.id, opened.set)
-                handle = _Handle(semset, 1)
-            finally:
-                lock.release()
-        if semset is not opened.set:
-            opened.set.leave()  # another thread has joined it meanwhile
-        _leave_unused()
-        if not semset.has_left():
-            return handle, opened.created
-
-
-def _begin_child() -> None:
-    """In a child of fork: join the sets. The child holds nothing."""
-    global _lock
-    _lock = RLock()  # a thread that the child does not have may have had it
-    for semset in list(_joined.values()):
-        semset.join_anew(is_hooked=True)
-
-
-def _note_fork() -> None:
-    if _joined:
-        _set.Set.forked_at = clock()
-
-
-def _leave_all() -> None:
-    """At the process's end: leave all sets. What is held stays to the kernel."""
-    for semset in list(_joined.values()):
-        semset.leave()
-        semset.semid.value = -1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_child, after_in_parent=_note_fork)
-
-
-# --- The class ------------------------------------------------------------------------------------
-
-
-Holder = namedtuple("Holder", ("pid", "tokens"))
+Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is not imported
 Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
 
@@ -334,15 +114,15 @@ class RobustSemaphore(Semaphore):
         check_existence(name, handle_existence)
         if _why_not is not None:
             raise without_ctypes(_why_not)
-        library = self._library or _set.system()
+        library = self._library or system()
         most = library.system.bias - 1
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, most)
         mode = check_mode(name, mode)
         self._name = name
-        at_exit(_leave_all)
+        at_exit(leave_all)
         while True:
-            handle, created = _open(
+            handle, created = open_handle(
                 library,
                 name,
                 total=initial_value or 1,
@@ -496,7 +276,7 @@ class RobustSemaphore(Semaphore):
 
     def _handle_for(self, n: int) -> Any:
         handle = self._open_handle()
-        return handle if n == 1 else _Handle(self._set, n)
+        return handle if n == 1 else Handle(self._set, n)
 
     def _check_number(self, n: object) -> int:
         self._open_handle()
@@ -647,7 +427,7 @@ class RobustSemaphore(Semaphore):
         super().close()
         owner, self._owner = self._owner, None
         try:
-            if not handle.set.holds():
+            if not handle.set.held():
                 # Nothing is held, so no with statement needs this handle. ExitStack looks __exit__
                 # up after __enter__ has returned, so it stays valid.
                 self._exit = handle.exit_function()
@@ -658,84 +438,3 @@ class RobustSemaphore(Semaphore):
 
     def _link(self, name: str) -> None:
         RobustSemaphore.__init__(self, name, None, Flags.RAISE_IF_NOT_EXISTS)
-
-
-# --- Numbered slots -------------------------------------------------------------------------------
-
-
-class Slot:
-    """Holds a token and a number during a with statement. ``RobustSemaphore.slot`` returns it."""
-
-    def __init__(self, sem: RobustSemaphore, handle: Any, timeout: float | None) -> None:
-        self._sem, self._handle, self._timeout = sem, handle, timeout
-        semset, library = handle.set, handle.set.library
-        self._block = _set.Block(semset, _set.take_number(0), _set.give_number(semset.account, 0))
-        take, give = self._block.arguments
-        self._tries = starmap(library.semop_now, repeat(take))
-        ended = _SlotEnded({0: None})
-        ended.set, ended.array = semset, self._block.array
-        self._exit = partial(library.semop_exit(ended.__getitem__), *give[:2], 4)
-
-    def __enter__(self) -> int:
-        posts = self._handle.posts
-        self._sem._open_handle()
-        if not self._sem._take(self._handle, self._timeout):
-            raise too_late(self._sem, 1, self._timeout)
-        try:
-            return self._take_number()
-        except BaseException:  # a signal handler's
-            for _ in posts:
-                break
-            raise
-
-    def _take_number(self) -> int:
-        """Take the lowest free number. This process holds a token, so there is one, or will be."""
-        array = self._block.array
-        while True:
-            for number in range(_set.NUMBERS):
-                for place in (0, 1, -1):
-                    array[place].sem_num = _set.NUMBER + number
-                for failed in self._tries:
-                    break
-                if not failed:
-                    return number
-
-    __exit__ = Bound(attrgetter("_exit"), doc="Give token and number back. Swallows no exception.")
-
-    async def __aenter__(self) -> int:
-        self._sem._open_handle()
-        if not await self._sem._acquire_async(self._handle, self._timeout):
-            raise too_late(self._sem, 1, self._timeout)
-        return self._take_number()
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._exit(*exception)
-
-    def __repr__(self) -> str:
-        return f"<Slot of semaphore {self._sem._name!r}>"
-
-
-class _SlotEnded(dict):  # type: ignore[type-arg]
-    """As ``_Ended``, for a token with a number."""
-
-    set: Any
-    array: Any
-
-    def __missing__(self, status: int) -> None:
-        # Somebody released the token inside the block; or it is a parent's. The number is this
-        # process's if it changed it last.
-        semset, number = self.set, self.array[-1].sem_num
-        try:
-            if semset.library.pid(semset.semid, number) == os.getpid():
-                semset.operate([(number, -1, _set.UNDO | _set.NOWAIT)])
-                semset.give_refused(1)
-        except OSError:  # removed
-            pass
-
-
-def shown_holders(found: list[tuple[int | None, int]]) -> str:
-    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
-    return "held by " + ", ".join(
-        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
-        for pid, tokens in found
-    )

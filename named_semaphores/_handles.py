@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RobustSemaphore's handles, and the sets that this process has joined.
+
+This process joins each set once, whatever number of objects it has on it. Each object has a handle,
+and so have its calls in flight and what ends its with statements. The process leaves the set when
+the last handle was collected. What it holds is the kernel's knowledge alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import RLock
+from functools import partial
+from itertools import repeat, starmap
+from operator import not_
+
+from . import _set
+from ._base import FIRST_SLICE
+from ._c import call
+from ._checks import clock
+from ._opening import open_set
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Callable
+
+    from ._sysv import SysV
+
+
+class _Waiter:
+    """A list of operations as calls; see ``_base``."""
+
+    slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
+    first_waits = tries = None  # type: Any
+
+    def __init__(self, library: SysV, now: Any, later: Any) -> None:
+        self.library, self.now, self.later = library, now, later
+
+    @property
+    def is_steady(self) -> bool:
+        return self.library.semtimedop is not None  # its time is relative
+
+    def try_once(self) -> Iterator[int]:
+        return call(self.library.semop, *self.now)
+
+    def wait(self, nanoseconds: int) -> Iterator[int]:
+        if self.library.semtimedop is None:
+            return call(self.library.semop, *self.later)
+        return call(self.library.semtimedop, *self.later, self.library.timeout(nanoseconds))
+
+    def wait_until(self, deadline: int) -> Iterator[int]:
+        return self.wait(deadline - clock())
+
+
+class _Calls(_Waiter):
+    """The calls that take and give n tokens of a set. All handles share them."""
+
+    def __init__(self, semset: _set.Set, n: int) -> None:
+        self.set, self.n = semset, n
+        library, account, bias = semset.library, semset.account, semset.library.system.bias
+        lists = [
+            _set.take(account, n, bias, _set.NOWAIT),
+            _set.take(account, n, bias),
+            _set.give(account, n),
+        ]
+        if n > 1:
+            notice = library.system.many_operations
+            for flags in (_set.NOWAIT, 0):
+                lists.append(_set.take_first(account, bias, flags))
+                lists.append(_set.take_rest(account, n, bias, notice, flags))
+            lists.append(_set.give_up(account))
+        self.block = _set.Block(semset, *lists)  # kept, so that a fork finds it
+        now, later, give, *several = self.block.arguments
+        super().__init__(library, now, later)
+        self.give = give
+        self.tries = map(not_, starmap(library.semop_now, repeat(now)))
+        self.posts = starmap(library.semop_now, repeat(give))
+        self.exit = library.semop_exit(_Ended(semset, n).__getitem__)
+        if n == 1:
+            first: Any = (library.semop, repeat(later))
+            if library.semtimedop is not None:
+                arguments = (*later, library.timeout(FIRST_SLICE))
+                first = (library.semtimedop, repeat(arguments))
+            self.first_waits = map(not_, starmap(*first))
+        else:
+            self.first_waits = self.tries
+            self.first = _Waiter(library, several[0], several[2])
+            self.rest = _Waiter(library, several[1], several[3])
+            self.give_up = starmap(library.semop_now, repeat(several[4]))
+
+    def exit_function(self) -> Any:
+        return partial(self.exit, *self.give[:2], 3)
+
+    def post_once(self) -> Iterator[int]:
+        return call(self.library.semop, *self.give)
+
+
+class _Ended(dict):  # type: ignore[type-arg]
+    """What the end of a with statement returns, by semop's status: {0: None}, in C.
+
+    For -1, which is refused, it calls Python code.
+    """
+
+    def __init__(self, semset: _set.Set, n: int) -> None:
+        super().__init__({0: None})
+        self.set, self.n = semset, n
+
+    def __missing__(self, status: int) -> None:
+        # Somebody released inside the block: then what is left goes back. A child of fork that
+        # leaves its parent's block holds nothing.
+        held = self.set.give_refused(self.n)
+        if held:
+            self.set.give_refused(held)
+
+
+class Handle:
+    """One use of a set, for n tokens at a time. The process leaves the set with the last one."""
+
+    __slots__ = ("calls", "first_waits", "posts", "set", "tries")
+    is_robust = True
+
+    def __init__(self, semset: _set.Set, n: int) -> None:
+        self.set = semset
+        semset.handles.add(id(self))
+        calls = semset.calls.get(n)
+        if calls is None:
+            calls = semset.calls[n] = _Calls(semset, n)
+        self.calls = calls
+        self.tries, self.first_waits, self.posts = calls.tries, calls.first_waits, calls.posts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.calls, name)
+
+    @property
+    def leave(self) -> Any:
+        """What ends a with statement. It keeps this handle."""
+        leave = self.calls.exit_function()
+        leave.handle = self  # type: ignore[attr-defined]
+        return leave
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing():  # leave_all has run
+            return
+        semset = self.set
+        semset.handles.discard(id(self))
+        if not semset.handles:
+            _unused.append(semset)
+            _leave_unused()
+
+
+# --- The sets of this process ---------------------------------------------------------------------
+
+_joined: dict[int, _set.Set] = {}  # by id
+_unused: list[_set.Set] = []  # their last handle was collected; they may have a new one
+_lock = RLock()  # to find a set and to leave one
+
+
+def _locked(blocking: bool = True) -> Iterator[bool]:
+    """Return an iterator that takes the lock. ``for`` as in ``_base``: no signal leaves it locked."""
+    return map(_lock.acquire, (blocking,))
+
+
+def _leave_unused() -> None:
+    # Never waits: the collector may call this in a thread that has another library's lock, for
+    # which a thread that has ours may wait. Who has the lock calls this again.
+    while _unused:
+        lock = _lock
+        for has_lock in _locked(False):
+            if not has_lock:
+                return
+            try:
+                semset = _unused.pop()
+                if not semset.handles and semset.leave() and _joined.get(semset.id) is semset:
+                    del _joined[semset.id]
+            except IndexError:  # another thread was faster
+                pass
+            finally:
+                lock.release()
+
+
+def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]:
+    """Return a handle, and whether the semaphore was created."""
+    while True:
+        found, created = open_set(library, name, known=_joined, **options)
+        lock = _lock
+        for _ in _locked():
+            try:
+                semset = _joined.setdefault(found.id, found)
+                handle = Handle(semset, 1)
+            finally:
+                lock.release()
+        if semset is not found:
+            found.leave()  # another thread has joined it meanwhile
+        _leave_unused()
+        if not semset.has_left():
+            return handle, created
+
+
+def _begin_child() -> None:
+    """In a child of fork: join the sets. The child holds nothing."""
+    global _lock
+    _lock = RLock()  # a thread that the child does not have may have had it
+    for semset in list(_joined.values()):
+        semset.join_anew(is_hooked=True)
+
+
+def _note_fork() -> None:
+    if _joined:
+        _set.Set.forked_at = clock()
+
+
+def leave_all() -> None:
+    """At the process's end: leave all sets. What is held stays to the kernel."""
+    for semset in list(_joined.values()):
+        semset.leave()
+        semset.semid.value = -1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_child, after_in_parent=_note_fork)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbered slots: a token and a number, for GPUs, ports and accounts."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from itertools import repeat, starmap
+from operator import attrgetter
+
+from . import _set
+from ._base import Bound, too_late
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Slot:
+    """Holds a token and a number during a with statement. ``RobustSemaphore.slot`` returns it."""
+
+    def __init__(self, sem: Any, handle: Any, timeout: float | None) -> None:
+        self._sem, self._handle, self._timeout = sem, handle, timeout
+        semset, library = handle.set, handle.set.library
+        self._block = _set.Block(semset, _set.take_number(0), _set.give_number(semset.account, 0))
+        take, give = self._block.arguments
+        self._tries = starmap(library.semop_now, repeat(take))
+        ended = _SlotEnded({0: None})
+        ended.set, ended.array = semset, self._block.array
+        self._exit = partial(library.semop_exit(ended.__getitem__), *give[:2], 4)
+
+    def __enter__(self) -> int:
+        posts = self._handle.posts
+        self._sem._open_handle()
+        if not self._sem._take(self._handle, self._timeout):
+            raise too_late(self._sem, 1, self._timeout)
+        try:
+            return self._take_number()
+        except BaseException:  # a signal handler's
+            for _ in posts:
+                break
+            raise
+
+    def _take_number(self) -> int:
+        """Take the lowest free number. This process holds a token, so there is one, or will be."""
+        array = self._block.array
+        while True:
+            for number in range(_set.NUMBERS):
+                for place in (0, 1, -1):
+                    array[place].sem_num = _set.NUMBER + number
+                for failed in self._tries:
+                    break
+                if not failed:
+                    return number
+
+    __exit__ = Bound(attrgetter("_exit"), doc="Give token and number back. Swallows no exception.")
+
+    async def __aenter__(self) -> int:
+        self._sem._open_handle()
+        if not await self._sem._acquire_async(self._handle, self._timeout):
+            raise too_late(self._sem, 1, self._timeout)
+        return self._take_number()
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._exit(*exception)
+
+    def __repr__(self) -> str:
+        return f"<Slot of semaphore {self._sem._name!r}>"
+
+
+class _SlotEnded(dict):  # type: ignore[type-arg]
+    """As ``_Ended``, for a token with a number."""
+
+    set: Any
+    array: Any
+
+    def __missing__(self, status: int) -> None:
+        # Somebody released the token inside the block; or it is a parent's. The number is this
+        # process's if it changed it last.
+        semset, number = self.set, self.array[-1].sem_num
+        try:
+            if semset.library.pid(semset.semid, number) == os.getpid():
+                semset.operate([(number, -1, _set.UNDO | _set.NOWAIT)])
+                semset.give_refused(1)
+        except OSError:  # removed
+            pass
