@@ -13,15 +13,17 @@ import sys
 import time
 from typing import NamedTuple
 
-from . import _files, _sysv
+from . import _sysv
 from ._errors import open_error, oserror
+from ._libc import OTHER_SIZE, OTHERS, SIZE
 from ._semlock import system
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from ._libc import Libc
 
-_LEASED = "another process has a lease on its file"
+# In glibc's struct new_sem the int "private" follows the value (64 bits, or 32), and is 128 in a named semaphore.
+_PRIVATE = (128).to_bytes(4, sys.byteorder)
 
 
 class SemaphoreInfo(NamedTuple):
@@ -180,31 +182,40 @@ def _status(path: str) -> os.stat_result | None:
 
 def _may_be_semaphore(status: os.stat_result, linux: bool) -> bool:
     return stat.S_ISREG(status.st_mode) and (
-        not linux or status.st_size in (_files.SIZE, _files.OTHER_SIZE)
+        not linux or status.st_size in (SIZE, OTHER_SIZE)
     )
 
 
 def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
     """Return value and why it has none. ValueError: it is no semaphore."""
-    # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
     try:
-        start = _files.read_start(_files.path(libc, name) or "")
+        start = _read_start(libc.path(name) or "")
     except FileNotFoundError:
         raise
-    except BlockingIOError:
-        return None, _LEASED
     except OSError as error:
         return None, error.strerror
-    if len(start) not in (_files.SIZE, _files.OTHER_SIZE):  # truncated or extended since
+    if len(start) == OTHER_SIZE:
+        return None, f"it is the semaphore of a {OTHERS} program, which works differently"
+    if len(start) != SIZE:  # truncated or extended since
         raise ValueError("no semaphore")
-    reason = _files.why_no_semaphore(libc, start)
-    return (None, reason) if reason else (_value_of(libc, start), None)
+    return _value_of(libc, start), None
+
+
+def _read_start(file: str) -> bytes:
+    """Return the first bytes of a semaphore's file, one more than a semaphore has."""
+    # Read, not mapped: whoever may write the file may truncate it, and a mapping then dies of SIGBUS.
+    # O_NONBLOCK: do not wait for a fifo's writer.
+    fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 33)
+    finally:
+        os.close(fd)
 
 
 def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
     """As ``_read``, where only the C library knows the format."""
     try:
-        return libc.value(libc.link(name)), None
+        return libc.link(name).value(), None
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -224,7 +235,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                shared = {_files.mapped_file(line) for line in maps if b" rw-s " in line}
+                shared = {_mapped_file(line) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -235,15 +246,22 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
     return openers, all_pids
 
 
+def _mapped_file(line: bytes) -> tuple[int, int]:
+    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
+    device, inode = line.split(None, 5)[3:5]
+    major, minor = (int(number, 16) for number in device.split(b":"))
+    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
+
+
 def _value_of(libc: Libc, start: bytes) -> int:
     """Return the value that the first bytes of a semaphore's file tell. ValueError: it is other shared memory."""
     value = int.from_bytes(start[:4], sys.byteorder)
     # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts waiters. Its 32-bit one: value << 1, and a bit
     # that says that there are waiters. musl's sem_t is an int[]: the value (its top bit says that there are waiters), waiters, "private" (0).
     if libc.is_glibc:
-        if start[_files.SIZE // 4 : _files.SIZE // 4 + 4] != _files.PRIVATE:
+        if start[SIZE // 4 : SIZE // 4 + 4] != _PRIVATE:
             raise ValueError("no semaphore")
-        if _files.SIZE == 16:
+        if SIZE == 16:
             return value >> 1
         return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
     if start[8:12] != bytes(4):
@@ -261,7 +279,7 @@ def is_in_use(name: str) -> bool:
     """
     libc = system()
     name = name if name.startswith("/") else "/" + name
-    path = _files.path(libc, name)
+    path = libc.path(name)
     if (
         sys.platform != "linux" or path is None or not libc.is_glibc
     ):  # with musl, what looks like a semaphore may be other shared memory

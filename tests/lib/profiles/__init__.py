@@ -26,8 +26,8 @@ _CLASSES = {
     "netbsd": "bsd.NetBSDSemaphore",
     "openbsd": "bsd.OpenBSDSemaphore",
     "dragonfly": "bsd.DragonFlySemaphore",
-    "illumos": "uncounted.IllumosSemaphore",
-    "cygwin": "uncounted.CygwinSemaphore",
+    "illumos": "others.IllumosSemaphore",
+    "cygwin": "others.CygwinSemaphore",
 }
 NAMES = ["native", "native-ctypes", *_CLASSES]
 SYSV_NAMES = [

@@ -62,7 +62,6 @@ class NetBSD(_Timed64):
     """The kernel has the semaphores; files stand in for it."""
 
     files = "/dev/shm/~"
-    same_address = False
     longest_name = 255
     needs_slash = True
 
@@ -75,7 +74,6 @@ class OpenBSD(_Timed64):
     """A file's name is a hash, which has room for any name; a semaphore is its maker's alone."""
 
     files = "/dev/shm/~"
-    same_address = False
 
     def new_file(self, path: bytes, mode: int) -> int:
         fd = super().new_file(path, mode)

@@ -74,7 +74,6 @@ def _load_host() -> Any:
         host.sem_clockwait.argtypes = [c_void_p, c_int, POINTER(timespec)]
     host.mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
     host.mmap.restype = c_ssize_t  # signed, as all addresses here, also on 32 bits
-    host.munmap.argtypes = [c_void_p, c_size_t]
     return host
 
 
@@ -85,7 +84,6 @@ def _prototype(result: Any, *arguments: Any) -> Any:
 # A semaphore's address is an integer here: macOS's may be 0. sem_open is called with both its variadic arguments.
 _PROTOTYPES = {
     "sem_open": _prototype(c_ssize_t, c_char_p, c_int, c_uint, c_uint),
-    "sem_close": _prototype(c_int, c_ssize_t),
     "sem_unlink": _prototype(c_int, c_char_p),
     "sem_getvalue": _prototype(c_int, c_ssize_t, POINTER(c_int)),
     "sem_wait": _prototype(c_int, c_ssize_t),
@@ -112,8 +110,6 @@ class Fake:
     hosts: tuple[str, ...] = ("sem_wait", "sem_trywait", "sem_post", "sem_getvalue")
     files = ""  # what comes before a semaphore's name in its file's path
     sem_failed = 0
-    same_address = True  # for a semaphore that this process has open
-    counted = True  # such opens, so that each is closed
     longest_name: int | None = None  # in bytes, the slash included
     needs_slash = False
     inner_slash = errno.EINVAL
@@ -123,8 +119,10 @@ class Fake:
         global HOST
         if HOST is None:
             HOST = _load_host()
-        self.lock = threading.RLock()  # a handle may be collected, and so closed, anywhere
-        self.opened: dict[int, list[Any]] = {}  # address: [file, number of opens]
+        self.lock = threading.RLock()  # a finalizer may make calls anywhere
+        # By file (device and inode): the address. Nothing is ever closed: without SemLock the
+        # library does not, and there is no SemLock that uses a fake.
+        self.opened: dict[tuple[int, int], int] = {}
         for symbol, prototype in _PROTOTYPES.items():
             method = getattr(self, f"do_{symbol}", None)
             if method is not None:
@@ -185,26 +183,10 @@ class Fake:
     def _map(self, fd: int) -> int:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino)
-        if self.same_address:
-            for known, entry in list(self.opened.items()):
-                if entry[0] == file:
-                    entry[1] += self.counted
-                    return known
-        address: int = HOST.mmap(
-            None, SIZE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0
-        )
-        self.opened[address] = [file, 1]
-        return address
-
-    def do_sem_close(self, address: int) -> int:
-        with self.lock:
-            if address not in self.opened:
-                raise OSError(errno.EINVAL, "not open")
-            self.opened[address][1] -= 1
-            if not self.opened[address][1]:
-                del self.opened[address]
-                HOST.munmap(address, SIZE)  # as the real ones do, so that a use after it is seen
-        return 0
+        if file not in self.opened:
+            flags = mmap.PROT_READ | mmap.PROT_WRITE
+            self.opened[file] = HOST.mmap(None, SIZE, flags, mmap.MAP_SHARED, fd, 0)
+        return self.opened[file]
 
     def do_sem_unlink(self, name: bytes) -> int:
         os.unlink(self.path(name))

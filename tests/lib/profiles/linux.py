@@ -70,7 +70,7 @@ class Glibc32Semaphore(NamedSemaphore):
 
 
 class Musl(Fake):
-    """sem_open wants a free place of its 256 also for what is open already. It takes no bits for execution, and no names of directories."""
+    """sem_open takes no bits for execution, and no names of directories."""
 
     files = "/dev/shm/"
     longest_name = 256
@@ -79,12 +79,6 @@ class Musl(Fake):
         if name.lstrip(b"/") in (b".", b".."):
             raise OSError(errno.EINVAL, "name")
         return super().path(name)
-
-    def do_sem_open(self, name: bytes, oflag: int, mode: int, value: int) -> int:
-        with self.lock:
-            if len(self.opened) == 256:
-                raise OSError(errno.EMFILE, "256 semaphores")
-            return super().do_sem_open(name, oflag, mode, value)
 
     def new_file(self, path: bytes, mode: int) -> int:
         return super().new_file(path, mode & 0o666)

@@ -24,7 +24,6 @@ class MacOS(Fake):
 
     files = "/dev/shm/~"
     sem_failed = -1
-    same_address = False
     longest_name = 30
     value_max = 32767
     hosts = ()
@@ -51,12 +50,6 @@ class MacOS(Fake):
         if descriptor not in self.descriptors:
             raise OSError(errno.EBADF, "no descriptor of a semaphore")
         return self.descriptors[descriptor]
-
-    def do_sem_close(self, descriptor: int) -> int:
-        with self.lock:
-            address = self.address(descriptor)
-            del self.descriptors[descriptor]
-            return super().do_sem_close(address)
 
     def do_sem_wait(self, descriptor: int) -> int:
         return host("sem_wait", self.address(descriptor))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The systems that do not count how often a process opens a semaphore: one sem_close ends all its handles.
+"""Cygwin and illumos.
 
-From the sources of Cygwin (winsup/cygwin/posix_ipc.cc, thread.cc) and illumos (usr/src/lib/libc/port/rt/sem.c, threads/synch.c).
+From the sources of Cygwin (winsup/cygwin/posix_ipc.cc, thread.cc) and illumos
+(usr/src/lib/libc/port/rt/sem.c, threads/synch.c). One sem_close there ends all openings of a name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ class Cygwin(Fake):
     """Timed waits return their errno, and leave errno alone; sem_post past the maximum does nothing and says it worked."""
 
     files = "/dev/shm/sem."
-    counted = False
     longest_name = 251
     needs_slash = True
     value_max = 1147483648
@@ -61,7 +61,6 @@ class CygwinSemaphore(NamedSemaphore):
 class Illumos(Fake):
     files = "/dev/shm/~"
     sem_failed = -1
-    counted = False
     longest_name = 255
     needs_slash = True
 
