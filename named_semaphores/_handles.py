@@ -14,11 +14,13 @@ from _thread import RLock
 from functools import partial
 from itertools import repeat, starmap
 from operator import not_
+from weakref import WeakValueDictionary
 
 from . import _set
 from ._base import FIRST_SLICE
 from ._c import call
 from ._checks import clock
+from ._cleanup import at_exit
 from ._opening import open_set
 
 TYPE_CHECKING: bool = False
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
 class _Waiter:
     """A list of operations as calls; see ``_base``."""
 
+    __slots__ = ("later", "library", "now")
     slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
-    first_waits = tries = None  # type: Any
+    first_waits: Any = None
+    tries: Any = None
 
     def __init__(self, library: SysV, now: Any, later: Any) -> None:
         self.library, self.now, self.later = library, now, later
@@ -54,47 +58,40 @@ class _Waiter:
         return self.wait(deadline - clock())
 
 
-class _Calls(_Waiter):
+class _Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
+    __slots__ = (
+        "__weakref__", "exit", "first", "first_waits", "give", "give_up", "n", "posts", "rest",
+        "tries", "waiter",
+    )  # fmt: skip
+
     def __init__(self, semset: _set.Set, n: int) -> None:
-        self.set, self.n = semset, n
+        self.n = n
         library, account, bias = semset.library, semset.account, semset.library.system.bias
-        lists = [
-            _set.take(account, n, bias, _set.NOWAIT),
-            _set.take(account, n, bias),
-            _set.give(account, n),
-        ]
+        lists = [_set.take(account, n, bias, flags) for flags in (_set.NOWAIT, 0)]
+        lists.append(_set.give(account, n))
         if n > 1:
             notice = library.system.many_operations
             for flags in (_set.NOWAIT, 0):
                 lists.append(_set.take_first(account, bias, flags))
                 lists.append(_set.take_rest(account, n, bias, notice, flags))
             lists.append(_set.give_up(account))
-        self.block = _set.Block(semset, *lists)  # kept, so that a fork finds it
-        now, later, give, *several = self.block.arguments
-        super().__init__(library, now, later)
-        self.give = give
+        now, later, self.give, *several = _set.Block(semset, *lists).arguments
+        self.waiter = _Waiter(library, now, later)
         self.tries = map(not_, starmap(library.semop_now, repeat(now)))
-        self.posts = starmap(library.semop_now, repeat(give))
+        self.posts = starmap(library.semop_now, repeat(self.give))
         self.exit = library.semop_exit(_Ended(semset, n).__getitem__)
-        if n == 1:
-            first: Any = (library.semop, repeat(later))
-            if library.semtimedop is not None:
-                arguments = (*later, library.timeout(FIRST_SLICE))
-                first = (library.semtimedop, repeat(arguments))
-            self.first_waits = map(not_, starmap(*first))
-        else:
-            self.first_waits = self.tries
+        self.first_waits = self.tries
+        if n > 1:
             self.first = _Waiter(library, several[0], several[2])
             self.rest = _Waiter(library, several[1], several[3])
             self.give_up = starmap(library.semop_now, repeat(several[4]))
-
-    def exit_function(self) -> Any:
-        return partial(self.exit, *self.give[:2], 3)
-
-    def post_once(self) -> Iterator[int]:
-        return call(self.library.semop, *self.give)
+        elif library.semtimedop is None:
+            self.first_waits = map(not_, starmap(library.semop, repeat(later)))
+        else:
+            within = (*later, library.timeout(FIRST_SLICE))
+            self.first_waits = map(not_, starmap(library.semtimedop, repeat(within)))
 
 
 class _Ended(dict):  # type: ignore[type-arg]
@@ -115,30 +112,59 @@ class _Ended(dict):  # type: ignore[type-arg]
             self.set.give_refused(held)
 
 
+# By the id of the set, which the calls keep alive, and n.
+_calls: WeakValueDictionary[tuple[int, int], _Calls] = WeakValueDictionary()
+
+
 class Handle:
-    """One use of a set, for n tokens at a time. The process leaves the set with the last one."""
+    """One use of a set, for n tokens at a time. The process leaves the set with the last one.
+
+    See ``_base`` for the attributes.
+    """
 
     __slots__ = ("calls", "first_waits", "posts", "set", "tries")
     is_robust = True
+    slices = _Waiter.slices
 
     def __init__(self, semset: _set.Set, n: int) -> None:
         self.set = semset
         semset.handles.add(id(self))
-        calls = semset.calls.get(n)
+        calls = _calls.get((id(semset), n))
         if calls is None:
-            calls = semset.calls[n] = _Calls(semset, n)
+            calls = _calls[id(semset), n] = _Calls(semset, n)
         self.calls = calls
         self.tries, self.first_waits, self.posts = calls.tries, calls.first_waits, calls.posts
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.calls, name)
+    @property
+    def n(self) -> int:
+        return self.calls.n
+
+    @property
+    def is_steady(self) -> bool:
+        return self.calls.waiter.is_steady
+
+    def try_once(self) -> Iterator[int]:
+        return self.calls.waiter.try_once()
+
+    def wait(self, nanoseconds: int) -> Iterator[int]:
+        return self.calls.waiter.wait(nanoseconds)
+
+    def wait_until(self, deadline: int) -> Iterator[int]:
+        return self.calls.waiter.wait_until(deadline)
+
+    def post_once(self) -> Iterator[int]:
+        return call(self.set.library.semop, *self.calls.give)
 
     @property
     def leave(self) -> Any:
         """What ends a with statement. It keeps this handle."""
-        leave = self.calls.exit_function()
-        leave.handle = self  # type: ignore[attr-defined]
+        leave = self.leave_only()
+        leave.handle = self
         return leave
+
+    def leave_only(self) -> Any:
+        """The same, without this handle."""
+        return partial(self.calls.exit, *self.calls.give[:2], 3)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing():  # leave_all has run
@@ -204,6 +230,7 @@ def _begin_child() -> None:
     _lock = RLock()  # a thread that the child does not have may have had it
     for semset in list(_joined.values()):
         semset.join_anew(is_hooked=True)
+    _set.move_blocks()
 
 
 def _note_fork() -> None:
@@ -220,3 +247,4 @@ def leave_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_child, after_in_parent=_note_fork)
+    at_exit(leave_all)

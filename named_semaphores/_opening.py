@@ -65,54 +65,65 @@ def open_set(
             f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), "
             f"not 0o{mode:o}"
         )
-    opening = _Opening(library, name, total, mode)
-    found = None
-    while found is None:  # until no other process comes between
+    semset, created = None, False
+    opening = None
+    while semset is None:  # until no other process comes between
         try:
-            found = opening.attempt(link and not anew, create or anew, anew, known or {})
+            semid = find(library, name)
+            semset = (known or {}).get(semid)
+            if semset is None or anew or semset.name != name or semset.has_left():
+                opening = opening or _Opening(library, name, total, mode)
+                if semid is None:
+                    semset = opening.create() if create or anew else _refuse(errno.ENOENT)
+                else:
+                    semset = opening.link(semid, link and not anew, create or anew, anew)
+                created = opening.created
+            elif not link:
+                _refuse(errno.EEXIST)
         except Removed:
-            pass
+            semset = None
         except OSError as error:
             raise failure(library, error, name) from None
-    if found[0].pid != os.getpid():  # a signal handler has forked, and this is its child
-        found[0].join_anew()
-    return found
+    if semset.pid != os.getpid():  # forked by C code, or by a signal handler in this function
+        semset.join_anew()
+    return semset, created
+
+
+def find(library: SysV, name: str) -> int | None:
+    """Return the id of the set that has the name's key, or None."""
+    try:
+        return library.get(key(name), library.system.size)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    try:
+        library.get(key(name), 0)
+    except FileNotFoundError:
+        limits, size = library.system.limits, library.system.size
+        raise OSError(errno.EINVAL, f"{limits} allows no set of {size} semaphores") from None
+    raise foreign(name)
 
 
 class _Opening:
     """The steps of opening a set. Each returns None if another process came between."""
+
+    created = False
 
     def __init__(self, library: SysV, name: str, total: int, mode: int) -> None:
         self.library, self.name, self.total, self.mode = library, name, total, mode
         self.words = words(name)
         self.accounts = NAME + len(self.words)
         self.last = library.system.size - 1
-
-    def attempt(
-        self, link: bool, create: bool, anew: bool, known: dict[int, Set]
-    ) -> tuple[Set, bool] | None:
-        library = self.library
-        if len(self.name.encode()) > LONGEST_NAME or self.accounts + 2 > self.last:
+        if len(name.encode()) > LONGEST_NAME or self.accounts + 2 > self.last:
             _refuse(errno.ENAMETOOLONG)
-        try:
-            semid = library.get(key(self.name), self.last + 1)
-        except FileNotFoundError:
-            return self._create() if create else _refuse(errno.ENOENT)
-        except OSError as error:
-            raise self._too_small() if error.errno == errno.EINVAL else error from None
-        semset = known.get(semid)
-        if semset is None or semset.name != self.name or semset.has_left():
-            return self._link(semid, link, create, anew)
-        if anew:
-            library.remove(semid)
-            return None
-        return (semset, False) if link else _refuse(errno.EEXIST)
 
-    def _link(self, semid: int, link: bool, create: bool, anew: bool) -> tuple[Set, bool] | None:
+    def link(self, semid: int, link: bool, create: bool, anew: bool) -> Set | None:
         library = self.library
         values = library.values(semid)
         if values is None or not self._is_ours(values):
-            raise self._foreign(semid, values)
+            raise foreign(self.name, semid, values)
         check_undo(library, semid)
         if not values[TOTAL]:
             return self._make_ready(semid) if create else _refuse(errno.ENOENT)
@@ -128,14 +139,14 @@ class _Opening:
         if not link:
             _refuse(errno.EEXIST)
         account = find_account(library, semid, self.accounts)
-        return None if account is None else self._joined(semid, account, False)
+        return None if account is None else self._joined(semid, account)
 
     def _is_ours(self, values: list[int]) -> bool:
         stored = values[NAME : self.accounts]
         half_written = all(word in (0, right) for word, right in zip(stored, self.words))
         return half_written if not values[TOTAL] else stored == self.words
 
-    def _create(self) -> tuple[Set, bool] | None:
+    def create(self) -> Set | None:
         library = self.library
         try:
             semid = library.get(key(self.name), self.last + 1, IPC_CREAT | IPC_EXCL | self.mode)
@@ -152,7 +163,7 @@ class _Opening:
             raise
         return self._make_ready(semid)
 
-    def _make_ready(self, semid: int) -> tuple[Set, bool] | None:
+    def _make_ready(self, semid: int) -> Set | None:
         """Write the name, and join: in one call, or in several where the system's limit is low."""
         library, account = self.library, self.accounts + os.getpid() % (self.last - self.accounts)
         places = range(0, len(self.words), 3)
@@ -162,7 +173,7 @@ class _Opening:
             if library.system.many_operations:
                 everything = [operation for step in [*steps, ready] for operation in step]
                 if library.operate(semid, everything):
-                    return self._joined(semid, account, True)
+                    return self._joined(semid, account, created=True)
         except OSError as error:
             if error.errno != errno.E2BIG:
                 raise
@@ -170,10 +181,10 @@ class _Opening:
         if not all(wrote):  # another process writes: the same name, or another with this key
             values = library.values(semid)
             if values is None or values[NAME : self.accounts] != self.words:
-                raise self._foreign(semid, values)
-        return self._joined(semid, account, True) if library.operate(semid, ready) else None
+                raise foreign(self.name, semid, values)
+        return self._joined(semid, account, created=True) if library.operate(semid, ready) else None
 
-    def _replace_idle(self, semid: int, create: bool, values: list[int]) -> tuple[Set, bool] | None:
+    def _replace_idle(self, semid: int, create: bool, values: list[int]) -> Set | None:
         if remove_marked(self.library, semid, MARK_IDLE) or self.library.may_remove(semid):
             return None
         if not create:
@@ -181,28 +192,21 @@ class _Opening:
         free = [account for account in range(self.accounts, self.last) if not values[account]]
         if not free or not self.library.operate(semid, take_over(free[0])):
             return None
-        found = self._joined(semid, free[0], True)
-        found[0].resize(self.total)
-        return found
+        semset = self._joined(semid, free[0], created=True)
+        semset.resize(self.total)
+        return semset
 
-    def _joined(self, semid: int, account: int, created: bool) -> tuple[Set, bool]:
-        return Set(self.library, self.name, semid, self.accounts, account), created
+    def _joined(self, semid: int, account: int, created: bool = False) -> Set:
+        self.created = created
+        return Set(self.library, self.name, semid, self.accounts, account)
 
-    def _too_small(self) -> OSError:
-        """Return why the key has no set of our size."""
-        try:
-            self.library.get(key(self.name), 0)
-        except FileNotFoundError:
-            limits = self.library.system.limits
-            return OSError(errno.EINVAL, f"{limits} allows no set of {self.last + 1} semaphores")
-        return self._foreign(None, None)
 
-    def _foreign(self, semid: int | None, values: list[int] | None) -> OSError:
-        other = name_of(values[NAME:]) if values else None
-        owner = f"the semaphore {other!r} has" if other else "another program's semaphores have"
-        where = "" if semid is None else f" (set {semid})"
-        text = f"{owner} the key {key(self.name):#x}{where}, which this name stands for: "
-        return OSError(errno.EEXIST, text + "use another name")
+def foreign(name: str, semid: int | None = None, values: list[int] | None = None) -> OSError:
+    other = name_of(values[NAME:]) if values else None
+    owner = f"the semaphore {other!r} has" if other else "another program's semaphores have"
+    where = "" if semid is None else f" (set {semid})"
+    text = f"{owner} the key {key(name):#x}{where}, which this name stands for: "
+    return OSError(errno.EEXIST, text + "use another name")
 
 
 def _refuse(number: int) -> Any:

@@ -193,24 +193,35 @@ class Block:
     fork are the parent's.
     """
 
-    __slots__ = ("__weakref__", "arguments", "array", "places")
+    __slots__ = ("__weakref__", "_places", "arguments", "array", "set")
 
     def __init__(self, semset: Set, *lists: list[Operation]) -> None:
         operations = [operation for one in lists for operation in one]
+        self.set = semset
         self.array: Any = (sembuf * len(operations))(*operations)
-        self.places = [place for place in self.array if place.sem_num == semset.account]
+        self._places = [i for i, (number, *_) in enumerate(operations) if number == semset.account]
         self.arguments = []
         start = 0
         for one in lists:
             pointer = byref(self.array, start * sizeof(sembuf))
             self.arguments.append((semset.semid, pointer, c_size_t.from_param(len(one))))
             start += len(one)
-        semset.blocks.add(self)
+        _blocks.add(self)
+
+    def move(self, account: int) -> None:
+        for place in self._places:
+            self.array[place].sem_num = account
+
+
+_blocks: weakref.WeakSet[Block] = weakref.WeakSet()
 
 
 class Set:
     """A set that this process has joined, once: one user, with one account."""
 
+    __slots__ = (
+        "_inherited", "account", "accounts", "handles", "id", "library", "name", "pid", "semid",
+    )  # fmt: skip
     forked_at = -FORKING  # of the class: when this process forked last
 
     def __init__(self, library: SysV, name: str, semid: int, accounts: int, account: int) -> None:
@@ -220,11 +231,8 @@ class Set:
         # The set's id in every call's arguments. -1, which no set has, once this process has left:
         # the next instant somebody else may have the account.
         self.semid = c_int(semid)
-        self.blocks: weakref.WeakSet[Block] = weakref.WeakSet()
         self._inherited: int | None = None  # the account of the parent that forked in C
-        # Of the module robust: the ids of the handles, and the calls for each number of tokens.
-        self.handles: set[int] = set()
-        self.calls: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self.handles: set[int] = set()  # of the module _handles: the ids of those that use it
 
     def has_left(self) -> bool:
         return self.semid.value == -1  # type: ignore[no-any-return]
@@ -273,9 +281,8 @@ class Set:
             self.semid.value = -1
             return
         self.account = account
-        for block in list(self.blocks):
-            for place in block.places:
-                place.sem_num = account
+        if not is_hooked:
+            move_blocks(self)
 
     def give_refused(self, n: int) -> int | None:
         """Give n tokens back after the first attempt failed.
@@ -388,6 +395,13 @@ class Set:
             is_removed = self.library.is_removed(error, self.semid)
             error = Removed() if is_removed else OSError(error, "")
         return _sets().failure(self.library, error, self.name)  # type: ignore[no-any-return]
+
+
+def move_blocks(semset: Set | None = None) -> None:
+    """Write the accounts of the sets, or of one, into all operations."""
+    for block in list(_blocks):
+        if semset in (None, block.set):
+            block.move(block.set.account)
 
 
 def find_account(library: SysV, semid: int, accounts: int) -> int | None:

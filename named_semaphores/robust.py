@@ -7,8 +7,17 @@ import errno
 import warnings
 from collections import namedtuple
 
-from . import _base
-from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, refuse_closed
+from ._base import (
+    DEFAULT_MODE,
+    FIRST_SLICE,
+    ONE,
+    RETRY,
+    Flags,
+    Semaphore,
+    check_existence,
+    refuse_closed,
+)
+from ._base import calls as waits
 from ._checks import (
     check_integer,
     check_mode,
@@ -17,7 +26,7 @@ from ._checks import (
     clock,
     without_ctypes,
 )
-from ._cleanup import Owner, at_exit
+from ._cleanup import Owner
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
 
 try:
     from . import _set
-    from ._handles import Handle, leave_all, open_handle
+    from ._handles import Handle, open_handle
     from ._sets import shown_holders
     from ._slot import Slot
     from ._sysv import system
@@ -118,9 +127,9 @@ class RobustSemaphore(Semaphore):
         most = library.system.bias - 1
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, most)
-        mode = check_mode(name, mode)
+        if mode is not DEFAULT_MODE:
+            mode = check_mode(name, mode)
         self._name = name
-        at_exit(leave_all)
         while True:
             handle, created = open_handle(
                 library,
@@ -300,11 +309,12 @@ class RobustSemaphore(Semaphore):
             return super()._wait(deadline, handle)
         # Take the first token together with the turn, in the queue like everybody; then the rest,
         # before everybody.
-        posts, give_up, first, rest = handle.posts, handle.give_up, handle.first, handle.rest
+        calls = handle.calls
+        posts, give_up, first, rest = calls.posts, calls.give_up, calls.first, calls.rest
         took_first: list[int] = []
         took_rest: list[int] = []
         try:
-            for call in _base.calls(first, deadline):
+            for call in waits(first, deadline):
                 took_first.extend(call)
                 if not took_first[0]:
                     break
@@ -313,7 +323,7 @@ class RobustSemaphore(Semaphore):
                 self._raise_unless_free_later(handle.n, error)
             else:
                 return False
-            for call in _base.calls(rest, deadline):
+            for call in waits(rest, deadline):
                 took_rest.extend(call)
                 if not took_rest[0]:
                     return True
@@ -335,20 +345,20 @@ class RobustSemaphore(Semaphore):
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
         if handle.n == 1:
             return super()._take_for_tasks(handle, until, is_wanted)
-        status, error = handle.first.wait_until(until)
+        status, error = handle.calls.first.wait_until(until)
         if status:
             self._raise_unless_free_later(handle.n, error)
             return False
         try:
             while is_wanted():
-                status, error = handle.rest.wait_until(clock() + _base.FIRST_SLICE)
+                status, error = handle.calls.rest.wait_until(clock() + FIRST_SLICE)
                 if not status:
                     return True
                 self._raise_unless_free_later(handle.n, error)
         except BaseException:
-            next(handle.give_up)
+            next(handle.calls.give_up)
             raise
-        next(handle.give_up)
+        next(handle.calls.give_up)
         return False
 
     def _raise_unless_free_later(self, n: int, error: int) -> None:
@@ -430,9 +440,9 @@ class RobustSemaphore(Semaphore):
             if not handle.set.held():
                 # Nothing is held, so no with statement needs this handle. ExitStack looks __exit__
                 # up after __enter__ has returned, so it stays valid.
-                self._exit = handle.exit_function()
+                self._exit = handle.leave_only()
         except OSError:  # removed, or this process has lost its rights to it
-            self._exit = handle.exit_function()
+            self._exit = handle.leave_only()
         if owner is not None:
             owner.unlink()
 
