@@ -62,7 +62,7 @@ class _Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
     __slots__ = (
-        "__weakref__", "exit", "first", "first_waits", "give", "give_up", "n", "posts", "rest",
+        "__weakref__", "block", "exit", "first", "first_waits", "give", "give_up", "n", "posts", "rest",
         "tries", "waiter",
     )  # fmt: skip
 
@@ -77,7 +77,8 @@ class _Calls:
                 lists.append(_set.take_first(account, bias, flags))
                 lists.append(_set.take_rest(account, n, bias, notice, flags))
             lists.append(_set.give_up(account))
-        now, later, self.give, *several = _set.Block(semset, *lists).arguments
+        self.block = _set.Block(semset, *lists)  # kept, so that a child of fork finds it
+        now, later, self.give, *several = self.block.arguments
         self.waiter = _Waiter(library, now, later)
         self.tries = map(not_, starmap(library.semop_now, repeat(now)))
         self.posts = starmap(library.semop_now, repeat(self.give))
@@ -213,7 +214,10 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
         lock = _lock
         for _ in _locked():
             try:
-                semset = _joined.setdefault(found.id, found)
+                semset = _joined.get(found.id, found)
+                if semset.has_left():  # its objects are closed
+                    semset = found
+                _joined[found.id] = semset
                 handle = Handle(semset, 1)
             finally:
                 lock.release()

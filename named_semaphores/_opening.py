@@ -68,6 +68,7 @@ def open_set(
     semset, created = None, False
     opening = None
     while semset is None:  # until no other process comes between
+        pid = os.getpid()
         try:
             semid = find(library, name)
             semset = (known or {}).get(semid)
@@ -84,7 +85,8 @@ def open_set(
             semset = None
         except OSError as error:
             raise failure(library, error, name) from None
-    if semset.pid != os.getpid():  # forked by C code, or by a signal handler in this function
+    # Forked by C code, or by a signal handler in this function, perhaps before semset.pid was set.
+    if not pid == semset.pid == os.getpid():
         semset.join_anew()
     return semset, created
 
@@ -143,8 +145,10 @@ class _Opening:
 
     def _is_ours(self, values: list[int]) -> bool:
         stored = values[NAME : self.accounts]
-        half_written = all(word in (0, right) for word, right in zip(stored, self.words))
-        return half_written if not values[TOTAL] else stored == self.words
+        if values[TOTAL] and not values[DEAD]:
+            return stored == self.words
+        # Not ready, or removed before it was ready: half written.
+        return all(word in (0, right) for word, right in zip(stored, self.words))
 
     def create(self) -> Set | None:
         library = self.library

@@ -76,16 +76,23 @@ def take_first(account: int, bias: int, flags: int = 0) -> list[Operation]:
 def take_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0) -> list[Operation]:
     """Take the other n - 1 tokens, before everybody, and end the turn.
 
+    Fail if this process has no first one: it is a child that a signal handler forked during the
+    wait, or another thread has released the token.
+
     notice: fail, also during the wait, as soon as there are fewer than n tokens in all.
     """
     enough = [(TOTAL, -n, NOWAIT), (TOTAL, n, 0)] if notice else []
+    first = [(account, -2, UNDO | NOWAIT), (account, n + 1, UNDO)]
     tokens = [(TOKENS, -bias - n + 1, UNDO | flags), (TOKENS, bias, UNDO)]
-    return [*enough, *tokens, (account, n - 1, UNDO), (TURN, -1, UNDO)]
+    return [*enough, *first, *tokens, (TURN, -1, UNDO | NOWAIT)]
 
 
 def give_up(account: int) -> list[Operation]:
     """Give the first of several tokens back, and the turn."""
     return [*give(account, 1), (TURN, -1, UNDO | NOWAIT)]
+
+
+END_TURN: list[Operation] = [(TURN, -1, UNDO | NOWAIT)]
 
 
 def give_inherited(account: int, n: int) -> list[Operation]:
@@ -303,6 +310,17 @@ class Set:
             return self.held()
         except FileNotFoundError:  # it was removed: there is nothing to give back
             return None
+
+    def end_turn(self, pid: int) -> None:
+        """End this process's turn after ``give_up`` failed: another thread has released the token.
+
+        pid: who has taken the turn. A child of fork ends no turn of its parent.
+        """
+        try:
+            if self.pid == pid:
+                self.library.operate(self.semid, END_TURN)
+        except OSError:  # the set was removed
+            pass
 
     def operate(self, operations: list[Operation]) -> bool:
         """Carry out the operations. Return False if one with NOWAIT would have to wait."""

@@ -311,7 +311,9 @@ class RobustSemaphore(Semaphore):
         # before everybody.
         calls = handle.calls
         posts, give_up, first, rest = calls.posts, calls.give_up, calls.first, calls.rest
-        took_first: list[int] = []
+        semset, is_lost = handle.set, False
+        pid = semset.pid
+        took_first: list[int] | None = []
         took_rest: list[int] = []
         try:
             for call in waits(first, deadline):
@@ -323,22 +325,31 @@ class RobustSemaphore(Semaphore):
                 self._raise_unless_free_later(handle.n, error)
             else:
                 return False
+            pid = semset.pid
             for call in waits(rest, deadline):
                 took_rest.extend(call)
                 if not took_rest[0]:
                     return True
                 error = took_rest.pop()
                 took_rest.clear()
+                is_lost = error == errno.EAGAIN and not semset.held()
+                if is_lost:
+                    break
                 self._raise_unless_free_later(handle.n, error)
-            for _ in give_up:
+            for refused in give_up:
+                took_first = None  # no call before this: somebody else may have the turn now
+                if refused:
+                    semset.end_turn(pid)
                 break
-            return False
+            return is_lost and self._wait(deadline, handle)
         except BaseException:  # no call before one that gives back: a second signal may come
             if took_rest and not took_rest[0]:
                 for _ in posts:
                     break
             elif took_first and not took_first[0]:
-                for _ in give_up:
+                for refused in give_up:
+                    if refused:
+                        semset.end_turn(pid)
                     break
             raise
 
@@ -349,16 +360,21 @@ class RobustSemaphore(Semaphore):
         if status:
             self._raise_unless_free_later(handle.n, error)
             return False
+        semset = handle.set
         try:
             while is_wanted():
                 status, error = handle.calls.rest.wait_until(clock() + FIRST_SLICE)
                 if not status:
                     return True
+                if error == errno.EAGAIN and not semset.held():
+                    break
                 self._raise_unless_free_later(handle.n, error)
         except BaseException:
-            next(handle.calls.give_up)
+            if next(handle.calls.give_up):
+                semset.end_turn(semset.pid)
             raise
-        next(handle.calls.give_up)
+        if next(handle.calls.give_up):
+            semset.end_turn(semset.pid)
         return False
 
     def _raise_unless_free_later(self, n: int, error: int) -> None:
