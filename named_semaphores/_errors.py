@@ -17,6 +17,7 @@ _HINTS = {
     errno.EEXIST: "a semaphore of this name exists",
     errno.ENOENT: "there is no semaphore of this name",
 }
+_NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR)  # old glibc, Cygwin; it is a file
 _DIRECTORY_HINTS = {
     errno.ENOSPC: "is full",
     errno.EROFS: "is mounted read-only",
@@ -42,9 +43,8 @@ def open_error(error: OSError, libc: Libc, name: str, creating: bool = False) ->
         hint = f"{hint}, and this one {length}"
         return oserror(errno.ENAMETOOLONG, libc, name, hint)
     number = error.errno or 0
-    # Without /dev/shm glibc from 2.34 on says ENOENT, also when it creates; older ones ENOSYS,
-    # Cygwin EINVAL.
-    if (creating and number == errno.ENOENT) or number in (errno.ENOSYS, errno.EINVAL):
+    # Without /dev/shm glibc from 2.34 on says ENOENT also when it creates.
+    if (creating and number == errno.ENOENT) or number in _NO_DIRECTORY:
         directory = os.path.dirname(libc.files or "")
         if directory and not os.path.isdir(directory):
             hint = "the shared memory file system that holds semaphores, is missing"

@@ -137,7 +137,10 @@ class Handle:
     """An open semaphore and its calls, as ``_base`` says."""
 
     is_robust = False  # whether the kernel gives tokens back when the process ends
-    slices = (100_000_000, 1_000_000_000)  # nanoseconds; of the waits after the first, the last repeats
+    slices = (
+        100_000_000,
+        1_000_000_000,
+    )  # nanoseconds; of the waits after the first, the last repeats
     tries: Iterator[bool]
     first_waits: Iterator[bool]
     posts: Iterator[bool | None]

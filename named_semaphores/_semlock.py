@@ -15,7 +15,7 @@ import errno
 import os
 import sys
 from ctypes import c_uint, get_errno
-from functools import lru_cache
+from functools import cache
 from itertools import chain, repeat, starmap
 
 from ._base import FIRST_SLICE
@@ -96,7 +96,7 @@ class SemLockLibc(Libc):
         return _Handle(self, self._rebuild(address, _SEMAPHORE, self.value_max, None))
 
 
-@lru_cache(maxsize=None)
+@cache
 def system() -> Libc:
     """Return the running system's library. NotImplementedError where there is none."""
     library = load()

@@ -222,9 +222,7 @@ class NamedSemaphore(Semaphore):
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
 
 
-def _open(
-    libc: Libc, name: str, existence: Flags, mode: int, value: int
-) -> tuple[Handle, bool]:
+def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tuple[Handle, bool]:
     """Return the open semaphore, and whether it existed."""
     creating = False
     while True:  # until no other process comes between two steps
