@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """The semaphores of this machine, of both kinds, on systems that list them.
 
-Import it with ``from named_semaphores.listing import list_semaphores``; the package itself does not.
+Import it with ``from named_semaphores.listing import list_semaphores``; the package itself does
+not.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import sys
 import time
 from typing import NamedTuple
 
-from . import _sysv
-from ._errors import open_error, oserror
+from . import _sets
 from ._libc import OTHER_SIZE, OTHERS, SIZE
 from ._semlock import system
+from .robust import Holder
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from ._libc import Libc
 
-# In glibc's struct new_sem the int "private" follows the value (64 bits, or 32), and is 128 in a named semaphore.
+# In glibc's struct new_sem the int "private" follows the value; it is 128 in a named semaphore.
 _PRIVATE = (128).to_bytes(4, sys.byteorder)
+# O_NONBLOCK: a fifo's writer and another process's lease (F_SETLEASE) are not waited for.
+_LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 
 
 class SemaphoreInfo(NamedTuple):
@@ -32,9 +34,10 @@ class SemaphoreInfo(NamedTuple):
     name: str
     """With its slash. Other programs' names may have characters that NamedSemaphore refuses."""
     value: int | None
-    """The number of free tokens; None if it could not be read."""
+    """The number of free tokens; None if it could not be read. Negative after a resize to fewer
+    tokens than are taken: so many must come back before one is free."""
     why_no_value: str | None
-    """Why ``value`` is None: no permission, the semaphore of a 32-bit program on a 64-bit system..."""
+    """Why ``value`` is None: no permission, the semaphore of a 32-bit program..."""
     pids: tuple[int, ...] | None
     """The processes that have it open; None for robust ones, and outside Linux: unknown."""
     all_pids: bool
@@ -42,7 +45,7 @@ class SemaphoreInfo(NamedTuple):
     mode: int
     """The permission bits."""
     uid: int
-    """Whose it is."""
+    """The owner's user id."""
     created: float
     """When it was created, as ``time.time`` counts."""
     kind: str = "posix"
@@ -52,20 +55,16 @@ class SemaphoreInfo(NamedTuple):
     waiting: int | None = None
     """The number of waiters; robust ones only."""
     users: int | None = None
-    """How many times living processes have it open; robust ones only."""
+    """How many processes have it open; robust ones only."""
+    holders: tuple[Holder, ...] | None = None
+    """Who holds tokens, as ``RobustSemaphore.holders`` tells; robust ones only."""
     stays: bool | None = None
     """Whether it exists also without users; robust ones only."""
 
     @property
     def owner(self) -> str:
-        """The user's name, or the number of one without a name."""
-        import pwd
-
-        try:
-            name: str = pwd.getpwuid(self.uid).pw_name  # type: ignore[attr-defined,unused-ignore]
-            return name
-        except KeyError:
-            return str(self.uid)
+        """The owner's name, or the number of a user without a name."""
+        return user_name(self.uid)
 
     @property
     def age(self) -> float:
@@ -73,48 +72,75 @@ class SemaphoreInfo(NamedTuple):
         return max(0.0, time.time() - self.created)
 
 
-def list_semaphores() -> list[SemaphoreInfo]:
-    """Return the semaphores of this machine, sorted by name: ``list_posix()``, and ``list_robust()`` where the system lists those.
+def user_name(uid: int) -> str:
+    """Return the user's name, or the number of a user without a name."""
+    import pwd
 
-    NotImplementedError: this system lists neither kind (macOS, NetBSD, OpenBSD, illumos), or has no semaphores.
+    try:
+        name: str = pwd.getpwuid(uid).pw_name  # type: ignore[attr-defined,unused-ignore]
+        return name
+    except KeyError:
+        return str(uid)
+
+
+def list_semaphores() -> list[SemaphoreInfo]:
+    """Return the semaphores of this machine, sorted by name.
+
+    Returns:
+        ``list_posix()`` and ``list_robust()``; one of them where the system lists one kind only.
+
+    Raises:
+        NotImplementedError: this system lists neither kind (macOS, NetBSD, OpenBSD, illumos), or
+            has no semaphores.
     """
     found: list[SemaphoreInfo] = []
-    refusal = None
-    for kind in (list_posix, list_robust):
+    refusals = []
+    for look in (list_posix, list_robust):
         try:
-            found += kind()
+            found += look()
         except NotImplementedError as error:
-            refusal = refusal or error
-    if refusal and not found:
-        raise refusal
+            refusals.append(error)
+    if len(refusals) == 2:
+        raise refusals[0]
     return sorted(found, key=lambda info: (info.name, info.kind))
 
 
 def list_robust() -> list[SemaphoreInfo]:
-    """Return the robust semaphores that this user may read, sorted by name; none but on Linux. An idle set is no semaphore, and is not listed.
+    """Return the robust semaphores that this user may read, sorted by name; Linux only.
 
-    NotImplementedError: this system has none.
+    A set that nobody has open and that is not to stay counts as not there.
+
+    Raises:
+        NotImplementedError: this system has none, or does not list them.
     """
-    sets = _sysv.list_sets()
-    # A set without a name may be another program's.
-    found = [info for info in sets if info.name is not None and (info.users or info.persistent)]
-    return sorted((_robust(info) for info in found), key=lambda info: info.name)
+    try:
+        sets = [
+            found
+            for found in _sets.listed()
+            if found.name is not None and (found.users or found.persistent)
+        ]
+    except OSError as error:
+        raise NotImplementedError(
+            f"this system does not list robust semaphores: {error.filename}: {error.strerror}"
+        ) from None
+    return sorted(map(_robust, sets), key=lambda info: info.name)
 
 
-def _robust(found: _sysv.Listed) -> SemaphoreInfo:
+def _robust(found: _sets.Listed) -> SemaphoreInfo:
     return SemaphoreInfo(
         name=found.name or "",
         value=found.free,
         why_no_value=None,
         pids=None,
         all_pids=False,
-        mode=found.mode & 0o777,
-        uid=found.uid,
-        created=float(found.ctime),
+        mode=found.row.mode & 0o777,
+        uid=found.row.uid,
+        created=float(found.row.created),
         kind="robust",
         total=found.total,
         waiting=found.waiting,
         users=found.users,
+        holders=tuple(Holder(*holder) for holder in found.holders),
         stays=found.persistent,
     )
 
@@ -122,74 +148,73 @@ def _robust(found: _sysv.Listed) -> SemaphoreInfo:
 def list_posix() -> list[SemaphoreInfo]:
     """Return the POSIX named semaphores, sorted by name.
 
-    Values are read from the files, which takes no token and wakes nobody. ``pids`` are those of this PID namespace: a container's own. On Linux
-    a semaphore is a regular file of /dev/shm with glibc's prefix "sem.", and the size and contents of a semaphore. musl has no prefix: other
-    shared memory that looks the same is listed too.
+    Values are read from the files, which takes no token and wakes nobody. ``pids`` are those of
+    this PID namespace: a container's own. On Linux a semaphore is a regular file of /dev/shm with
+    glibc's prefix "sem.", and the size and contents of a semaphore. musl has no prefix: other
+    shared memory that looks the same is listed, too.
 
-    NotImplementedError: this system does not tell (macOS, NetBSD, OpenBSD, illumos), or has no semaphores.
+    Raises:
+        NotImplementedError: this system does not tell (macOS, NetBSD, OpenBSD, illumos), or has
+            no semaphores.
     """
     return _list(system())
 
 
 def _list(libc: Libc) -> list[SemaphoreInfo]:
     if libc.files is None:
-        raise NotImplementedError(f"this system ({libc.platform}) cannot list its named semaphores")
+        raise NotImplementedError(f"this system ({libc.platform}) does not list POSIX semaphores")
     linux = libc.opens_any_file
-    directory, prefix = os.path.split(libc.files)
-    files: dict[str, os.stat_result] = {}
-    try:
-        for file in sorted(os.listdir(directory)):
-            if file.startswith(prefix) and file != prefix:
-                status = _status(os.path.join(directory, file))
-                if status is not None and _may_be_semaphore(status, linux):
-                    files["/" + file[len(prefix) :]] = status
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise open_error(error, libc, directory) from None
-
-    openers, all_pids = (
-        _openers({(status.st_dev, status.st_ino) for status in files.values()})
-        if linux and files
-        else ({}, False)
-    )
+    files = _candidates(libc.files, linux)
+    openers, all_pids = _openers(set(map(_identity, files.values()))) if linux else ({}, False)
     found = []
     for name, status in files.items():
         try:
             value, why = (_read if linux else _ask)(libc, name)
         except (FileNotFoundError, ValueError):  # removed since, or other shared memory
             continue
-        pids = tuple(openers.get((status.st_dev, status.st_ino), ())) if linux else None
         found.append(
             SemaphoreInfo(
-                name,
-                value,
-                why,
-                pids,
-                all_pids,
-                stat.S_IMODE(status.st_mode),
-                status.st_uid,
-                status.st_mtime,
+                name=name,
+                value=value,
+                why_no_value=why,
+                pids=tuple(openers.get(_identity(status), ())) if linux else None,
+                all_pids=all_pids,
+                mode=stat.S_IMODE(status.st_mode),
+                uid=status.st_uid,
+                created=status.st_mtime,
             )
         )
     return found
 
 
-def _status(path: str) -> os.stat_result | None:
+def _candidates(files: str, linux: bool) -> dict[str, os.stat_result]:
+    """Return the files that may be semaphores, by the semaphore's name."""
+    directory, prefix = os.path.split(files)
+    found: dict[str, os.stat_result] = {}
     try:
-        return os.lstat(path)
-    except FileNotFoundError:  # removed since
-        return None
+        entries = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):  # then there can be none
+        return found
+    for entry in entries:
+        if entry.startswith(prefix) and entry != prefix:
+            try:
+                status = os.lstat(os.path.join(directory, entry))
+            except FileNotFoundError:  # removed since
+                continue
+            sized = not linux or status.st_size in (SIZE, OTHER_SIZE)
+            if stat.S_ISREG(status.st_mode) and sized:
+                found["/" + entry[len(prefix) :]] = status
+    return found
 
 
-def _may_be_semaphore(status: os.stat_result, linux: bool) -> bool:
-    return stat.S_ISREG(status.st_mode) and (
-        not linux or status.st_size in (SIZE, OTHER_SIZE)
-    )
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
-    """Return value and why it has none. ValueError: it is no semaphore."""
+    """Return the value, and why there is none. ValueError: it is no semaphore."""
     try:
-        start = _read_start(libc.path(name) or "")
+        start = _start_of(libc.path(name) or "")
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -201,15 +226,28 @@ def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
     return _value_of(libc, start), None
 
 
-def _read_start(file: str) -> bytes:
-    """Return the first bytes of a semaphore's file, one more than a semaphore has."""
-    # Read, not mapped: whoever may write the file may truncate it, and a mapping then dies of SIGBUS.
-    # O_NONBLOCK: do not wait for a fifo's writer.
-    fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 33)
-    finally:
-        os.close(fd)
+def _start_of(path: str) -> bytes:
+    # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
+    with open(os.open(path, os.O_RDONLY | _LOOK), "rb", 0) as file:
+        return file.read(33)
+
+
+def _value_of(libc: Libc, start: bytes) -> int:
+    """Return the value that a semaphore's file tells. ValueError: it is other shared memory."""
+    # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts
+    # waiters. Its 32-bit one: value << 1, and a bit that says that there are waiters.
+    # musl's sem_t is an int[]: the value (its top bit says that there are waiters), the waiters,
+    # "private" (0).
+    value = int.from_bytes(start[:4], sys.byteorder)
+    if libc.is_glibc:
+        if start[len(start) // 4 : len(start) // 4 + 4] != _PRIVATE:
+            raise ValueError("no semaphore")
+        if len(start) == 16:
+            return value >> 1
+        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
+    if start[8:12] != bytes(4):
+        raise ValueError("no semaphore")
+    return 0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF  # musl 1.2.3: -1 for 0 with waiters
 
 
 def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
@@ -223,15 +261,14 @@ def _ask(libc: Libc, name: str) -> tuple[int | None, str | None]:
 
 
 def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[int]], bool]:
-    """Return who has the files (device, inode) mapped, and whether every process could be looked at; Linux only."""
+    """Return who has the files mapped, by device and inode, and whether all could be looked at."""
     openers: dict[tuple[int, int], list[int]] = {}
     try:
         pids = sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     except FileNotFoundError:
         pids = []
-    all_pids = (
-        1 in pids
-    )  # else /proc is not mounted, or with hidepid, which hides other users' processes
+    # Without 1, /proc is not mounted, or with hidepid, which hides other users' processes.
+    all_pids = 1 in pids
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
@@ -247,68 +284,7 @@ def _openers(files: set[tuple[int, int]]) -> tuple[dict[tuple[int, int], list[in
 
 
 def _mapped_file(line: bytes) -> tuple[int, int]:
-    """Return device and inode of the file in a line of /proc/PID/maps: start-end permissions offset major:minor inode path."""
-    device, inode = line.split(None, 5)[3:5]
+    """Return device and inode of the file in a line of /proc/PID/maps."""
+    _, _, _, device, inode, *_ = line.split(None, 5)
     major, minor = (int(number, 16) for number in device.split(b":"))
-    return os.makedev(major, minor), int(inode)  # type: ignore[attr-defined,unused-ignore]
-
-
-def _value_of(libc: Libc, start: bytes) -> int:
-    """Return the value that the first bytes of a semaphore's file tell. ValueError: it is other shared memory."""
-    value = int.from_bytes(start[:4], sys.byteorder)
-    # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts waiters. Its 32-bit one: value << 1, and a bit
-    # that says that there are waiters. musl's sem_t is an int[]: the value (its top bit says that there are waiters), waiters, "private" (0).
-    if libc.is_glibc:
-        if start[SIZE // 4 : SIZE // 4 + 4] != _PRIVATE:
-            raise ValueError("no semaphore")
-        if SIZE == 16:
-            return value >> 1
-        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
-    if start[8:12] != bytes(4):
-        raise ValueError("no semaphore")
-    return (
-        0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF
-    )  # -1 in musl 1.2.3: 0, and there are waiters
-
-
-def is_in_use(name: str) -> bool:
-    """Return whether any process has the POSIX semaphore open, of whatever user or container. For its owner and root; Linux 5.3 and later.
-
-    FileNotFoundError: there is none. NotImplementedError: this system does not tell. PermissionError: it is somebody else's, or its mode
-    keeps its owner from reading it.
-    """
-    libc = system()
-    name = name if name.startswith("/") else "/" + name
-    path = libc.path(name)
-    if (
-        sys.platform != "linux" or path is None or not libc.is_glibc
-    ):  # with musl, what looks like a semaphore may be other shared memory
-        raise NotImplementedError(
-            f"this system ({libc.platform}) cannot tell whether a semaphore is in use"
-        )
-    import fcntl
-
-    # /proc hides other users' processes and other containers', the kernel's own count does not: it gives a lease for writing only while
-    # nobody else has the file open for writing, as who has a semaphore mapped does. Earlier kernels also count what tmpfs itself holds.
-    try:
-        with open(
-            path,
-            "rb",
-            0,
-            opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK),
-        ) as file:
-            # Who opens it meanwhile waits until this is closed, and we get a signal: a harmless one, not SIGIO, which ends a process.
-            fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(
-                file, fcntl.F_SETLEASE, fcntl.F_UNLCK
-            )  # closing does not end it, if another thread has forked meanwhile
-    except BlockingIOError:
-        return True
-    except (FileNotFoundError, PermissionError) as error:
-        raise oserror(error.errno or 0, libc, name) from None
-    except OSError as error:
-        raise NotImplementedError(
-            f"this system cannot tell whether semaphore {name} is in use: {error.strerror}"
-        ) from None
-    return False
+    return os.makedev(major, minor), int(inode)

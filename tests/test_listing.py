@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import os
 import pwd
-import signal
 import sys
 import time
 import types
 from pathlib import Path
 
 import pytest
-from support import collect, run_python, start_python, wait_for
+from support import run_python, start_python, wait_for
 
-from named_semaphores import NamedSemaphore, _files, _libc, _semlock, _sysv, listing
-from named_semaphores.listing import is_in_use, list_posix, list_robust, list_semaphores
+from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _semlock, _sets, listing
+from named_semaphores.listing import list_posix, list_robust, list_semaphores
 
 LIBC = _semlock.system()
 GLIBC = sys.platform.startswith("linux") and LIBC.is_glibc
@@ -54,9 +53,8 @@ def file(name):
 @pytest.fixture
 def robust(name):
     """Yield a robust semaphore of three tokens, open in this process."""
-    opened = _sysv.system().open(name, 3, mode=0o640)
-    yield opened
-    opened.leave()
+    with contextlib.closing(RobustSemaphore(name, 3, mode=0o640)) as opened:
+        yield opened
 
 
 # POSIX ones
@@ -67,20 +65,17 @@ def test_a_semaphore_is_listed(sem):
     before = time.time()
     info = found(sem.name)
     assert (info.value, info.why_no_value, info.mode, info.uid, info.kind) == (
-        3,
-        None,
-        0o640,
-        os.getuid(),
-        "posix",
-    )
-    assert (info.total, info.waiting, info.users, info.stays) == (None, None, None, None)
+        (3, None, 0o640, os.getuid(), "posix")
+    )  # fmt: skip
+    assert (info.total, info.waiting, info.users, info.holders, info.stays) == (None,) * 5
     try:
-        me = pwd.getpwuid(os.getuid()).pw_name
+        assert info.owner == pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a user without a name
-        me = str(os.getuid())
-    assert info.owner == me
+        assert info.owner == str(os.getuid())
     assert before - 60 < info.created <= time.time()
     assert 0 <= info.age < 60
+    names = [info.name for info in list_semaphores()]
+    assert names == sorted(names)
     with sem:
         assert found(sem.name).value == 2
     sem.unlink()
@@ -102,30 +97,17 @@ def test_the_value_is_read_also_while_somebody_waits(sem):
         assert found(sem.name).value == 2
 
 
-@with_files
-def test_the_list_is_sorted(sem):
-    names = [info.name for info in list_semaphores()]
-    assert names == sorted(names)
-
-
 @on_linux
 def test_who_has_it_open(sem):
+    """And not who has an earlier one of the same name open."""
     assert found(sem.name).pids == (os.getpid(),)
     with start_python(HOLD, sem.name) as other:
         other.stdout.readline()
         assert sorted(found(sem.name).pids) == sorted((os.getpid(), other.pid))
+        anew = NamedSemaphore(sem.name, 1, NamedSemaphore.Flags.UNLINK_AND_CREATE)
+        assert found(sem.name).pids == (os.getpid(),)
         other.communicate("\n")
-    assert found(sem.name).pids == (os.getpid(),)
-
-
-@on_linux
-def test_who_has_another_of_the_same_name_open_does_not_count(name):
-    with start_python(HOLD, name) as other:
-        other.stdout.readline()
-        sem = NamedSemaphore(name, 1, NamedSemaphore.Flags.UNLINK_AND_CREATE)
-        assert found(name).pids == (os.getpid(),)
-        other.communicate("\n")
-    sem.close()
+    anew.close()
 
 
 @on_linux
@@ -134,29 +116,23 @@ def test_processes_that_cannot_be_looked_into(sem, monkeypatch):
     everything = [str(pid) for pid in refused] + ["self", "uptime"]
 
     def listdir(path):
+        if path == "/proc" and not everything:
+            raise FileNotFoundError
         return everything if path == "/proc" else os.listdir(path)
 
-    def refuse(path, mode):
-        raise refused[int(path.split("/")[2])]
+    def refuse(path, *mode):
+        if isinstance(path, str):
+            raise refused[int(path.split("/")[2])]
+        return open(path, *mode)
 
-    ours = types.SimpleNamespace(**{**vars(os), "listdir": listdir})
-    monkeypatch.setattr(listing, "os", ours)
+    monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "listdir": listdir}))
     monkeypatch.setattr(listing, "open", refuse, raising=False)
     assert found(sem.name)[3:5] == ((), False)
     refused[1] = FileNotFoundError
     assert found(sem.name)[3:5] == ((), True)
     del everything[0]  # hidden
     assert found(sem.name)[3:5] == ((), False)
-
-
-@on_linux
-def test_no_proc(sem, monkeypatch):
-    def listdir(path):
-        if path == "/proc":
-            raise FileNotFoundError
-        return os.listdir(path)
-
-    monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "listdir": listdir}))
+    everything.clear()  # no /proc
     assert found(sem.name)[3:5] == ((), False)
 
 
@@ -164,29 +140,28 @@ def test_no_proc(sem, monkeypatch):
 
 
 @on_linux
-@pytest.mark.parametrize("size", [0, 8, 31, 33, 4096])
-def test_a_file_of_another_size_is_no_semaphore(file, name, size):
-    file.write_bytes(bytes(size))
-    assert found(name) is None
-
-
-@on_linux
-def test_what_is_no_regular_file_is_no_semaphore(file, name):
-    file.symlink_to("/etc/passwd")
-    assert found(name) is None
-
-
-@on_linux
-def test_a_fifo_is_no_semaphore_and_nobody_waits_for_its_writer(file, name):
-    os.mkfifo(file)
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            pytest.param(lambda file, size=size: file.write_bytes(bytes(size)), id=f"{size}-bytes")
+            for size in (0, 8, 31, 33, 4096)
+        ),
+        pytest.param(lambda file: file.write_bytes(b"x" * listing.SIZE), id="other-shared-memory"),
+        pytest.param(lambda file: file.symlink_to("/etc/passwd"), id="link"),
+        pytest.param(os.mkfifo, id="fifo"),  # and nobody waits for its writer
+    ],
+)
+def test_another_file_is_no_semaphore(file, name, make):
+    make(file)
     assert found(name) is None
 
 
 @on_linux
 @pytest.mark.parametrize("size", [0, 8, 40])
 def test_a_file_that_is_truncated_after_its_size_was_seen_is_no_semaphore(sem, monkeypatch, size):
-    read = _files.read_start
-    monkeypatch.setattr(_files, "read_start", lambda file: read(file).ljust(33, b"\0")[:size])
+    read = listing._start_of
+    monkeypatch.setattr(listing, "_start_of", lambda path: read(path).ljust(33, b"\0")[:size])
     assert found(sem.name) is None
 
 
@@ -199,40 +174,34 @@ def test_a_semaphore_of_the_other_word_size_is_told_apart(file, name):
 
 
 @on_linux
-def test_other_shared_memory_of_the_same_size_is_no_semaphore(file, name):
-    file.write_bytes(b"x" * _files.SIZE)
-    assert found(name) is None
-
-
-@on_linux
-def test_a_file_with_a_lease_does_not_tell_its_value(sem):
-    file = file_of(sem.name)
-    name = sem.name
-    sem.close()
-    NamedSemaphore(name, 3, unlink_on_delete=False).close()
-    collect()  # a lease is only for a file that is not open
-    try:
-        with open(file, "rb+") as other:
-            fcntl.fcntl(other, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(other, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            # In another process: the kernel breaks no lease for its owner.
-            code = "import sys; from named_semaphores.listing import list_semaphores; print([i[1:3] for i in list_semaphores() if i.name == sys.argv[1]])"
-            assert (
-                run_python(code, name).stdout
-                == "[(None, 'another process has a lease on its file')]\n"
-            )
-        assert found(name).value == 3
-    finally:
-        os.unlink(file)
-
-
-@on_linux
 def test_listing_maps_nothing(sem, monkeypatch):
     def link(self, name):
         raise AssertionError("a file that is truncated then ends this process")
 
     monkeypatch.setattr(_libc.Libc, "link", link)
     assert found(sem.name).value == 3
+
+
+@on_linux
+@pytest.mark.parametrize("why", ["not for you", None])
+def test_a_file_that_cannot_be_read(sem, monkeypatch, why):
+    """It is not listed if it was removed meanwhile."""
+
+    def refuse(path):
+        raise OSError(errno.EACCES if why else errno.ENOENT, why)
+
+    monkeypatch.setattr(listing, "_start_of", refuse)
+    info = found(sem.name)
+    assert (info and info[1:3]) == ((None, why) if why else None)
+
+
+@on_linux
+def test_a_file_that_is_removed_meanwhile(sem, monkeypatch):
+    def lstat(path):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "lstat": lstat}))
+    assert list_posix() == []
 
 
 def ints(*numbers):
@@ -249,11 +218,9 @@ def ints(*numbers):
         pytest.param(False, 32, ints(5 | 1 << 31, 2, 0), id="musl"),
     ],
 )
-def test_how_each_libc_keeps_the_value_beside_two_waiters(monkeypatch, is_glibc, size, start):
-    monkeypatch.setattr(_files, "SIZE", size)
-    assert (
-        listing._value_of(types.SimpleNamespace(is_glibc=is_glibc), start.ljust(size, b"\0")) == 5
-    )
+def test_how_each_libc_keeps_the_value_beside_two_waiters(is_glibc, size, start):
+    libc = types.SimpleNamespace(is_glibc=is_glibc)
+    assert listing._value_of(libc, start.ljust(size, b"\0")) == 5
 
 
 @on_linux
@@ -262,38 +229,14 @@ def test_how_musl_is_read(sem):
     # In a semaphore of glibc, musl finds another number than in its own: other shared memory.
     prefix = os.path.basename(LIBC.files)
     libc = types.SimpleNamespace(
-        files="/dev/shm/", platform="linux", is_glibc=False, opens_any_file=True
+        files="/dev/shm/",
+        path=lambda name: "/dev/shm" + name,
+        platform="linux",
+        is_glibc=False,
+        opens_any_file=True,
     )
     names = [info.name for info in listing._list(libc)]
     assert ("/" + prefix + sem.name[1:] in names) is not GLIBC
-
-
-@on_linux
-def test_a_value_that_may_not_be_read(sem, monkeypatch):
-    def refuse(file):
-        raise PermissionError(errno.EACCES, "not for you")
-
-    monkeypatch.setattr(_files, "read_start", refuse)
-    info = found(sem.name)
-    assert (info.value, info.why_no_value) == (None, "not for you")
-
-
-@on_linux
-def test_a_semaphore_that_is_removed_meanwhile(sem, monkeypatch):
-    def refuse(file):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(_files, "read_start", refuse)
-    assert found(sem.name) is None
-
-
-@on_linux
-def test_a_file_that_is_removed_meanwhile(sem, monkeypatch):
-    def lstat(path):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "lstat": lstat}))
-    assert list_posix() == []
 
 
 def test_a_user_without_a_name():
@@ -311,9 +254,8 @@ def test_a_system_that_cannot_list(monkeypatch):
         "system",
         lambda: types.SimpleNamespace(files=None, platform="darwin", is_glibc=False),
     )
-    for look in (list_posix, lambda: is_in_use("/x")):
-        with pytest.raises(NotImplementedError, match="darwin"):
-            look()
+    with pytest.raises(NotImplementedError, match="darwin"):
+        list_posix()
 
 
 @pytest.mark.parametrize("missing", ["list_posix", "list_robust"])
@@ -336,14 +278,13 @@ def test_files_that_only_the_library_can_read(tmp_path):
             raise PermissionError(errno.EACCES, "not for you")
         if name == "/c":
             raise FileNotFoundError
-        return 7
+        return types.SimpleNamespace(value=lambda: 7)
 
     libc = types.SimpleNamespace(
         files=f"{tmp_path}/SEMD",
         platform="freebsd14",
         opens_any_file=False,
         link=link,
-        value=lambda handle: handle,
     )
     assert [info[:5] for info in listing._list(libc)] == [
         ("/a", 7, None, None, False),
@@ -351,12 +292,11 @@ def test_files_that_only_the_library_can_read(tmp_path):
     ]
 
 
-def test_no_directory_of_semaphores(tmp_path):
+def test_without_their_directory_there_are_none(tmp_path):
     libc = types.SimpleNamespace(
         files=f"{tmp_path}/none/sem.", platform="linux", opens_any_file=True
     )
-    with pytest.raises(OSError, match="missing"):
-        listing._list(libc)
+    assert listing._list(libc) == []
 
 
 # Robust ones
@@ -366,147 +306,45 @@ def test_no_directory_of_semaphores(tmp_path):
 def test_a_robust_semaphore_is_listed(robust):
     info = found(robust.name)
     assert (info.kind, info.value, info.total, info.waiting, info.users, info.stays) == (
-        "robust",
-        3,
-        3,
-        0,
-        1,
-        False,
-    )
-    assert (info.mode, info.uid, info.why_no_value, info.pids, info.all_pids) == (
-        0o640,
-        os.getuid(),
-        None,
-        None,
-        False,
-    )
+        ("robust", 3, 3, 0, 1, False)
+    )  # fmt: skip
+    assert (info.mode, info.uid, info.why_no_value, info.pids, info.all_pids, info.holders) == (
+        (0o640, os.getuid(), None, None, False, ())
+    )  # fmt: skip
     assert 0 <= info.age < 60
-    library = _sysv.system()
-    library.operate(robust.id, _sysv.take(2))
-    assert found(robust.name).value == 1
-    library.operate(robust.id, _sysv.give(2))
-    robust.resize(5)
-    assert found(robust.name)[1] == found(robust.name).total == 5
+    robust.acquire(n=2)
+    info = found(robust.name)
+    assert (info.value, info.total, info.holders) == (1, 3, ((os.getpid(), 2),))
+    assert (info.holders[0].pid, info.holders[0].tokens) == (os.getpid(), 2)
+    robust.resize(1)
+    assert (found(robust.name).value, found(robust.name).total) == (-1, 1)
+    robust.release(2)
+    assert (found(robust.name).value, found(robust.name).holders) == (1, ())
 
 
 @on_linux
-def test_a_robust_semaphore_that_nobody_has_open_counts_as_not_there(name):
-    code = "import os, sys; from named_semaphores import _sysv; opened = _sysv.system().open(sys.argv[1], 3); os._exit(0)"
+def test_a_set_that_nobody_has_open_is_no_semaphore_unless_it_stays(name):
+    code = "import os, sys; from named_semaphores import RobustSemaphore as R; opened = R(sys.argv[1], 3); os._exit(0)"
     assert run_python(code, name).returncode == 0
-    assert name in _sysv.idle_sets()
-    assert name in _sysv.idle_sets([name])
     assert found(name) is None
-    assert _sysv.remove_idle_sets([name]) == [name]
-    assert name not in _sysv.idle_sets()
-
-
-@on_linux
-def test_a_robust_semaphore_that_stays(name):
-    _sysv.system().open(name, 3, persist=True).leave()
+    assert _sets.remove_idle([name]) == [name]
+    RobustSemaphore(name, 3, unlink_on_delete=False).close()
     assert found(name).stays is True
-    assert name not in _sysv.idle_sets()
-    assert _sysv.remove_idle_sets([name]) == [name]
+    assert _sets.remove_idle([name]) == [name]
     assert found(name) is None
 
 
 @on_linux
-def test_a_set_in_use_is_not_removed(robust):
-    assert _sysv.remove_idle_sets([robust.name]) == []
-    assert found(robust.name).users == 1
-
-
-@on_linux
-def test_a_set_that_is_removed_or_opened_meanwhile(robust, monkeypatch):
-    gone = _sysv.Listed(robust.id, 0, 0, 0, 0)
-    gone.name, gone.users, gone.persistent = robust.name, 0, False
-    monkeypatch.setattr(_sysv, "list_sets", lambda: [gone])
-    assert _sysv.remove_idle_sets() == []  # it is open
-    gone.id = -1
-    assert _sysv.remove_idle_sets() == []
-
-
-@on_linux
-def test_other_programs_sets_are_not_listed(monkeypatch):
-    unreadable = _sysv.Listed(1, 0o600, 0, 0, 0)
-    monkeypatch.setattr(_sysv, "list_sets", lambda: [unreadable])
+def test_sets_without_a_name_may_be_other_programs_and_are_not_listed(monkeypatch):
+    unreadable = types.SimpleNamespace(name=None, users=None, persistent=None)
+    monkeypatch.setattr(_sets, "listed", lambda: iter([unreadable]))
     assert list_robust() == []
-    assert _sysv.idle_sets() == []
-
-
-# is_in_use
-
-
-@with_glibc
-def test_in_use_by_either_form_of_the_name(sem):
-    try:
-        assert is_in_use(sem.name)
-    except NotImplementedError as error:
-        pytest.skip(f"this kernel does not tell: {error}")
-    assert is_in_use(sem.name[1:])
-
-
-@with_glibc
-def test_a_look_whether_it_is_in_use_is_over_when_it_returns(name, monkeypatch):
-    def keep(file, command, argument):
-        if argument == fcntl.F_WRLCK:
-            kept.append(os.dup(file.fileno()))  # as a child has it that another thread forks
-        return call(file, command, argument)
-
-    call, kept = fcntl.fcntl, []
-    sem = NamedSemaphore(name, unlink_on_delete=False)
-    sem.close()
-    del sem
-    collect()
-    monkeypatch.setattr(fcntl, "fcntl", keep)
-    assert not is_in_use(name)
-    NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).unlink()
-    os.close(kept[0])
-
-
-@with_glibc
-def test_is_in_use(name):
-    sem = NamedSemaphore(name, unlink_on_delete=False)
-    assert is_in_use(name)
-    sem.close()
-    del sem
-    collect()
-    assert not is_in_use(name)
-    with start_python(HOLD, name) as other:
-        other.stdout.readline()
-        assert is_in_use(name)
-        other.communicate("\n")
-    assert not is_in_use(name)
-    os.unlink(file_of(name))
-    with pytest.raises(FileNotFoundError) as caught:
-        is_in_use(name)
-    assert caught.value.filename == name
-
-
-@with_glibc
-def test_is_in_use_while_another_process_asks(file, name):
-    file.write_bytes(bytes(32))
-    with open(file) as other:
-        fcntl.fcntl(other, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        code = "import sys; from named_semaphores.listing import is_in_use; print(is_in_use(sys.argv[1]))"
-        fcntl.fcntl(other, fcntl.F_SETSIG, signal.SIGURG)
-        assert run_python(code, name).stdout == "True\n"
-
-
-@with_glibc
-@pytest.mark.parametrize(
-    ("number", "expected"), [(errno.EACCES, PermissionError), (errno.EINVAL, NotImplementedError)]
-)
-def test_is_in_use_where_the_system_refuses(file, name, monkeypatch, number, expected):
-    def refuse(*arguments):
-        raise OSError(number, os.strerror(number))
-
-    file.write_bytes(bytes(32))
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
-    with pytest.raises(expected, match=name):
-        is_in_use(name)
 
 
 def test_the_package_does_without_it():
-    modules = "listing", "_cli", "_run", "_sysv"
-    code = f"import sys; from named_semaphores import NamedSemaphore; print([m for m in {modules!r} if 'named_semaphores.' + m in sys.modules])"
+    code = """
+import sys
+from named_semaphores import NamedSemaphore
+print([name for name in ("listing", "_set", "_sysv", "cli") if "named_semaphores." + name in sys.modules])
+"""
     assert run_python(code).stdout == "[]\n"

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipapp
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from stress.terminals import ENVIRONMENT, SECONDS, Terminal
 from support import PREFIX, PYPY, SLOW, Child, unique_name, wait_for
 
 import named_semaphores
-from named_semaphores import _run, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sets, _sysv
+from named_semaphores.cli import run as command
 
 try:
-    SYSTEM = _sysv.system()
+    _sysv.system()
 except NotImplementedError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 HOLD = ["sh", "-c", "echo; read it; exit 0"]  # tells that it runs, and ends with its input
+PROG = f"{os.path.basename(sys.executable)} -m named_semaphores"
 
 
 def line(*words):
@@ -50,13 +53,10 @@ def run(*words, **options):
 
 
 def start(*words, **options):
-    streams = {
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }
-    return Child(line(*words), **{"cwd": "/", "env": ENVIRONMENT, **streams, **options})
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return Child(
+        line(*words), **{"cwd": "/", "env": ENVIRONMENT, "text": True, **streams, **options}
+    )
 
 
 def end(process):
@@ -69,27 +69,41 @@ def end(process):
     return out, err, process.returncode
 
 
+def quick(capfd, *words):
+    """Run in this process: only for what executes nothing. Return standard error and the code."""
+    code = command.run(list(words))
+    out, err = capfd.readouterr()
+    assert out == ""
+    return err, code
+
+
+def listed():
+    return [each for each in _sets.listed() if each.name is not None]
+
+
+def users(name):
+    """Return how many processes have the semaphore open."""
+    return next((each.users for each in listed() if each.name == name), 0)
+
+
 @pytest.fixture(autouse=True)
 def no_idle_set():
     """Remove the sets that executed commands leave."""
     yield
-    _sysv.remove_idle_sets([found for found in _sysv.idle_sets() if PREFIX in found])
+    _sets.remove_idle([each.name for each in listed() if PREFIX in each.name])
 
 
 @pytest.fixture
 def opened(name):
     """Yield a robust semaphore of two tokens, open in this process."""
-    opened = SYSTEM.open(name, 2)
-    yield opened
-    opened.leave()
+    with contextlib.closing(RobustSemaphore(name, 2)) as opened:
+        yield opened
 
 
-def take(opened, n=1):
-    assert SYSTEM.operate(opened.id, _sysv.take(n, _sysv.NOWAIT))
-
-
-def give(opened, n=1):
-    SYSTEM.operate(opened.id, _sysv.give(n))
+@pytest.fixture
+def bare(name):
+    """The name as a user types it."""
+    return name[1:]
 
 
 # The command
@@ -98,16 +112,17 @@ def give(opened, n=1):
 def test_the_command_is_this_very_process_and_holds_a_token(opened):
     with start(opened.name, "sh", "-c", "echo $$; read it; exit 7") as process:
         assert int(process.stdout.readline()) == process.pid
-        assert (opened.value(), opened.users()) == (1, 2)
+        assert (opened.value, users(opened.name)) == (1, 2)
+        assert [tuple(holder) for holder in opened.holders] == [(process.pid, 1)]
         assert end(process) == ("", "", 7)
-    assert (opened.value(), opened.users()) == (2, 1)
+    assert (opened.value, users(opened.name)) == (2, 1)
 
 
 @pytest.mark.parametrize(
-    ("command", "code"),
+    ("words", "code"),
     [
         pytest.param(["true"], 0, id="nothing"),
-        pytest.param(["sh", "-c", "kill -9 $$"], -9, id="killed"),
+        pytest.param(["--", "sh", "-c", "kill -9 $$"], -9, id="killed"),
         pytest.param(
             ["sh", "-c", 'test "$1" = -- && test "$2" = --slots', "sh", "--", "--slots"],
             0,
@@ -115,56 +130,55 @@ def test_the_command_is_this_very_process_and_holds_a_token(opened):
         ),
     ],
 )
-def test_exit_code_and_words_are_the_commands(name, command, code):
-    for separator in ([], ["--"]):
-        result = run(name, *separator, *command)
-        assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
+def test_exit_code_and_words_are_the_commands(name, words, code):
+    result = run(name, *words)
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
 
 
-def test_options_stand_on_both_sides_of_the_name(name):
-    for words in (
-        ["--slots", "3", name],
-        [name, "--slots", "3"],
-        ["--slots=3", name, "--take=2"],
-        ["--take", "2", name, "--slots=3", "--"],
-    ):
-        options = _run._parse([*words, "make", "--slots", "9"])
-        assert (options.name, options.slots, options.command) == (name, 3, ["make", "--slots", "9"])
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(words, expected, id=words)
+        for words, expected in (
+            ("--slots 3 x make --slots 9", {"slots": 3, "command": ["make", "--slots", "9"]}),
+            ("x --slots 3 make --slots 9", {"slots": 3, "command": ["make", "--slots", "9"]}),
+            ("--slots=3 x --take=2 make", {"slots": 3, "take": 2}),
+            ("--take 2 x --slots=3 -- -x", {"slots": 3, "take": 2, "command": ["-x"]}),
+            ("x make", {"slots": None, "take": 1, "timeout": None, "no_wait": False}),
+            ("x -n make", {"no_wait": True}),
+            ("x -w 1.5 -E 75 make", {"timeout": 1.5, "conflict_exit_code": 75}),
+            ("x -w.5 -E0 make", {"timeout": 0.5, "conflict_exit_code": 0}),
+            ("x --timeout 2 --conflict-exit-code 255 --verbose make", {"verbose": True}),
+            ("x --mode 660 --slot-env GPU make", {"mode": 0o660, "slot_env": "GPU"}),
+        )
+    ],
+)
+def test_options_stand_on_both_sides_of_the_name(words, expected):
+    options = command._parse(words.split())
+    assert {key: getattr(options, key) for key in expected} == expected
+    assert options.name == "x"
+    assert options.command[0] in ("make", "-x")
 
 
-def test_all_options(name):
-    options = _run._parse(
-        [name, "--timeout", "1.5", "--conflict-exit-code", "75", "--verbose", "--", "-x"]
-    )
-    assert (options.timeout, options.conflict_exit_code, options.verbose, options.command) == (
-        1.5,
-        75,
-        True,
-        ["-x"],
-    )
-    assert (options.slots, options.take, options.no_wait) == (None, 1, False)
-
-
-def test_what_cannot_be_run(name, tmp_path):
-    text, nonsense = tmp_path / "text", tmp_path / "nonsense"
+def test_what_cannot_be_run(name, bare, tmp_path):
+    text = tmp_path / "text"
     text.write_text("no program")
-    nonsense.write_bytes(b"\0\0\0\0")
-    nonsense.chmod(0o755)
-    for command, code, reason in (
+    for word, code, reason in (
         ("no-such-command", 127, errno.ENOENT),
         ("", 127, errno.ENOENT),
         (str(text / "below"), 127, errno.ENOTDIR),
         (str(text), 126, errno.EACCES),
         (str(tmp_path), 126, errno.EACCES),
-        (str(nonsense), 126, errno.ENOEXEC),
     ):
-        result = run(name, command)
-        assert result.returncode == code
-        assert (
-            result.stderr
-            == f"{os.path.basename(sys.executable)} -m named_semaphores: {command}: {os.strerror(reason)}\n"
+        result = run(bare, word)
+        assert (result.returncode, result.stderr) == (
+            code,
+            f"{PROG}: {word}: {os.strerror(reason)}\n",
         )
-    assert name not in [found.name for found in _sysv.list_sets()]
+    result = run(bare, "echo a; echo b")
+    assert result.returncode == 127
+    assert f"(for a shell: {PROG} run {bare} sh -c 'echo a; echo b')" in result.stderr
+    assert name not in [found.name for found in listed()]
 
 
 @pytest.mark.parametrize("by", ["path", "PATH"])
@@ -172,12 +186,8 @@ def test_a_script_without_an_interpreter_line_is_the_shells(name, tmp_path, by):
     script = tmp_path / "script"
     script.write_text('echo "$0 $1"; exit 3\n')
     script.chmod(0o755)
-    result = run(
-        name,
-        str(script) if by == "path" else "script",
-        "a b",
-        env={**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-    )
+    environment = {**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = run(name, str(script) if by == "path" else "script", "a b", env=environment)
     assert (result.stdout, result.stderr, result.returncode) == (f"{script} a b\n", "", 3)
 
 
@@ -186,44 +196,30 @@ def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "script").write_text("echo found\n")
         (tmp_path / folder / "script").chmod(mode)
-    result = run(
-        name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/none:{tmp_path}/a:{tmp_path}/b"}
-    )
-    assert (result.stdout, result.returncode) == ("found\n", 0)
-    result = run(name, "script", env={**ENVIRONMENT, "PATH": f"{tmp_path}/a:{tmp_path}/none"})
-    assert result.returncode == 126
-    for path, folder in (
-        ("", "b"),
-        (f":{tmp_path}/b", "a/.."),
-        (f"{tmp_path}/none:", "b"),
-    ):  # an empty entry is the current folder
-        result = run(name, "script", cwd=tmp_path / folder, env={**ENVIRONMENT, "PATH": path})
-        assert (result.stdout, result.returncode) == ("found\n", 0)
+    a, b, none = (f"{tmp_path}/{folder}" for folder in ("a", "b", "none"))
+    for path, cwd, expected in (
+        (f"{none}:{a}:{b}", "/", ("found\n", 0)),
+        (f"{a}:{none}", "/", ("", 126)),
+        ("", b, ("found\n", 0)),  # an empty entry is the current folder
+        (f":{b}", str(tmp_path), ("found\n", 0)),
+        (f"{none}:", b, ("found\n", 0)),
+    ):
+        result = run(name, "script", cwd=cwd, env={**ENVIRONMENT, "PATH": path})
+        assert (result.stdout, result.returncode) == expected
 
 
-def test_a_folder_of_the_path_that_cannot_be_searched(capfd, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 127), (errno.E2BIG, 126)])
+def test_where_the_system_refuses(bare, capfd, monkeypatch, number, code):
+    """EACCES: a folder of the PATH that cannot be searched. E2BIG: too many words."""
+
     def refuse(program, arguments):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "execv", refuse)
-    assert _run._execute(["no-such-command"]) == 127
-    assert (
-        capfd.readouterr().err
-        == f"named-semaphores: no-such-command: {os.strerror(errno.ENOENT)}\n"
-    )
-
-
-def test_a_file_that_may_be_executed_but_not_read_is_the_shells(tmp_path):
-    assert _run._is_text(str(tmp_path / "none"))
-
-
-def test_a_command_line_that_is_too_long(capfd, monkeypatch):
-    def refuse(program, arguments):
-        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-
-    monkeypatch.setattr(os, "execv", refuse)
-    assert _run._execute(["true", "x"]) == 126
-    assert capfd.readouterr().err == f"named-semaphores: true: {os.strerror(errno.E2BIG)}\n"
+    err, exit_code = quick(capfd, bare, "no-such-command")
+    reason = os.strerror(errno.ENOENT if code == 127 else number)
+    assert (err, exit_code) == (f"named-semaphores: no-such-command: {reason}\n", code)
+    del os.environ[command.ANCESTORS]
 
 
 # What the command finds
@@ -232,9 +228,8 @@ def test_a_command_line_that_is_too_long(capfd, monkeypatch):
 def test_the_command_gets_the_descriptors(name):
     # GNU make's job server is a pipe.
     reading, writing = os.pipe()
-    result = run(
-        name, sys.executable, "-c", f"import os; os.write({writing}, b'told')", pass_fds=[writing]
-    )
+    code = f"import os; os.write({writing}, b'told')"
+    result = run(name, sys.executable, "-c", code, pass_fds=[writing])
     os.close(writing)
     with open(reading) as pipe:
         assert (result.returncode, pipe.read()) == (0, "told")
@@ -243,69 +238,45 @@ def test_the_command_gets_the_descriptors(name):
 @on_linux
 @pytest.mark.skipif(SLOW > 1, reason="qemu forgets what is ignored at exec")
 def test_the_command_finds_signals_and_descriptors_as_they_were(name):
-    ignored = [
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGCHLD,
-    ]  # as nohup, a background job, and a parent without wait do
-    if PYPY:  # it replaces SIGINT's setting without a look at it
-        ignored.remove(signal.SIGINT)
+    # As nohup, a background job, and a parent without wait ignore them. PyPy replaces SIGINT's
+    # setting without a look at it.
+    ignored = [signal.SIGHUP, signal.SIGCHLD, *([] if PYPY else [signal.SIGINT])]
 
     def prepare():
         for signum in ignored:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGTERM})
 
-    options = {
-        "preexec_fn": prepare,
-        "capture_output": True,
-        "text": True,
-        "check": True,
-        "timeout": SECONDS,
-    }
-    for command in (["cat", "/proc/self/status"], ["ls", "/proc/self/fd"]):
+    options = {"capture_output": True, "text": True, "check": True, "timeout": SECONDS}
+    for words in (["cat", "/proc/self/status"], ["ls", "/proc/self/fd"]):
         expected, found = (
             # SigQ counts the signals that wait for all of this user's processes
             [
                 line
-                for line in text.splitlines()
-                if command[0] == "ls" or line.startswith(("SigB", "SigC", "SigI", "SigP", "Shd"))
+                for line in result.stdout.splitlines()
+                if words[0] == "ls" or line.startswith(("SigB", "SigC", "SigI", "SigP", "Shd"))
             ]
-            for text in (
-                subprocess.run(command, **options).stdout,
-                run(name, *command, **options).stdout,
+            for result in (
+                subprocess.run(words, preexec_fn=prepare, **options),
+                run(name, *words, preexec_fn=prepare, **options),
             )
         )
         assert found == expected
-        if command[0] == "cat":
+        if words[0] == "cat":
             assert f"SigIgn:\t{sum(1 << signum - 1 for signum in ignored):016x}" in expected
             assert "SigBlk:\t0000000000004200" in expected
 
 
-@on_linux
-@pytest.mark.parametrize(
-    "locale", [{}, {"LC_CTYPE": "POSIX"}, {"LC_CTYPE": "C.UTF-8"}, {"LC_ALL": "C"}], ids=str
-)
-def test_the_command_finds_the_environment_as_it_was(name, locale):
-    environment = {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], **locale}
-    result = run(name, "/usr/bin/env", env=environment)
-    assert dict(entry.split("=", 1) for entry in result.stdout.splitlines()) == environment
-
-
-@pytest.mark.parametrize(
-    ("entries", "after"),
-    [([b"A=b"], None), ([b"LC_CTYPE=POSIX", b""], "POSIX"), (None, "C.UTF-8")],
-    ids=["none", "POSIX", "unknown"],
-)
-def test_the_locale_before_python_changed_it(monkeypatch, tmp_path, entries, after):
-    if entries is not None:
-        (tmp_path / "environ").write_bytes(b"\0".join(entries))
-    monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
-    monkeypatch.setattr(
-        _run, "open", lambda path, mode: open(tmp_path / "environ", mode), raising=False
+def test_the_command_finds_the_environment_as_it_was(name):
+    environment = {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "LC_ALL": "C.UTF-8", "A": "\udcff"}
+    found = dict(
+        entry.split("=", 1)
+        for entry in run(
+            name, "/usr/bin/env", env=environment, errors="surrogateescape"
+        ).stdout.splitlines()
     )
-    _run._restore_locale()
-    assert os.environ.get("LC_CTYPE") == after
+    assert found.pop(command.ANCESTORS)
+    assert found == environment
 
 
 # Tokens
@@ -313,174 +284,224 @@ def test_the_locale_before_python_changed_it(monkeypatch, tmp_path, entries, aft
 
 def test_no_more_than_the_slots_run_at_once(name, tmp_path):
     count = 'touch "$1/$$"; ls "$1" | wc -l; sleep 0.1; rm "$1/$$"'
-    started = [
-        start(name, "--slots", "3", "sh", "-c", count, "sh", str(tmp_path)) for _ in range(8)
-    ]
-    inside = []
-    for process in started:
-        out, err, code = end(process)
-        assert (err, code) == ("", 0)
-        inside.append(int(out))
-    assert 1 <= max(inside) <= 3
+    words = [name, "--slots", "3", "sh", "-c", count, "sh", str(tmp_path)]
+    ended = [end(process) for process in [start(*words) for _ in range(8)]]
+    assert {(err, code) for _, err, code in ended} == {("", 0)}
+    assert 1 <= max(int(out) for out, _, _ in ended) <= 3
 
 
 def test_a_semaphore_begins_anew_when_nobody_has_it_open(name):
     for slots in ("3", "5"):
         with start(name, "--slots", slots, *HOLD) as process:
             process.stdout.readline()
-            assert [found.total for found in _sysv.list_sets() if found.name == name] == [
-                int(slots)
-            ]
-            end(process)
+            assert [each.total for each in listed() if each.name == name] == [int(slots)]
+            assert end(process)[1] == ""
     assert run(name, "--take", "2", "true").returncode == 2  # one token is the default
 
 
-def test_another_number_of_slots_is_an_error(opened):
-    result = run(opened.name, "--slots", "3", "true")
-    assert result.returncode == 2
-    assert f"{opened.name!r} was created with 2 tokens, not with 3" in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert run(opened.name, "--slots", "2", "true").returncode == 0
-    assert run(opened.name, "true").returncode == 0
+def test_the_number_named_last_holds(opened, bare):
+    opened.acquire(n=2)
+    result = run(bare, "--slots", "3", "true")
+    said = f"{PROG}: {bare}: now 3 slots for all processes, before 2\n"
+    assert (result.returncode, result.stderr, opened.total) == (0, said, 3)
+    assert (run(bare, "true").stderr, opened.total) == ("", 3)
+    result = run(bare, "--slots", "1", "--no-wait", "true")
+    assert (result.returncode, opened.total, opened.value) == (1, 1, 0)
+    opened.release(2)
+    assert (run(bare, "--slots", "1", "true").returncode, opened.value) == (0, 1)
 
 
 def test_several_tokens_are_taken_at_once(opened):
     with start(opened.name, "--take", "2", *HOLD) as process:
         process.stdout.readline()
-        assert opened.value() == 0
+        assert opened.value == 0
         end(process)
-    assert opened.value() == 2
-    take(opened)
+    opened.acquire(n=1)
+    with start(opened.name, "--take", "2", *HOLD) as process:
+        wait_for(lambda: opened.waiting == 1)
+        opened.release(1)
+        process.stdout.readline()
+        end(process)
+    assert opened.value == 2
+    opened.acquire(n=1)
     assert run(opened.name, "--take", "2", "--no-wait", "true").returncode == 1
-    give(opened)
-    result = run(opened.name, "--take", "3", "true")
-    assert (result.returncode, "--take 3 is more than" in result.stderr, opened.value()) == (
-        2,
-        True,
-        2,
-    )
+    opened.release(1)
+    assert opened.value == 2
 
 
 @pytest.mark.parametrize("timeout", [[], ["--timeout", "600"]], ids=str)
-def test_a_wait_for_more_than_a_resize_left_ends(opened, timeout):
-    take(opened)
-    with start(opened.name, "--take", "2", *timeout, "echo", "it runs") as process:
-        wait_for(lambda: opened.waiting() == 1)
-        assert opened.resize(1)
+def test_a_wait_for_more_than_a_resize_left_ends(opened, bare, timeout):
+    opened.acquire(n=1)
+    with start(bare, "--take", "2", *timeout, "echo", "it runs") as process:
+        wait_for(lambda: opened.waiting == 1)
+        opened.resize(1)
         out, err, code = end(process)
     assert (out, code) == ("", 2)
-    assert f"--take 2 is more than {opened.name} has, 1" in err
-    give(opened)
+    assert f"--take 2 is more than the 1 of {bare}" in err
+    opened.release(1)
 
 
-@pytest.mark.parametrize("conflict", [[], ["--conflict-exit-code", "75"]], ids=str)
+@pytest.mark.parametrize("conflict", [[], ["-E", "75"]], ids=str)
 @pytest.mark.parametrize(
     ("wait", "within"),
-    [(["--no-wait"], ""), (["--timeout", "0"], ""), (["--timeout", "0.05"], " within 0.05 s")],
+    [(["--no-wait"], ""), (["--timeout", "0"], ""), (["-w0.05"], " within 0.05 s")],
     ids=str,
 )
-def test_no_token_in_time(opened, wait, within, conflict):
-    take(opened, 2)
-    result = run(opened.name, *wait, *conflict, "echo", "it runs")
-    assert (result.returncode, result.stdout) == (75 if conflict else 1, "")
-    assert result.stderr.endswith(
-        f"named_semaphores: {opened.name}: 1 of 2 tokens was not free{within}\n"
-    )
-    assert result.stderr.count("\n") == 1
-    give(opened, 2)
-    assert (opened.value(), opened.users()) == (2, 1)
+def test_no_token_in_time(opened, bare, capfd, wait, within, conflict):
+    opened.acquire(n=2)
+    err, code = quick(capfd, bare, *wait, *conflict, "echo", "it runs")
+    holder = f"{os.getpid()} ({Path('/proc/self/comm').read_text().strip()}): 2 tokens"
+    said = f"named-semaphores: {bare}: 1 of 2 tokens was not free{within}; held by {holder}\n"
+    assert (err, code) == (said, 75 if conflict else 1)
+    opened.release(2)
+    assert (opened.value, users(opened.name)) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    "timeout", [[], ["--timeout", "600"], ["--timeout", "1e300"], ["--timeout", "inf"]], ids=str
-)
-def test_it_waits_for_a_token_also_after_it_was_stopped(opened, timeout):
-    take(opened, 2)
-    with start(opened.name, *timeout, "echo", "it runs") as process:
-        wait_for(lambda: opened.waiting() == 1)
+@pytest.mark.parametrize("wait", [[], ["--timeout", "600"], ["-w1e300"], ["-w", "inf"]], ids=str)
+def test_it_waits_for_a_token_also_after_it_was_stopped(opened, wait):
+    opened.acquire(n=2)
+    with start(opened.name, *wait, "echo", "it runs") as process:
+        wait_for(lambda: opened.waiting == 1)
         process.send_signal(signal.SIGSTOP)
         wait_for(lambda: terminals.status_of(process.pid)[0] == "T")
         process.send_signal(signal.SIGCONT)
         wait_for(lambda: terminals.status_of(process.pid)[0] != "T")
-        wait_for(lambda: opened.waiting() == 1)
-        give(opened)
+        wait_for(lambda: opened.waiting == 1)
+        opened.release(1)
         assert end(process) == ("it runs\n", "", 0)
-    give(opened)
-    assert opened.value() == 2
+    opened.release(1)
+    assert opened.value == 2
 
 
 @pytest.mark.parametrize(
     "signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL]
 )
 def test_a_signal_ends_the_wait_and_costs_no_token(opened, signum):
-    take(opened, 2)
-    with start(opened.name, "echo", "it runs") as process:
-        wait_for(lambda: opened.waiting() == 1)
+    """Also the wait for the rest of several, which has one token and the turn."""
+    opened.acquire(n=1)
+    with start(opened.name, "--take", "2", "echo", "it runs") as process:
+        wait_for(lambda: opened.waiting == 1)
         process.send_signal(signum)
         assert end(process) == ("", "", -signum)
-    give(opened, 2)
-    assert (opened.value(), opened.users()) == (2, 1)
+    opened.release(1)
+    assert (opened.value, users(opened.name)) == (2, 1)
+    assert opened.acquire(False, n=2)
+    opened.release(2)
 
 
-def test_a_wait_for_what_is_removed_ends(name):
-    opened = SYSTEM.open(name, 1)
-    take(opened)
-    with start(name, "echo", "it runs") as process:
-        wait_for(lambda: opened.waiting() == 1)
-        opened.remove()
+def test_a_wait_for_what_is_removed_ends(name, bare):
+    opened = RobustSemaphore(name, 1)
+    opened.acquire(n=1)
+    with start(bare, "echo", "it runs") as process:
+        wait_for(lambda: opened.waiting == 1)
+        opened.unlink()
         out, err, code = end(process)
     assert (out, code) == ("", 2)
-    assert f"named_semaphores: {name}: " in err
+    assert err.startswith(f"{PROG}: {bare}: ")
     assert "removed" in err
     assert err.count("\n") == 1
+    opened.close()
 
 
 @pytest.mark.parametrize("timeout", [[], ["--timeout", "600"]], ids=str)
 def test_those_who_wait_are_served_in_turn(opened, timeout):
-    """Also after a second, when a wait in slices would join the queue anew."""
-    take(opened, 2)
+    opened.acquire(n=2)
     waiting = []
-    for number in range(3):
-        waiting.append(start(opened.name, *timeout, *(["--verbose"] if not number else []), *HOLD))
-        wait_for(lambda: opened.waiting() == len(waiting))
-    assert "waiting" in waiting[0].stderr.readline()
+    for _ in range(3):
+        waiting.append(start(opened.name, *timeout, *HOLD))
+        wait_for(lambda: opened.waiting == len(waiting))
     for process in waiting[:2]:
-        give(opened)
+        opened.release(1)
         assert process.stdout.readline() == "\n"
-        assert opened.waiting() == len(waiting) - waiting.index(process) - 1
+        assert opened.waiting == len(waiting) - waiting.index(process) - 1
     for process in waiting:
         assert end(process)[2] == 0
-    assert opened.value() == 2
+    assert opened.value == 2
+
+
+def test_a_numbered_slot(opened, bare):
+    """The lowest number that no other has."""
+    words = [bare, "--slot-env", "SLOT", "sh", "-c", "echo $SLOT; read it"]
+    with start(*words) as first, start(*words) as second:
+        numbers = [int(process.stdout.readline()) for process in (first, second)]
+        assert sorted(numbers) == [0, 1]
+        assert run(bare, "-n", "--slot-env", "SLOT", "true").returncode == 1
+        with start(*words) as third:
+            wait_for(lambda: opened.waiting == 1)
+            first.kill()
+            assert int(third.stdout.readline()) == numbers[0]
+            end(third)
+        end(second)
+    result = run(bare, "--slots", "33", "--slot-env", "SLOT", "true")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 2)  # and that it has resized
+    assert opened.value == 33
+
+
+# Run inside run
+
+
+def nested(name, *inner):
+    """Return a command that runs another run of the same name."""
+    return ["sh", "-c", '"$@"; echo $?', "sh", *line(name, *inner)]
+
+
+def test_a_run_that_waits_for_its_own_ancestor_ends(name, bare):
+    itself = f"{PROG}: {bare}: this run would wait for itself: it was started by a run that holds "
+    for outer, inner, out, said in (
+        ([], ["echo", "a"], "2\n", "the only token"),
+        ([], ["-n", "-E", "9", "echo", "a"], "9\n", "the only token"),
+        ([], ["-w", "0.01", "echo", "a"], "1\n", "the only token"),
+        (["--slots", "2"], ["--take", "2", "echo", "a"], "2\n", "1 of 2 tokens"),
+        (["--slots", "2"], ["echo", "a"], "a\n0\n", None),
+        ([], ["--slots", "2", "echo", "a"], "a\n0\n", ""),
+    ):
+        result = run(bare, *outer, *nested(bare, *inner))
+        assert result.stdout == out
+        assert result.stderr.startswith(itself + said if said else "")
+        assert result.stderr.count("\n") == (said is not None)
+    result = run(bare, *line(bare, "true"))  # executes run in the same process
+    assert (result.returncode, result.stderr.startswith(itself)) == (2, True)
+
+
+def test_a_run_waits_for_what_its_ancestor_does_not_hold(opened, bare):
+    opened.acquire(n=1)
+    with start(bare, *nested(bare, "echo", "a")) as process:
+        wait_for(lambda: opened.waiting == 1)
+        opened.release(1)
+        assert end(process) == ("a\n0\n", "", 0)
 
 
 # What it says
 
 
-def test_it_says_on_a_terminal_that_it_waits(opened):
-    take(opened, 2)
-    other = start(opened.name, "--take", "2", "true")
-    wait_for(lambda: opened.waiting() == 1)
-    with Terminal(line(opened.name, "echo", "it runs")) as terminal:
-        terminal.read("waiting for 1 of 2 tokens of .*1 other waits")
-        give(opened, 2)
-        assert terminal.end() == 0
+def test_it_says_on_a_terminal_that_it_waits_and_who_holds(opened, bare):
+    """And nothing elsewhere, but with --verbose."""
+    opened.acquire(n=2)
+    several, silent = start(bare, "--take", "2", "true"), start(bare, "-w", "1.2", "true")
+    wait_for(lambda: opened.waiting == 2)
+    says = f"waiting for 1 of 2 tokens of {bare} \\(\\d others? waits?\\); held by {os.getpid()} .*: 2 tokens"
+    with Terminal(line(bare, "echo", "it runs")) as terminal:
+        with start(bare, "--verbose", "true") as verbose:
+            assert re.search(says, verbose.stderr.readline())
+            terminal.read(says)
+            assert end(silent)[1].count("\n") == 1  # that it got none
+            opened.release(2)
+            assert terminal.end() == 0
+            assert end(verbose) == ("", "", 0)
     assert terminal.shown.count("waiting") == 1
     assert "it runs" in terminal.shown
-    assert end(other) == ("", "", 0)
+    assert end(several) == ("", "", 0)
 
 
-def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
-    take(opened, 2)
-    begin = time.monotonic()
-    with start(opened.name, "--verbose", "true") as short:
-        wait_for(lambda: opened.waiting() == 1)
-        give(opened)
-        out, err, code = end(short)
-    assert (out, code) == ("", 0)
-    assert err == "" or time.monotonic() - begin > 1  # else it was not short
-    take(opened)
-    assert "waiting" not in run(opened.name, "--timeout", "1.3", "true").stderr
-    give(opened, 2)
+def test_it_says_that_there_is_a_posix_semaphore_of_this_name(name, bare):
+    posix = NamedSemaphore(name, 4, unlink_on_delete=True)
+    result = run(bare, "true")
+    said = f"{PROG}: {bare}: there is a POSIX semaphore of this name, too; run makes a robust one"
+    assert (result.returncode, result.stderr.count("\n")) == (0, 1)
+    assert result.stderr.startswith(said)
+    with contextlib.closing(RobustSemaphore(name)):
+        assert run(bare, "true").stderr == ""  # it makes none
+    posix.close()
 
 
 @pytest.mark.parametrize(
@@ -493,102 +514,84 @@ def test_it_says_nothing_of_a_short_wait_or_elsewhere(opened):
             ("-- true", "a name and a command"),
             ("NAME", "a command: named-semaphores run NAME [--slots N] COMMAND..."),
             ("NAME --", "a command"),
-            ("NAME --slot 2 true", "no option --slot"),
-            ("NAME -x true", "no option -x"),
+            ("NAME --slot 2 true", "no option --slot (did you mean --slot-env or --slots? "),
+            ("NAME --conflict 2 true", "did you mean --conflict-exit-code? "),
+            ("NAME --nowait true", "did you mean --no-wait? "),
+            ("NAME --slit=2 true", "did you mean --slots"),
+            ("NAME -x true", "no option -x (named-semaphores run --help"),
+            ("NAME -n5 true", "no option -n5"),
             ("NAME --verbose=1 true", "no option --verbose=1"),
             ("NAME --slots", "--slots needs a value"),
-            ("NAME --slots 0 true", "run NAME: --slots: '0' is not a number from 1 to 32767"),
+            ("NAME --slots 0 true", "run NAME: --slots: '0' is not a number from 1 to 16383"),
             ("NAME --slots -1 true", "--slots: '-1' is not a number from 1"),
-            ("NAME --slots=32768 true", "--slots: '32768' is not"),
-            ("NAME --slots 99999999999999999999 true", "--slots: '99999999999999999999' is not"),
+            ("NAME --slots=16384 true", "--slots: '16384' is not"),
+            ("NAME --slots 99999999999999999999 true", "'99999999999999999999' is not"),
             ("NAME --slots many true", "--slots: 'many' is not"),
+            ("NAME --slots 1_0 true", "--slots: '1_0' is not"),
+            ("NAME --slots \uff12 true", "--slots: '\uff12' is not"),
             ("NAME --take 0 true", "--take: '0' is not"),
             ("NAME --slots 2 --take 3 true", "--take 3 is more than --slots 2"),
+            ("NAME --take 2 true", "--take 2 is more than the 1 of NAME"),
             ("NAME --timeout nan true", "--timeout: 'nan' is not a number of seconds from 0"),
             ("NAME --timeout -1 true", "--timeout: '-1' is not"),
+            ("NAME -w 1_0 true", "--timeout: '1_0' is not"),
+            ("NAME -w \uff12 true", "--timeout: '\uff12' is not"),
             ("NAME --timeout 1 --no-wait true", "either --timeout or --no-wait"),
-            (
-                "NAME --conflict-exit-code 256 true",
-                "--conflict-exit-code: '256' is not an exit code",
-            ),
+            ("NAME -E 256 true", "--conflict-exit-code: '256' is not an exit code"),
+            ("NAME --mode 0999 true", "--mode: '0999' is not a mode in octal, as 0660"),
+            ("NAME --mode 1777 true", "--mode: '1777' is not"),
+            ("NAME --mode 0400 true", "mode must allow its owner"),
+            ("NAME --slot-env A=B true", "--slot-env: 'A=B' is not the name of an environment"),
+            ("NAME --slot-env A --take 2 true", "either --slot-env or --take"),
             ("a/b true", "'a/b' has '/'"),
             ("EMPTY NAME true", "a semaphore's name must not be empty: ''"),
         )
     ],
 )
-def test_an_error_is_one_line_that_says_what_to_type(name, capfd, monkeypatch, words, says):
+def test_an_error_is_one_line_that_says_what_to_type(bare, capfd, monkeypatch, words, says):
     monkeypatch.setattr(os, "execv", lambda *arguments: os._exit(99))
-    assert (
-        _run.run([word.replace("NAME", name).replace("EMPTY", "") for word in words.split()]) == 2
-    )
-    out, err = capfd.readouterr()
-    assert out == ""
+    replaced = [word.replace("NAME", bare).replace("EMPTY", "") for word in words.split(" ")]
+    err, code = quick(capfd, *filter(None, replaced) if "EMPTY" not in words else replaced)
+    assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("named-semaphores: ")
-    assert says.replace("run NAME", f"run {name}" if "NAME" in words else "run NAME") in err
-    assert err.count("\n") == 1
+    if words.startswith("NAME"):
+        says = says.replace("run NAME", f"run {bare}").replace("of NAME", f"of {bare}")
+    assert says in err
 
 
-def test_help_is_for_the_other_module():
-    assert _run.run(["--help"]) is None
-    assert _run.run(["x", "-h"]) is None
+def test_help_is_for_the_other_module(capfd):
+    assert quick(capfd, "--help") == ("", None)
+    assert quick(capfd, "x", "-h") == ("", None)
     result = run("x", "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("usage: ")
 
 
 def test_a_system_without_such_semaphores(capfd, monkeypatch):
-    def refuse():
-        raise NotImplementedError("use NamedSemaphore")
+    def refuse(*arguments, **options):
+        raise NotImplementedError("there are none")
 
-    monkeypatch.setattr(_sysv, "system", refuse)
-    assert _run.run(["x", "true"]) == 2
-    assert (
-        capfd.readouterr().err
-        == f"named-semaphores: run needs System V semaphores, which this system ({sys.platform}) does not have\n"
-    )
+    monkeypatch.setattr(_opening, "open_set", refuse)
+    said = "named-semaphores: run needs System V semaphores: there are none\n"
+    assert quick(capfd, "x", "true") == (said, 2)
 
 
 def test_a_python_without_ctypes(capfd, monkeypatch):
-    monkeypatch.setitem(sys.modules, "named_semaphores._sysv", None)
-    monkeypatch.delattr(named_semaphores, "_sysv")
-    assert _run.run(["x", "true"]) == 2
-    assert "run needs ctypes" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "named_semaphores._opening", None)
+    monkeypatch.delattr(named_semaphores, "_opening")
+    err, code = quick(capfd, "x", "true")
+    assert (code, "run needs ctypes" in err) == (2, True)
 
 
-def test_nobody_to_complain_to(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
-    assert _run.run([]) == 2
-
+def test_nobody_to_complain_to(capfd, monkeypatch):
     def hung_up(descriptor, data):
         raise OSError(errno.EIO, "hung up")
 
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert quick(capfd) == ("", 2)
     monkeypatch.setattr(os, "write", hung_up)
-    assert _run.run([]) == 2
-
-
-def test_no_room_for_a_thread(opened, monkeypatch):
-    import _thread
-
-    def refuse(*arguments):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(_thread, "start_new_thread", refuse)
-    _run._tell_later(opened, 1, 2)
-
-
-def test_what_the_thread_says(name, capfd, monkeypatch):
-    monkeypatch.setattr(_run, "_SILENCE", 0)
-    opened = SYSTEM.open(name, 2)
-    _run._tell(opened, 1, 2)  # nobody waits
-    take(opened, 2)
-    with start(name, "true") as other:
-        wait_for(lambda: opened.waiting() == 1)
-        _run._tell(opened, 2, 2)
-        opened.remove()
-        assert end(other)[2] == 2
-    _run._tell(opened, 1, 2)  # it is removed
-    assert capfd.readouterr().err == f"named-semaphores: waiting for 2 of 2 tokens of {name}\n"
+    assert command.run([]) == 2
 
 
 # Surroundings
@@ -600,8 +603,7 @@ def test_what_happens(scenario):
     lacks = terminals.missing(scenario)
     if lacks:
         pytest.skip(f"this machine lacks {lacks}")
-    subject = terminals.Run()
-    assert scenario(subject) == terminals.SCENARIOS[scenario]
+    assert scenario(terminals.Run()) == terminals.SCENARIOS[scenario]
 
 
 HOLDS = """
@@ -613,68 +615,53 @@ with RobustSemaphore(sys.argv[1], 2):
 """
 
 
+def python(name):
+    """Start a Python program that takes a token and holds it until its input ends."""
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return Child([sys.executable, "-c", HOLDS, name], env=ENVIRONMENT, **streams)
+
+
 @pytest.mark.parametrize("end_by", ["exit", "kill"])
-def test_one_limit_for_python_and_run(name, end_by):
-    """A Python program and run hold one token each; each token returns when its holder ends or is killed."""
+def test_one_limit_for_python_and_run(opened, end_by):
+    """Each holds one token, which returns when its holder ends or is killed."""
 
     def finish(process):
         process.kill() if end_by == "kill" else process.stdin.close()
         process.wait(SECONDS)
 
-    with Child(
-        [sys.executable, "-c", HOLDS, name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=ENVIRONMENT,
-        text=True,
-    ) as python:
-        python.stdout.readline()
-        with start(name, *HOLD) as first:
-            first.stdout.readline()
-            assert run(name, "--slots", "2", "--no-wait", "true").returncode == 1
-            with start(name, "--slots", "2", *HOLD) as second:
-                other = SYSTEM.open(name, 2)
-                wait_for(lambda: other.waiting() == 1)
-                finish(python)  # run gets the Python program's token
-                second.stdout.readline()
-                assert other.value() == 0
-                finish(first)
-                assert other.value() == 1
-                take(other)
-                with Child(
-                    [sys.executable, "-c", HOLDS, name],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=ENVIRONMENT,
-                    text=True,
-                ) as next_python:
-                    wait_for(lambda: other.waiting() == 1)
-                    finish(second)  # the Python program gets run's token
-                    next_python.stdout.readline()
-                    finish(next_python)
-                give(other)
-            assert (other.value(), other.users()) == (2, 1)
-            other.leave()
+    name = opened.name
+    with python(name) as first, start(name, *HOLD) as second:
+        first.stdout.readline()
+        second.stdout.readline()
+        assert opened.value == 0
+        with start(name, *HOLD) as third, python(name) as fourth:
+            wait_for(lambda: opened.waiting == 2)
+            finish(first)
+            finish(second)
+            third.stdout.readline()
+            fourth.stdout.readline()
+            assert opened.value == 0
+            finish(third)
+            finish(fourth)
+    wait_for(lambda: (opened.value, users(opened.name)) == (2, 1))
 
 
 def test_it_starts_without_what_takes_long():
     code = """
 import os, sys
+before = set(sys.modules)
 sys.argv[1:] = ["run", sys.argv[1], "true"]
+slow = {"argparse", "enum", "re", "shutil", "signal", "subprocess", "typing", "asyncio"}
 def tell(*arguments):
-    print([name for name in ("argparse", "enum", "re", "shutil", "signal", "subprocess", "typing") if name in sys.modules], flush=True)
+    print(sorted(slow & set(sys.modules)), flush=True)
     os._exit(0)
 os.execv = tell
 from named_semaphores.__main__ import main
 main()
 """
+    python = [sys.executable, "-S", "-c", code, unique_name()]
     result = subprocess.run(
-        [sys.executable, "-S", "-c", code, unique_name()],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-        timeout=SECONDS,
+        python, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=SECONDS
     )
     # PyPy's ctypes needs two of them.
     assert (result.stdout, result.stderr) == ("['enum', 're']\n" if PYPY else "[]\n", "")
@@ -686,9 +673,8 @@ def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
         tmp_path / "app" / "named_semaphores",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    zipapp.create_archive(
-        tmp_path / "app", tmp_path / "app.pyz", main="named_semaphores.__main__:main"
-    )
+    archive = tmp_path / "app.pyz"
+    zipapp.create_archive(tmp_path / "app", archive, main="named_semaphores.__main__:main")
     for words, code in (
         (["run", name, "sh", "-c", "exit 3"], 3),
         (["run", name], 2),
@@ -696,7 +682,7 @@ def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
         (["--version"], 0),
     ):
         result = subprocess.run(
-            [sys.executable, str(tmp_path / "app.pyz"), *words],
+            [sys.executable, str(archive), *words],
             capture_output=True,
             text=True,
             check=False,
@@ -706,25 +692,37 @@ def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
         assert "Traceback" not in result.stderr
 
 
-@on_linux
-def test_sets_that_nobody_has_open_give_way_to_new_ones():
-    """Each run leaves an idle set, and the system limits the number of sets."""
-    code = 'echo 32000 1024000000 500 3 >/proc/sys/kernel/sem && for i in 1 2 3 4 5 6 7; do "$@" run x.$i true || exit; done'
-    if (
-        not shutil.which("unshare")
-        or subprocess.run(
-            ["unshare", "--ipc", "true"], stderr=subprocess.DEVNULL, check=False
-        ).returncode
-    ):
+def in_a_namespace(numbers, script):
+    """Run the shell script in an IPC namespace of its own, with these limits of semaphores."""
+    if not shutil.which("unshare") or subprocess.run(
+        ["unshare", "--ipc", "true"], stderr=subprocess.DEVNULL, check=False
+    ).returncode:  # fmt: skip
         pytest.skip("this machine lacks IPC namespaces")
-    result = subprocess.run(
-        ["unshare", "--ipc", "sh", "-c", code, "sh", *line()[:-1]],
+    return subprocess.run(
+        ["unshare", "--ipc", "sh", "-c", f"echo {numbers} >/proc/sys/kernel/sem; {script}", "sh"]
+        + line(),
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
         check=False,
         timeout=SECONDS,
     )
+
+
+@on_linux
+def test_run_removes_what_earlier_runs_left():
+    script = 'for i in $(seq 12); do "$@" x.$i true || exit; done; cat /proc/sysvipc/sem | wc -l'
+    result = in_a_namespace("32000 1024000000 500 32000", script)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert 1 + 1 <= int(result.stdout) <= 1 + 2  # with a heading
+
+
+@on_linux
+def test_sets_that_nobody_has_open_give_way_to_new_ones():
+    """Where the system's limit is reached."""
+    python = f"{sys.executable} -c 'import os, sys; from named_semaphores import RobustSemaphore as R; s = R(sys.argv[1]); os._exit(0)'"
+    script = f'for i in 1 2 3 4; do {python} /x.$i || exit; done; "$@" x.9 true'
+    result = in_a_namespace("32000 1024000000 500 3", script)
     assert (result.returncode, result.stderr) == (0, "")
 
 

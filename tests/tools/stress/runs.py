@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from support import SLOW, wait_for  # noqa: E402
 
-from named_semaphores import _sysv  # noqa: E402
+from named_semaphores import _sets  # noqa: E402
 from stress.terminals import ENVIRONMENT, Flock, Run, lives  # noqa: E402
 
 SLOTS = 4
@@ -57,7 +57,7 @@ class Ours(Run):
         """Return the kernel's wrong numbers after the end of all runs; empty if none."""
         return " and ".join(
             f"{found.users} users, {found.free} free"
-            for found in _sysv.list_sets()
+            for found in _sets.listed()
             if found.name == self.name and (found.users, found.free) != (0, self.slots)
         )
 

@@ -137,9 +137,9 @@ class Run:
         ).returncode
 
     def clean(self) -> None:
-        from named_semaphores import _sysv
+        from named_semaphores import _sets
 
-        _sysv.remove_idle_sets([self.name])
+        _sets.remove_idle([self.name])
 
 
 class Flock(Run):
@@ -412,8 +412,10 @@ def empty_environment(subject: Run) -> str:
     """`env -i ...`"""
     place = f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}"  # where this is not installed
     shown, code = _output(["env", "-i", place, *_with_path(subject.line("/usr/bin/env"))])
-    added = [line for line in shown.splitlines() if line != place]
-    return f"{'nothing added' if not added else added}, exit code {code}, {subject.token()}"
+    # Python adds the second one in the C locale (PEP 538).
+    added = [line.partition("=")[0] for line in shown.splitlines() if line != place]
+    added = [name for name in added if name != "LC_CTYPE"]
+    return f"added: {' '.join(added) or 'nothing'}, exit code {code}, {subject.token()}"
 
 
 def _with_path(line: list[str]) -> list[str]:
@@ -510,7 +512,7 @@ SCENARIOS: dict[Callable[[Run], str], str] = {
     by_timeout: "exit code 124, command ended, token back",
     in_its_own_session: "a session of its own, exit code 3, token back",
     under_nohup: "command lives on to its end, token back",
-    empty_environment: "nothing added, exit code 0, token back",
+    empty_environment: "added: NAMED_SEMAPHORES_RUN, exit code 0, token back",
     no_streams: "closed in the command: 0 1 2; exit code 4, token back",
     daemon: "exit code 0, that process lives on, token back",
     first_process: "the command has PID 1, exit code 6, token back",

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line writes to standard output: lists, as tables and as JSON."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+
+from ..listing import user_name
+from .run import shown
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from ..listing import SemaphoreInfo
+
+_COLUMNS = "NAME KIND FREE SLOTS WAITING USERS HOLDERS PIDS MODE OWNER AGE".split()
+
+
+def show(text: object, end: str = "\n") -> None:
+    """Write to standard output. OSError: that failed, and will not be tried again at the end."""
+    output = "standard output"
+    if sys.stdout is None:  # it was closed at the start
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), output)
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, output) from None
+
+
+def bare(name: str) -> str:
+    """Return the name as users type it."""
+    return shown(name[1:])
+
+
+# --- Semaphores -----------------------------------------------------------------------------------
+
+
+def show_semaphores(found: Iterable[SemaphoreInfo], as_json: bool) -> None:
+    if as_json:
+        _show_json(map(_json_of, found))
+    else:
+        _show_table(_COLUMNS, map(_row_of, found))
+
+
+def _json_of(info: SemaphoreInfo) -> dict[str, Any]:
+    found = info._asdict()
+    found["slots"] = found.pop("total")
+    if info.holders is not None:
+        found["holders"] = [holder._asdict() for holder in info.holders]
+    return {
+        **found,
+        "name": info.name[1:],
+        "mode": f"{info.mode:04o}",
+        "owner": info.owner,
+        "age": round(info.age, 3),
+    }
+
+
+def _row_of(info: SemaphoreInfo) -> Sequence[str]:
+    if info.kind == "robust":
+        holders = [str(holder.pid or "?") for holder in info.holders or ()]
+        numbers = [str(info.total), str(info.waiting), str(info.users)]
+        numbers += [",".join(holders) or "-", "-"]
+    else:
+        pids = [str(pid) for pid in info.pids or ()]
+        users = str(len(pids))
+        if not info.all_pids:
+            users = f"{users}+" if pids else "?"
+            pids.append("?")
+        numbers = ["-", "-", users, "-", ",".join(pids) or "-"]
+    value = "?" if info.value is None else str(info.value)
+    age = _shown_time(info.age)
+    return [bare(info.name), info.kind, value, *numbers, f"{info.mode:04o}", info.owner, age]
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+
+def show_processes(holders: Iterable[tuple[int | None, int | None]], as_json: bool) -> None:
+    """Show the processes (pid, tokens). None: not known."""
+    found = [_Process(*holder) for holder in holders]
+    if as_json:
+        _show_json(map(vars, found))
+    else:
+        _show_table(_Process.COLUMNS, (process.row() for process in found))
+
+
+class _Process:
+    """What is known of a process; None for what is not."""
+
+    COLUMNS = ("PID", "TOKENS", "USER", "ELAPSED", "COMMAND")
+
+    def __init__(self, pid: int | None, tokens: int | None) -> None:
+        self.pid = pid
+        self.tokens = tokens
+        self.user = self.elapsed = self.command = None
+        if not pid:
+            self.command = "(of another PID namespace)" if pid == 0 else "(several processes)"
+            return
+        try:
+            self.user = user_name(os.stat(f"/proc/{pid}").st_uid)
+            status = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+            words = _read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+        except OSError:  # it has ended, or this system has no /proc
+            return
+        begin = int(status[19]) / os.sysconf("SC_CLK_TCK")  # since the machine's start
+        self.elapsed = round(time.clock_gettime(time.CLOCK_BOOTTIME) - begin, 2)
+        self.command = " ".join(words)
+
+    def row(self) -> tuple[str, ...]:
+        elapsed = None if self.elapsed is None else _shown_time(self.elapsed)
+        found = (self.pid, self.tokens, self.user, elapsed, self.command)
+        return tuple("?" if each is None else shown(str(each)) for each in found)
+
+
+# --- Shapes ---------------------------------------------------------------------------------------
+
+
+def _show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    show("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table))
+
+
+def _show_json(found: Iterable[dict[str, Any]]) -> None:
+    import json
+
+    show(json.dumps(list(found), indent=2))
+
+
+def _shown_time(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        return file.read()
