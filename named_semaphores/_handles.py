@@ -22,6 +22,7 @@ from ._c import call
 from ._checks import clock
 from ._cleanup import at_exit
 from ._opening import open_set
+from ._sysv import NOWAIT
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ class _Calls:
     def __init__(self, semset: _set.Set, n: int) -> None:
         self.n = n
         library, account, bias = semset.library, semset.account, semset.library.system.bias
-        lists = [_set.take(account, n, bias, flags) for flags in (_set.NOWAIT, 0)]
+        lists = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)]
         lists.append(_set.give(account, n))
         if n > 1:
             notice = library.system.many_operations
-            for flags in (_set.NOWAIT, 0):
+            for flags in (NOWAIT, 0):
                 lists.append(_set.take_first(account, bias, flags))
                 lists.append(_set.take_rest(account, n, bias, notice, flags))
             lists.append(_set.give_up(account))
@@ -168,7 +169,7 @@ class Handle:
         return partial(self.calls.exit, *self.calls.give[:2], 3)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_finalizing():  # leave_all has run
+        if is_finalizing() or not hasattr(self, "set"):  # leave_all has run, or __init__ failed
             return
         semset = self.set
         semset.handles.discard(id(self))
@@ -184,17 +185,17 @@ _unused: list[_set.Set] = []  # their last handle was collected; they may have a
 _lock = RLock()  # to find a set and to leave one
 
 
-def _locked(blocking: bool = True) -> Iterator[bool]:
-    """Return an iterator that takes the lock. ``for`` as in ``_base``: no signal leaves it locked."""
-    return map(_lock.acquire, (blocking,))
+def _locked(lock: Any, blocking: bool = True) -> Iterator[bool]:
+    """Return an iterator that takes the lock. As in ``_base``, no signal leaves it locked."""
+    return map(lock.acquire, (blocking,))
 
 
 def _leave_unused() -> None:
     # Never waits: the collector may call this in a thread that has another library's lock, for
     # which a thread that has ours may wait. Who has the lock calls this again.
     while _unused:
-        lock = _lock
-        for has_lock in _locked(False):
+        lock = _lock  # a signal handler may fork, and the child have another
+        for has_lock in _locked(lock, False):
             if not has_lock:
                 return
             try:
@@ -212,7 +213,7 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
     while True:
         found, created = open_set(library, name, known=_joined, **options)
         lock = _lock
-        for _ in _locked():
+        for _ in _locked(lock):
             try:
                 semset = _joined.get(found.id, found)
                 if semset.has_left():  # its objects are closed

@@ -71,7 +71,7 @@ def open_set(
         pid = os.getpid()
         try:
             semid = find(library, name)
-            semset = (known or {}).get(semid)
+            semset = known.get(semid) if known and semid is not None else None
             if semset is None or anew or semset.name != name or semset.has_left():
                 opening = opening or _Opening(library, name, total, mode)
                 if semid is None:

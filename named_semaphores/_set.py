@@ -205,7 +205,8 @@ class Block:
     def __init__(self, semset: Set, *lists: list[Operation]) -> None:
         operations = [operation for one in lists for operation in one]
         self.set = semset
-        self.array: Any = (sembuf * len(operations))(*operations)
+        array_type: Any = sembuf * len(operations)
+        self.array = array_type(*operations)
         self._places = [i for i, (number, *_) in enumerate(operations) if number == semset.account]
         self.arguments = []
         start = 0
@@ -227,7 +228,7 @@ class Set:
     """A set that this process has joined, once: one user, with one account."""
 
     __slots__ = (
-        "_inherited", "account", "accounts", "handles", "id", "library", "name", "pid", "semid",
+        "_inherited", "_is_lost", "account", "accounts", "handles", "id", "library", "name", "pid", "semid",
     )  # fmt: skip
     forked_at = -FORKING  # of the class: when this process forked last
 
@@ -239,6 +240,7 @@ class Set:
         # the next instant somebody else may have the account.
         self.semid = c_int(semid)
         self._inherited: int | None = None  # the account of the parent that forked in C
+        self._is_lost = False  # this child of fork could not join
         self.handles: set[int] = set()  # of the module _handles: the ids of those that use it
 
     def has_left(self) -> bool:
@@ -260,9 +262,9 @@ class Set:
                 self.semid.value = -1
             break
         try:
-            if not self.has_left() and self.library.value(semid, self.account) > 1:
+            if not self.has_left():
+                library.value(semid, self.account)  # fails if the set was removed
                 return False
-            self.semid.value = -1
             # A daemon's parent ends within a millisecond after the fork, before its child has
             # joined. So a process that has just forked leaves the set idle, and the child joins it.
             if clock() - Set.forked_at > FORKING and not library.value(semid, USERS):
@@ -282,10 +284,11 @@ class Set:
             account = find_account(self.library, self.id, self.accounts)
         except OSError:  # it was removed; or the kernel has no memory for it
             account = None
-        self._inherited = None if is_hooked else self.account
+        self._inherited = None if is_hooked or account == self.account else self.account
         self.pid = os.getpid()
         if account is None:
             self.semid.value = -1
+            self._is_lost = True
             return
         self.account = account
         if not is_hooked:
@@ -311,14 +314,15 @@ class Set:
         except FileNotFoundError:  # it was removed: there is nothing to give back
             return None
 
-    def end_turn(self, pid: int) -> None:
-        """End this process's turn after ``give_up`` failed: another thread has released the token.
+    def end_turn(self) -> None:
+        """End this process's turn where ``give_up`` was refused: its first token was released.
 
-        pid: who has taken the turn. A child of fork ends no turn of its parent.
+        A child that was forked meanwhile ends no turn of its parent.
         """
+        library = self.library
         try:
-            if self.pid == pid:
-                self.library.operate(self.semid, END_TURN)
+            if library.pid(self.semid, TURN) == os.getpid():
+                library.operate(self.semid, END_TURN)
         except OSError:  # the set was removed
             pass
 
@@ -360,7 +364,10 @@ class Set:
 
     def remove(self) -> None:
         """Remove the set. Waiters fail with EIDRM."""
-        self._ask(self.library.remove)  # type: ignore[arg-type]
+        try:
+            self.library.remove(self.id)  # this process may have left
+        except OSError as error:
+            raise self.failure(error) from None
 
     def check_total(self, n: int) -> None:
         """ValueError: there are fewer than n tokens in all."""
@@ -407,10 +414,10 @@ class Set:
 
     def failure(self, error: OSError | int) -> Exception:
         """Return the exception for a failed call on this set, or for a failed semop's errno."""
-        if self.has_left():
+        if self.has_left() and not self._is_lost:
             return ValueError(f"semaphore {self.name!r} is closed")
         if not isinstance(error, OSError):
-            is_removed = self.library.is_removed(error, self.semid)
+            is_removed = self._is_lost or self.library.is_removed(error, self.semid)
             error = Removed() if is_removed else OSError(error, "")
         return _sets().failure(self.library, error, self.name)  # type: ignore[no-any-return]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from typing import Callable
 
-    from ._sysv import SysV
+    from ._sysv import Operation, SysV
 
 _UNREADY = 60  # seconds after which a set without a number of tokens is left by a killed process
 _SWEPT = 100  # sets that one sweep looks at, at most
@@ -107,7 +107,7 @@ def remove_idle(names: Container[str] | None = None, most: int | None = None) ->
 
 def _removable(
     library: SysV, names: Container[str] | None
-) -> Iterator[tuple[str, int, list[_set.Operation]]]:
+) -> Iterator[tuple[str, int, list[Operation]]]:
     me = os.geteuid()
     try:
         for one in listed(lambda row: names is not None or row.uid == me):

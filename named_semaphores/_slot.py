@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from . import _set
 from ._base import Bound, too_late
+from ._sysv import NOWAIT, UNDO
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class _SlotEnded(dict):  # type: ignore[type-arg]
         semset, number = self.set, self.array[-1].sem_num
         try:
             if semset.library.pid(semset.semid, number) == os.getpid():
-                semset.operate([(number, -1, _set.UNDO | _set.NOWAIT)])
+                semset.operate([(number, -1, UNDO | NOWAIT)])
                 semset.give_refused(1)
         except OSError:  # removed
             pass

@@ -55,6 +55,7 @@ class _MacOS(_Linux):
 
 class _FreeBSD(_MacOS):
     limits = "kern.ipc"
+    size = 80  # the whole system has 340 semaphores by default
     bias = 8192  # an undo sum ends at 16384 (SEMAEM); DragonFly's does too
 
 
@@ -90,10 +91,10 @@ class sembuf(ctypes.Structure):
 
 def arguments(semid: Any, operations: list[Operation]) -> tuple[Any, ...]:
     """Return the arguments of ``semop``: the set, the operations in C, and their number."""
-    array: Any = (sembuf * len(operations))(*operations)
+    array_type: Any = sembuf * len(operations)
     # Ready for a function without argtypes, the fastest kind: ctypes passes on what byref and
     # from_param return.
-    return semid, ctypes.byref(array), c_size_t.from_param(len(operations))
+    return semid, ctypes.byref(array_type(*operations)), c_size_t.from_param(len(operations))
 
 
 class Removed(OSError):

@@ -305,15 +305,13 @@ class RobustSemaphore(Semaphore):
         return super()._wait_endless(handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
-        if handle.n == 1:
+        if handle.n == 1 or (deadline is not None and deadline <= clock()):
             return super()._wait(deadline, handle)
         # Take the first token together with the turn, in the queue like everybody; then the rest,
         # before everybody.
-        calls = handle.calls
+        semset, calls = handle.set, handle.calls
         posts, give_up, first, rest = calls.posts, calls.give_up, calls.first, calls.rest
-        semset, is_lost = handle.set, False
-        pid = semset.pid
-        took_first: list[int] | None = []
+        took_first: list[int] = []
         took_rest: list[int] = []
         try:
             for call in waits(first, deadline):
@@ -325,7 +323,7 @@ class RobustSemaphore(Semaphore):
                 self._raise_unless_free_later(handle.n, error)
             else:
                 return False
-            pid = semset.pid
+            is_lost = False
             for call in waits(rest, deadline):
                 took_rest.extend(call)
                 if not took_rest[0]:
@@ -333,13 +331,13 @@ class RobustSemaphore(Semaphore):
                 error = took_rest.pop()
                 took_rest.clear()
                 is_lost = error == errno.EAGAIN and not semset.held()
-                if is_lost:
+                if is_lost:  # a signal handler's child, or another thread released the first token
                     break
                 self._raise_unless_free_later(handle.n, error)
             for refused in give_up:
-                took_first = None  # no call before this: somebody else may have the turn now
+                took_first = []  # no call before this: somebody else may have the turn now
                 if refused:
-                    semset.end_turn(pid)
+                    semset.end_turn()
                 break
             return is_lost and self._wait(deadline, handle)
         except BaseException:  # no call before one that gives back: a second signal may come
@@ -349,32 +347,30 @@ class RobustSemaphore(Semaphore):
             elif took_first and not took_first[0]:
                 for refused in give_up:
                     if refused:
-                        semset.end_turn(pid)
+                        semset.end_turn()
                     break
             raise
 
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
         if handle.n == 1:
             return super()._take_for_tasks(handle, until, is_wanted)
-        status, error = handle.calls.first.wait_until(until)
+        semset, calls = handle.set, handle.calls
+        status, error = calls.first.wait_until(until)
         if status:
             self._raise_unless_free_later(handle.n, error)
             return False
-        semset = handle.set
         try:
             while is_wanted():
-                status, error = handle.calls.rest.wait_until(clock() + FIRST_SLICE)
+                status, error = calls.rest.wait_until(clock() + FIRST_SLICE)
                 if not status:
                     return True
                 if error == errno.EAGAIN and not semset.held():
                     break
                 self._raise_unless_free_later(handle.n, error)
-        except BaseException:
-            if next(handle.calls.give_up):
-                semset.end_turn(semset.pid)
-            raise
-        if next(handle.calls.give_up):
-            semset.end_turn(semset.pid)
+        except OSError:  # the set was removed
+            pass
+        if next(calls.give_up):
+            semset.end_turn()
         return False
 
     def _raise_unless_free_later(self, n: int, error: int) -> None:
