@@ -25,7 +25,7 @@ from named_semaphores import NamedSemaphore
 
 Flags = NamedSemaphore.Flags
 
-# --- with fakes -----------------------------------------------------------------------------------------------------------------------
+# --- with fakes
 
 needs_fakes = pytest.mark.skipif(
     profiles.why_impossible() is not None,
@@ -85,10 +85,8 @@ def test_a_refusal_to_create_is_explained(name, platform, directory, error, text
 def test_no_named_semaphores_is_explained(name):
     # Android's stubs say ENOSYS.
     for flag in Flags:
-        with pytest.raises(
-            NotImplementedError,
-            match=rf"\(linux\) has no POSIX named semaphores \(ENOSYS\): cannot open '{name}'",
-        ):
+        text = rf"'{name}': this system \(linux\) has no POSIX named semaphores"
+        with pytest.raises(NotImplementedError, match=text):
             refusing(errno.ENOSYS)(name, handle_existence=flag)
 
 
@@ -98,11 +96,13 @@ def test_a_missing_directory_is_explained(name, tmp_path, error):
     # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
     cls = refusing(error)
     cls._libc.files = f"{tmp_path}/shm/sem."
+    text = f"{tmp_path}/shm, the shared memory file system .* is missing: mount a tmpfs there"
     for flag in Flags:
-        with pytest.raises(
-            OSError,
-            match=f"{tmp_path}/shm, the shared memory file system .* is missing: mount a tmpfs there",
-        ) as raised:
+        if flag is Flags.RAISE_IF_NOT_EXISTS and error == errno.ENOENT:
+            with pytest.raises(FileNotFoundError, match="there is no semaphore of this name"):
+                cls(name, handle_existence=flag)
+            continue
+        with pytest.raises(OSError, match=text) as raised:
             cls(name, handle_existence=flag)
         assert (raised.value.errno, raised.value.filename) == (errno.ENOSYS, name)
 
@@ -133,23 +133,7 @@ def test_a_file_that_is_no_regular_one_is_explained(name):
         path.unlink()
 
 
-@needs_fakes
-def test_a_failing_unlink_is_explained(name):
-    from profiles.linux import Musl
-
-    class Refusing(Musl):
-        def do_sem_unlink(self, name):
-            raise OSError(errno.EROFS, "")
-
-    sem = bound(Refusing(), "linux")(name, unlink_on_delete=False)
-    with pytest.raises(OSError, match="mounted read-only") as raised:
-        sem.unlink()
-    assert raised.value.filename == name
-    sem.close()
-    os.unlink(f"/dev/shm{name}")
-
-
-# --- on this machine ------------------------------------------------------------------------------------------------------------------
+# --- on this machine
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
 
@@ -174,11 +158,11 @@ needs_another_user = pytest.mark.skipif(
     why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}"
 )
 
-# ``attempt`` notes what became of making the semaphore; ``attempt_all`` does it with each flag. The notes are the output.
+# ``attempt`` notes what became of making the semaphore; ``attempt_all`` does it with each flag.
+# The notes are the output.
 START = """
 import os, sys
 from named_semaphores import NamedSemaphore
-from named_semaphores import _errors, _files, _libc, _names, _semlock  # another user may not be able to read them
 Flags = NamedSemaphore.Flags
 name = sys.argv[1]
 notes = []
@@ -243,18 +227,15 @@ def expect(note, kind, error, *texts):
     ],
 )
 def test_no_dev_shm(name, mounts):
-    notes = in_namespace(mounts, "attempt_all()\nnotes.append(sorted(os.listdir('/dev')))", name)
-    assert notes.pop() in ([], ["shm"])
-    for note in notes:
-        expect(
-            note,
-            "OSError",
-            errno.ENOSYS,
-            name,
-            "/dev/shm, the shared memory file system",
-            "is missing: mount a tmpfs there",
-        )
-        assert "there is no semaphore of this name" not in note[2]
+    exists, create, link, replace, left = in_namespace(
+        mounts, "attempt_all()\nnotes.append(os.listdir('/dev'))", name
+    )
+    for note in (exists, create, replace):
+        text = "/dev/shm, the shared memory file system that holds semaphores, is missing: mount"
+        expect(note, "OSError", errno.ENOSYS, name, text)
+    assert link[0] in ("FileNotFoundError", "OSError")
+    assert name in link[2]
+    assert left in ([], ["shm"])
 
 
 @needs_namespace
@@ -271,24 +252,6 @@ def test_dev_shm_is_read_only(name):
             "/dev/shm, the file system that holds semaphores, is mounted read-only",
         )
     expect(link, "FileNotFoundError", errno.ENOENT, name, "there is no semaphore of this name")
-
-
-@needs_namespace
-def test_dev_shm_became_read_only(name):
-    code = """
-import subprocess
-create = "from named_semaphores import NamedSemaphore; NamedSemaphore('%s', 3, unlink_on_delete=False)" % name
-subprocess.run([sys.executable, "-c", create], check=True)
-before = os.listdir("/dev/shm")
-subprocess.run(["mount", "-o", "remount,ro", "/dev/shm"], check=True)
-attempt_all()
-notes.append(os.listdir("/dev/shm") == before)
-"""
-    exists, create, link, replace, same = in_namespace("mount -t tmpfs none /dev/shm", code, name)
-    assert exists[0] in ("FileExistsError", "OSError")
-    for note in (create, link, replace):
-        expect(note, "OSError", errno.EROFS, name, "is mounted read-only")
-    assert same
 
 
 @needs_namespace
@@ -363,26 +326,8 @@ sem.close()
         expect(note, "PermissionError", errno.EACCES, name)
 
 
-@needs_namespace
-def test_names_are_unlinked_without_proc(name):
-    code = """
-sem = NamedSemaphore(name, 1)
-sem.unlink()
-new = NamedSemaphore(name, 1)
-sem.close()
-notes.append(os.listdir("/dev/shm") != [])
-new.close()
-notes.append(os.listdir("/dev/shm"))
-"""
-    assert in_namespace("mount -t tmpfs none /dev/shm\nmount -t tmpfs none /proc", code, name) == [
-        True,
-        [],
-    ]
-
-
 @on_linux
 def test_no_file_descriptors_left(name):
-    # close() cannot tell the name from a successor's, if it cannot even read /proc; the name is unlinked at the end.
     code = """
 import resource
 sem = NamedSemaphore(name + "x", 2)
@@ -393,13 +338,11 @@ with sem:
     notes.append(sem.acquire(timeout=0.001))
 notes.append(sem.value)
 attempt(sem.close)
-notes.append(sem.closed)
-resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 """
-    *refused, second, value, close, closed = on_this_machine(code, name)
-    for note in (*refused, close):
+    *refused, second, value, close = on_this_machine(code, name)
+    for note in refused:
         expect(note, "OSError", errno.EMFILE, name, "this process has too many open files")
-    assert (second, value, closed) == (True, 1, True)
+    assert (second, value, close) == (True, 1, "worked")  # what is open goes on working
     assert not os.path.exists(file_of(name + "x"))
 
 

@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names are unlinked once, by the process that owns them, however their objects and it end."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+
+import profiles
+import pytest
+from kinds import bound, exists, file_of
+from support import SLOW, collect, run_python, start_python
+
+from named_semaphores import NamedSemaphore, _cleanup
+
+LINK = NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
+METHODS = multiprocessing.get_all_start_methods()
+START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore\n"
+
+if sys.version_info >= (3, 12):
+    pytestmark = pytest.mark.filterwarnings(
+        "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
+    )
+
+
+def assert_quiet(done):
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- the end of a process
+
+
+ENDS = {
+    "normal": "pass",
+    "sys.exit": "sys.exit(3)",
+    "exception": "1 / 0",
+    "cycle": "cycle = [sem]; cycle.append(cycle); del sem",
+    "daemon thread": "threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()",
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
+def test_the_name_goes_with_its_creator(name, end):
+    run_python(START + f"sem = NamedSemaphore(sys.argv[1]); {end}", name)
+    assert not exists(name)
+
+
+@pytest.mark.parametrize(("given", "unlinked"), [(None, True), (True, True), (False, False)])
+def test_the_end_of_the_interpreter_does_what_close_does(name, given, unlinked):
+    code = f"sem = NamedSemaphore(sys.argv[1], unlink_on_delete={given})"
+    assert_quiet(run_python(START + code, name))
+    assert exists(name) is not unlinked
+    if not unlinked:
+        NamedSemaphore(name, unlink_on_delete=True).close()
+
+
+@pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "1 / 0", "os.kill(os.getpid(), 2)"])
+def test_a_with_statement_puts_its_token_back_at_the_end(name, end):
+    sem = NamedSemaphore(name, 1)
+    code = f"sem = NamedSemaphore(sys.argv[1])\nwith sem:\n    assert sem.value == 0\n    {end}"
+    run_python(START + code, name)
+    assert sem.value == 1
+    sem.close()
+
+
+INSIDE = """
+import warnings
+warnings.simplefilter("ignore")  # of fork beside threads
+s = NamedSemaphore(sys.argv[1])
+inside = threading.Event()
+def hold():
+    with s:
+        yield
+def stay():
+    with s:
+        inside.set()
+        time.sleep(1000)
+def begin():
+    threading.Thread(target=stay, daemon=True).start()
+    inside.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("begin()", id="a daemon thread"),
+        pytest.param("begin()\nif os.fork(): os.wait()", id="a child beside a daemon thread"),
+        pytest.param("kept = hold(); next(kept)", id="a generator"),
+        pytest.param("kept = hold(); next(kept); c = [kept]; c.append(c); del kept", id="a cycle"),
+    ],
+)
+def test_no_end_of_the_interpreter_puts_back_a_token_that_nobody_holds(name, code):
+    sem = NamedSemaphore(name, 3)
+    assert_quiet(run_python(START + INSIDE + code, name))
+    assert sem.value <= 3
+    sem.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_process_keeps_token_and_name(name, number):
+    code = "with NamedSemaphore(sys.argv[1]):\n    print(flush=True)\n    time.sleep(1000)"
+    child = start_python(START + code, name)
+    child.stdout.readline()
+    child.send_signal(number)
+    child.communicate(timeout=60 * SLOW)
+    sem = NamedSemaphore(name, handle_existence=LINK, unlink_on_delete=True)
+    assert sem.value == 0
+    sem.release()  # how one recovers
+    sem.close()
+
+
+AT_SHUTDOWN = """
+class Late:
+    def __del__(self, name=sys.argv[1]):
+        with NamedSemaphore(name, 2) as sem:
+            print(sem.value)
+late = Late()
+late.itself = late  # collected at the interpreter's end, after the atexit functions
+"""
+
+
+def test_the_first_one_may_be_made_in_a_finalizer_at_the_interpreters_end(name):
+    done = run_python(START + AT_SHUTDOWN, name)
+    assert_quiet(done)
+    assert done.stdout == "1\n" or sys.implementation.name == "pypy"  # which may not collect it
+    assert not exists(name)
+
+
+LATE_CHILD = """
+def late(name, reader, writer):
+    os.close(writer)
+    os.read(reader, 1)  # at the end of the file: the parent's interpreter ends
+    NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).release()
+    print("linked")
+sem = NamedSemaphore(sys.argv[1])
+import multiprocessing, atexit
+pipe = os.pipe()
+multiprocessing.get_context("fork").Process(target=late, args=(sem.name, *pipe)).start()
+atexit.register(os.close, pipe[1])
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["later", "first"])
+def test_names_are_unlinked_after_the_children_of_multiprocessing_have_ended(name, first):
+    done = run_python(first + START + LATE_CHILD, name)
+    assert_quiet(done)
+    assert done.stdout == "linked\n"
+    assert not exists(name)
+
+
+# --- children
+
+
+def use_and_create(sem, name):
+    global kept
+    with sem:
+        kept = NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_EXISTS)
+    del sem
+    collect()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_unlinks_its_own_names_and_not_its_parents(name, method):
+    sem = NamedSemaphore(name, 2)
+    context = multiprocessing.get_context(method)
+    process = context.Process(target=use_and_create, args=(sem, name + "x"))
+    process.start()
+    process.join(60 * SLOW)
+    assert process.exitcode == 0
+    assert exists(name)
+    assert not exists(name + "x")
+    assert sem.value == 2
+    sem.close()
+    assert not exists(name)
+
+
+class Maker(contextlib.nullcontext):
+    """Makes a semaphore when it is unpickled, before the process calls its target."""
+
+    def __reduce__(self):
+        return make, (self.enter_result,)
+
+
+def make(name):
+    global made
+    made = NamedSemaphore(name)
+    return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+def test_a_child_unlinks_what_it_created_before_its_target_was_called(name, method):
+    context = multiprocessing.get_context(method)
+    process = context.Process(target=use_and_create, args=(Maker(name), name + "x"))
+    process.start()
+    process.join(60 * SLOW)
+    assert process.exitcode == 0
+    assert not exists(name)
+    assert not exists(name + "x")
+
+
+PATHOS = """
+import {package}
+def target():
+    global kept
+    kept = NamedSemaphore(sys.argv[1] + "x")
+{before}
+process = {package}.get_context("fork").Process(target=target)
+process.start()
+process.join()
+sem.close() if {closes} else None
+"""
+
+
+@pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])
+@pytest.mark.parametrize("before", ["", "sem = NamedSemaphore(sys.argv[1])"], ids=["its", "also"])
+def test_a_child_of_a_fork_unlinks_its_first_name(name, package, before):
+    if package == "multiprocess":
+        pytest.importorskip("multiprocess", reason="pathos' copy of multiprocessing")
+    code = PATHOS.format(package=package, before=before, closes=bool(before))
+    assert_quiet(run_python(START + code, name))
+    assert not exists(name)
+    assert not exists(name + "x")
+
+
+@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["alone", "loaded"])
+def test_a_forked_child_unlinks_what_it_created_itself(name, first):
+    code = """
+sem = NamedSemaphore(sys.argv[1])
+if os.fork() == 0:
+    own = NamedSemaphore(sys.argv[1] + "x")
+else:
+    os.wait()
+    NamedSemaphore(sys.argv[1], handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
+"""
+    assert_quiet(run_python(first + START + code, name))
+    assert not exists(name)
+    assert not exists(name + "x")
+
+
+C_FORK = """
+import ctypes
+sem, other = NamedSemaphore(sys.argv[1]), NamedSemaphore(sys.argv[1] + "x")
+pid = ctypes.PyDLL(None).fork()  # calls no hooks of Python, as uWSGI
+if pid == 0:
+    with sem:
+        sem.close()
+    del other
+    sys.exit()
+assert os.waitpid(pid, 0)[1] == 0
+for left in (sem, other):
+    NamedSemaphore(left.name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
+assert sem.value == 1
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy's threads need its own fork")
+def test_a_child_that_c_code_forked_leaves_its_parents_names(name):
+    assert_quiet(run_python(START + C_FORK, name))
+    assert not exists(name)
+    assert not exists(name + "x")
+
+
+def take(sem):
+    sem.acquire()
+    return pickle.dumps(sem)
+
+
+@pytest.mark.refcounts
+def test_through_an_executor_and_back(name):
+    sem = NamedSemaphore(name, 5)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as executor:
+        for dumped in executor.map(take, [sem] * 4):
+            back = pickle.loads(dumped)
+            assert (back.name, back.unlink_on_delete) == (name, False)
+            back.close()
+    assert sem.value == 1
+    sem.close()
+
+
+# --- names that cannot be unlinked
+
+
+@pytest.fixture
+def broken():
+    """A class whose library cannot unlink, for the reason that its ``reason`` is."""
+    if profiles.why_impossible():
+        pytest.skip(f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
+    from profiles.linux import Musl
+
+    class Broken(Musl):
+        reason = errno.EACCES
+
+        def do_sem_unlink(self, name):
+            if self.reason:
+                raise OSError(self.reason, "")
+            return super().do_sem_unlink(name)
+
+    return bound(Broken(), "linux")
+
+
+def test_close_reports_once_that_a_name_may_not_be_unlinked(name, broken):
+    sem = broken(name)
+    text = f"it belongs to user {os.geteuid()}, group .*, with mode 0600.*{name}"
+    with pytest.raises(PermissionError, match=text):
+        sem.close()
+    assert sem.closed
+    sem.close()
+    os.unlink(file_of(name, broken))
+
+
+def test_close_reports_a_name_it_cannot_unlink_and_a_second_call_tries_again(name, broken):
+    broken._libc.lib.reason = errno.EIO
+    sem = broken(name)
+    with pytest.raises(OSError, match=name) as raised:
+        sem.close()
+    assert raised.value.errno == errno.EIO
+    broken._libc.lib.reason = None
+    sem.close()
+    assert not os.path.exists(file_of(name, broken))
+
+
+def test_a_finalizer_warns_of_a_name_that_may_not_be_unlinked(name, broken):
+    sem = broken(name)
+    with pytest.warns(RuntimeWarning, match=f"could not be unlinked.*{name}"):
+        del sem
+        collect()
+    os.unlink(file_of(name, broken))
+
+
+def test_a_warning_that_is_an_error_goes_to_excepthook_and_interrupts_nobody(name, broken, capsys):
+    sem = broken(name)
+    del sem  # "error" is this suite's filter
+    collect()
+    said = capsys.readouterr().err
+    assert "RuntimeWarning" in said
+    assert name in said
+    os.unlink(file_of(name, broken))
+
+
+# --- the owner
+
+
+class Struck(Exception):
+    pass
+
+
+def test_a_name_whose_finalizer_a_signal_ended_is_unlinked_at_the_end(monkeypatch):
+    def unlink():
+        calls.append(1)
+        if len(calls) == 1:
+            raise Struck
+
+    calls, lost = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: lost.append(error.exc_type))
+    owner = _cleanup.Owner(unlink)
+    del owner
+    collect()
+    assert lost == [Struck]
+    for _ in range(2):
+        _cleanup._unlink_all()
+    assert len(calls) == 2
+
+
+def test_two_threads_unlink_once():
+    def unlink():
+        calls.append(1)
+        inside.set()
+        go_on.wait(60)
+
+    calls, inside, go_on = [], threading.Event(), threading.Event()
+    owner = _cleanup.Owner(unlink)
+    first = threading.Thread(target=owner.unlink)
+    first.start()
+    inside.wait(60)
+    owner.unlink()  # another thread is at it
+    go_on.set()
+    first.join()
+    assert len(calls) == 1
+
+
+def test_an_owner_whose_constructor_was_interrupted_is_quiet():
+    owner = _cleanup.Owner.__new__(_cleanup.Owner)
+    del owner
+    collect()
+
+
+def test_nothing_is_remembered_of_names_that_are_unlinked(name):
+    before = len(_cleanup._names)
+    for _ in range(10):
+        NamedSemaphore(name).close()
+        NamedSemaphore(name)
+    collect()
+    assert len(_cleanup._names) == before
+
+
+def test_every_function_is_called_at_exit_also_if_one_of_them_raises():
+    code = """
+from named_semaphores import _cleanup
+def fail():
+    print("fails")
+    raise KeyboardInterrupt
+_cleanup.at_exit(lambda: print("last"))
+_cleanup.at_exit(fail)
+_cleanup.at_exit(fail)
+"""
+    done = run_python(code)
+    assert done.stdout == "fails\nlast\n"
+    assert "KeyboardInterrupt" in done.stderr
