@@ -244,7 +244,7 @@ class Set:
         self.handles: set[int] = set()  # of the module _handles: the ids of those that use it
 
     def has_left(self) -> bool:
-        return self.semid.value == -1  # type: ignore[no-any-return]
+        return self.semid.value == -1
 
     def leave(self) -> bool:
         """Stop being a user; the last one removes the set.

@@ -104,9 +104,9 @@ class RobustSemaphore(Semaphore):
             this Python has no ctypes.
     """
 
-    _library = None  # type: SysV | None  # None: the running system's
+    _library = None  # type: Any  # None: the running system's
     _owner = None  # type: Owner | None
-    _set = None  # type: _set.Set  # type: ignore[assignment]
+    _set = None  # type: Any
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class RobustSemaphore(Semaphore):
         # In "with RobustSemaphore(name):" only __exit__ lives until the end of the block.
         self._exit.owner = self._owner  # type: ignore[attr-defined]
 
-    def _warn_and_resize(self, semset: _set.Set, total: int) -> None:
+    def _warn_and_resize(self, semset: Any, total: int) -> None:
         old = semset.total()
         if old != total and semset.users() > 1:
             warnings.warn(
