@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import enum
 import errno
-import sys
-import time
-from itertools import chain, repeat
+from itertools import repeat
 from operator import attrgetter
 
-from ._checks import check_integer, check_wait, clock, deadline_of
+from ._checks import check_integer, check_wait, deadline_of
+from ._waiting import patched_sleep, waits
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -38,16 +37,6 @@ if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn, TypeVar
 
     Self = TypeVar("Self", bound="Semaphore")
-
-# A signal that lands after Python's last look at signals and before the kernel sleeps does not
-# end that sleep. So a wait has slices. The first one is short, since most signals of that kind
-# come soon after the wait began.
-FIRST_SLICE = 10_000_000  # nanoseconds
-
-# Pauses of a wait that must poll: soon at first, for tokens that are held shortly; then seldom
-# enough to cost nothing (67 looks a second).
-FIRST_PAUSE = 100_000
-LONGEST_PAUSE = 15_000_000
 
 # errno of a call that got no token: none was free, a signal came, or time was over.
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)
@@ -282,7 +271,7 @@ class Semaphore:
         """Return True with a token; False without, once ``clock()`` is ``deadline``."""
         outcome: list[int] = []  # extend() puts a call's status here before Python runs handlers
         try:
-            for call in calls(handle, deadline):
+            for call in waits(handle, deadline):
                 outcome.extend(call)
                 status, error = outcome
                 if not status:
@@ -415,52 +404,6 @@ def too_late(sem: Semaphore, n: int, timeout: float | None) -> TimeoutError:
     wanted = "no token was" if n == 1 else f"{n} tokens were not"
     text = f"semaphore {sem._name!r}: {wanted} free within {timeout} seconds"
     return TimeoutError(text + sem._who_holds())
-
-
-def calls(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
-    """Yield calls, each to be made when the one before it got no token.
-
-    The last one is made once ``clock()`` is ``deadline``. In a process that gevent or eventlet has
-    patched, and where the library has no timed wait that serves, the calls do not wait.
-
-    waiter: a handle, or what has its ``slices``, ``is_steady`` and calls.
-    """
-    pause = FIRST_PAUSE
-    slices = waiter.slices
-    # _wait_endless has made the first call of an endless wait, if the handle has one that waits.
-    is_first_made = deadline is None and waiter.first_waits is not waiter.tries
-    first = () if is_first_made else (FIRST_SLICE,)
-    for longest in chain(first, slices, repeat(slices[-1])):
-        sleep = patched_sleep()
-        if deadline is None and sleep is None:
-            yield waiter.wait(longest)
-            continue
-        now = clock()
-        end = now + longest if deadline is None else min(deadline, now + longest)
-        while now < end:
-            if waiter.is_steady and sleep is None:
-                yield waiter.wait_until(end)
-            else:
-                (sleep or time.sleep)(min(pause, end - now) / 1e9)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                yield waiter.try_once()
-            now = clock()
-        if end == deadline:
-            break
-    yield waiter.try_once()
-
-
-def patched_sleep() -> Callable[[float], object] | None:
-    """Return gevent's or eventlet's sleep if one of them has patched this process, else None.
-
-    A wait in the kernel would block the greenlets that hold the tokens.
-    """
-    lock = getattr(sys.modules.get("threading"), "Lock", None)
-    for function in (time.sleep, lock):
-        package = str(getattr(function, "__module__", None)).partition(".")[0]
-        if package in ("gevent", "eventlet"):
-            return sys.modules[package].sleep  # type: ignore[no-any-return]
-    return None
 
 
 if not TYPE_CHECKING:

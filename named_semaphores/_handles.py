@@ -17,12 +17,12 @@ from operator import not_
 from weakref import WeakValueDictionary
 
 from . import _set
-from ._base import FIRST_SLICE
 from ._c import call
 from ._checks import clock
 from ._cleanup import at_exit
 from ._opening import open_set
 from ._sysv import NOWAIT
+from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from ctypes import c_uint, get_errno
 from functools import cache
 from itertools import chain, repeat, starmap
 
-from ._base import FIRST_SLICE
 from ._libc import Handle, Libc, load
+from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

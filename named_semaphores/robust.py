@@ -7,26 +7,10 @@ import errno
 import warnings
 from collections import namedtuple
 
-from ._base import (
-    DEFAULT_MODE,
-    FIRST_SLICE,
-    ONE,
-    RETRY,
-    Flags,
-    Semaphore,
-    check_existence,
-    refuse_closed,
-)
-from ._base import calls as waits
-from ._checks import (
-    check_integer,
-    check_mode,
-    check_name,
-    check_wait,
-    clock,
-    without_ctypes,
-)
+from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, refuse_closed
+from ._checks import check_integer, check_mode, check_name, check_wait, clock, without_ctypes
 from ._cleanup import Owner
+from ._waiting import FIRST_SLICE, waits
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
