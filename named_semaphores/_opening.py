@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 
+from ._keys import LONGEST_NAME, key, name_of, words
 from ._set import (
     DEAD,
-    LONGEST_NAME,
     MARK_IDLE,
     MARK_UNUSED,
     NAME,
@@ -21,12 +21,9 @@ from ._set import (
     ZERO,
     Set,
     find_account,
-    key,
     make_ready,
-    name_of,
     remove_marked,
     take_over,
-    words,
     write_name,
 )
 from ._sets import failure, remove_idle

@@ -8,6 +8,7 @@ import os
 import time
 
 from . import _set
+from ._keys import LONGEST_NAME, key, name_of, words
 from ._sysv import Removed, refusal, system
 
 TYPE_CHECKING: bool = False
@@ -54,13 +55,13 @@ class Listed:
         self.row = row
         if not values:
             return
-        self.name = _set.name_of(values[_set.NAME :])
+        self.name = name_of(values[_set.NAME :])
         self.free = values[_set.TOKENS] - library.system.bias
         self.total, self.users = values[_set.TOTAL], values[_set.USERS]
         self.persistent = bool(values[_set.PERSIST])
         self.waiting = library.waiters(row.id, _set.TOKENS)
         self.waiting += library.zero_waiters(row.id, _set.TURN)
-        accounts = _set.NAME + len(_set.words(self.name or ""))
+        accounts = _set.NAME + len(words(self.name or ""))
         self.holders = _set.holders_of(library, row.id, values, accounts)
 
 
@@ -76,8 +77,8 @@ def listed(wanted: Callable[[Row], bool] = bool) -> Iterator[Listed]:
             continue
         try:
             values = library.values(row.id) or []
-            name = _set.name_of(values[_set.NAME :])
-            if name is not None and values[_set.TOTAL] and _set.key(name) == row.key:
+            name = name_of(values[_set.NAME :])
+            if name is not None and values[_set.TOTAL] and key(name) == row.key:
                 yield Listed(library, row, values)
         except Removed:
             pass
@@ -154,7 +155,7 @@ def _hint(library: SysV, number: int, name: str) -> str | None:
         f"ipcrm removes one, {limits} sets the limit",
         errno.ENOMEM: "the kernel has no memory for it",
         errno.E2BIG: f"{limits} allows too few operations in one call; five are needed",
-        errno.ENAMETOOLONG: f"a name has at most {_set.LONGEST_NAME} bytes with its slash, "
+        errno.ENAMETOOLONG: f"a name has at most {LONGEST_NAME} bytes with its slash, "
         "and fewer on systems with small sets",
         errno.ERANGE: f"at most {library.system.bias - 1} tokens are possible",
         errno.EINVAL: f"{limits} does not allow one process to use more System V semaphores",
@@ -164,7 +165,7 @@ def _hint(library: SysV, number: int, name: str) -> str | None:
 def _whose(name: str) -> str:
     try:
         for row in rows():
-            if row.key == _set.key(name):
+            if row.key == key(name):
                 return (
                     f"set {row.id} belongs to user {row.uid}, group {row.gid}, with mode "
                     f"{row.mode:04o}; if no process has it open, that user can remove it: "

@@ -23,6 +23,7 @@ from named_semaphores import (
     NamedSemaphore,
     RobustSemaphore,
     _semlock,
+    _keys,
     _set,
     _sets,
     _sysv,
@@ -661,7 +662,7 @@ def only_ours(monkeypatch):
         for row in rows():
             with contextlib.suppress(OSError):  # removed meanwhile
                 values = library.values(row.id) if row.size == library.system.size else None
-                if values and PREFIX in (_set.name_of(values[_set.NAME :]) or ""):
+                if values and PREFIX in (_keys.name_of(values[_set.NAME :]) or ""):
                     yield row
 
     monkeypatch.setattr(_sets, "rows", ours)

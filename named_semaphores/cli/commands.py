@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from .. import NamedSemaphore, _set, _sets, _sysv
+from .. import NamedSemaphore, _keys, _set, _sets, _sysv
 from .._checks import check_integer, check_name
 from .._errors import explained
 from .._opening import open_set
@@ -239,7 +239,7 @@ def _unlink(name: str, kind: str | None) -> None:
 def _set_of(name: str) -> int | None:
     """Return the id of the set of this name, also of an idle one."""
     try:
-        return _sysv.system().get(_set.key(name), 0)
+        return _sysv.system().get(_keys.key(name), 0)
     except (NotImplementedError, OSError):
         return None
 
