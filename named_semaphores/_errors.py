@@ -70,7 +70,7 @@ def _hint(error: int, libc: Libc, name: str) -> str | None:
         return f"{directory}, the file system that holds semaphores, {_DIRECTORY_HINTS[error]}"
     is_refused = error in (errno.EACCES, errno.EPERM)
     try:
-        status = os.lstat(path)
+        status = os.lstat(path.encode())
     except OSError:
         return f"this user may not write in {directory}" if is_refused else None
     if not stat.S_ISREG(status.st_mode):

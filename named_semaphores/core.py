@@ -256,7 +256,7 @@ def _file(libc: Libc, name: str) -> os.stat_result | None:
     if libc.files is None:
         return None
     try:
-        return _lstat(libc.files + name[1:])
+        return _lstat((libc.files + name[1:]).encode())  # UTF-8, whatever the locale
     except OSError:
         return None
 

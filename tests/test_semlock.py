@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 
 import pytest
-from kinds import libc_of, tokens
+from kinds import file_of, libc_of, tokens
 from support import collect, run_python, strike, thread
 
 from named_semaphores import NamedSemaphore, _semlock
-from named_semaphores._libc import Libc, load
+from named_semaphores._libc import load
 
 HAS_SEMLOCK = _semlock.semlock(sys.platform) is not None
 needs_semlock = pytest.mark.skipif(not HAS_SEMLOCK, reason="this interpreter has no SemLock")
 
 
 def test_the_running_systems_library_has_its_calls():
-    assert isinstance(libc_of(), _semlock.InterpretersLibc) is HAS_SEMLOCK
+    assert isinstance(libc_of(), _semlock.SemLockLibc) is HAS_SEMLOCK
     if sys.implementation.name == "cpython" and sys.platform in ("linux", "darwin"):
         assert HAS_SEMLOCK
 
@@ -69,24 +70,6 @@ print([module for module in set(sys.modules) - before if module.startswith("mult
 
 
 @needs_semlock
-@pytest.mark.parametrize("suffix", ["", "ñ"], ids=["ascii", "other letters"])
-def test_it_opens_what_ctypes_opens(name, suffix):
-    # It encodes a name as UTF-8, whatever the file system's encoding, so names of other letters are opened by ctypes.
-    ours, theirs = libc_of(), Libc(load())
-    named = name + suffix
-    created = []
-    handle = ours.create(named, 0o600, 1, created)
-    assert ours.address_of(created[0][0]) == handle.address
-    # The C library gives a process one address for one semaphore.
-    assert ours.link(named).address == theirs.link(named).address == handle.address
-    assert type(ours.link(named)) is type(handle) is _semlock._Handle
-    ours.unlink(named)
-    for libc in (ours, theirs):
-        with pytest.raises(FileNotFoundError):
-            libc.link(named)
-
-
-@needs_semlock
 def test_it_closes_what_it_opened_when_the_last_call_has_returned(name):
     sem, link = NamedSemaphore(name), NamedSemaphore(name)
     assert link.acquire()
@@ -97,6 +80,22 @@ def test_it_closes_what_it_opened_when_the_last_call_has_returned(name):
     leave(None, None, None)
     assert tokens(sem) == 1
     sem.close()
+
+
+@needs_semlock
+@pytest.mark.refcounts
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_deleted_object_leaves_nothing_mapped(name):
+    def is_mapped():
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            return f" {inode} " in maps.read()
+
+    sem, link = NamedSemaphore(name), NamedSemaphore(name)
+    inode = os.stat(file_of(name)).st_ino
+    del sem
+    assert is_mapped()
+    del link
+    assert not is_mapped()
 
 
 class Timeless:
@@ -111,7 +110,7 @@ class Timeless:
 @needs_semlock
 def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
     # macOS has none, and SemLock polls there when given a time.
-    libc = _semlock.InterpretersLibc(Timeless())
+    libc = _semlock.SemLockLibc(Timeless())
     sem = type("Bound", (NamedSemaphore,), {"_libc": libc})(name, 0)
     with thread(sem.acquire) as got:
         assert not got
@@ -121,7 +120,7 @@ def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
     strike(lambda: next(sem._handle.wait(10**7)))
     assert not sem.acquire(timeout=0.02)
     sem.release()
-    assert next(sem._handle.wait(10**7))[0] == 0
+    assert next(sem._handle.wait(10**7)) == 0
     sem.close()
 
 
@@ -142,7 +141,7 @@ def test_it_is_given_a_time_only_where_it_does_not_poll(library, given):
         release = __exit__ = acquire
 
     calls = []
-    handle = _semlock._Handle(_semlock.InterpretersLibc(library()), Lock())
+    handle = _semlock._Handle(_semlock.SemLockLibc(library()), Lock())
     assert next(handle.first_waits) is True
-    assert next(handle.wait(10_000_000))[0] == 0
+    assert next(handle.wait(10_000_000)) == 0
     assert calls == [given, given]

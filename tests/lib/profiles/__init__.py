@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
-from functools import cache, lru_cache
+from functools import cache
 
 import pytest
 
