@@ -25,6 +25,7 @@ MARKERS = (
     "native: the test runs only for classes whose calls are the C library's own; the fakes' are callbacks, which swallow exceptions",
     "fakes: the test runs only for those fakes, which tell what is open",
     "exact: the test needs an interpreter that looks at signals in few places, CPython from 3.11 on",
+    "storm: many signals, aimed at single instructions; not run where coverage is measured",
 )
 
 PYPY = platform.python_implementation() == "PyPy"

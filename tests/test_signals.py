@@ -11,6 +11,8 @@ from peers import Naive, Named, NamedCtypes, NamedPolling, Robust
 from stress import storm
 from support import EXACT, SLOW, run_python
 
+pytestmark = pytest.mark.storm
+
 # Where it is not exact, a token can go. On CPython one in 200 was seen, where posix_ipc loses three. On PyPy a ctypes call is itself Python
 # code, and a compiled loop looks at signals at few places: the storm takes up to one in two, where it hits one of them.
 SHARE = 0 if EXACT else 0.05 if sys.implementation.name == "cpython" else 0.75

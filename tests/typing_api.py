@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import AsyncContextManager, ContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 from named_semaphores.zookeeper import ZooKeeperSemaphore
@@ -25,24 +25,30 @@ unlinks: bool = sem.unlink_on_delete
 closed: bool = sem.closed
 sem.unlink()
 sem.close()
-manager: ContextManager[NamedSemaphore] = sem
-async_manager: AsyncContextManager[NamedSemaphore] = sem
+manager: AbstractContextManager[NamedSemaphore] = sem
+async_manager: AbstractAsyncContextManager[NamedSemaphore] = sem
 
 with sem as entered:
     same: NamedSemaphore = entered
+
+
+with sem.hold(timeout=1.5) as entered:
+    same = entered
 
 
 class Mine(NamedSemaphore):
     pass
 
 
-with Mine("name") as mine:
+with Mine("name") as mine, mine.hold() as held_mine:
     still_mine: Mine = mine
+    still_mine = held_mine
 
 
 async def tasks() -> bool:
-    async with Mine("name") as own:
+    async with Mine("name") as own, own.hold() as held:
         kept: Mine = own
+        kept = held
     return await kept.acquire_async(timeout=2.0)
 
 
@@ -59,31 +65,37 @@ got = robust.acquire(timeout=1, n=2)
 robust.release(2)
 robust.release()
 free: int = robust.value
-total: int = robust.initial_value
+total: int = robust.total
 waiting: int = robust.waiting
-got = robust.resize(5)
-got = robust.resize(5, timeout=1.5)
+for pid, tokens in robust.holders:
+    held_by: tuple[int | None, int] = pid, tokens
+who: int | None = robust.holders[0].pid
+robust.resize(5)
 with robust as entered_robust:
     same_robust: RobustSemaphore = entered_robust
-with robust.tokens(3):
-    pass
+with robust.hold(3, timeout=5) as entered_robust:
+    same_robust = entered_robust
+with robust.slot(timeout=None) as number:
+    slot: int = number
 
 
 async def robust_tasks() -> bool:
-    async with robust.tokens(2), robust:
-        pass
+    async with robust.hold(2) as held_robust, robust.slot(1.5) as own_number, robust:
+        mine: RobustSemaphore = held_robust
+        slot: int = own_number
     return await robust.acquire_async(timeout=2.0, n=2)
 
 
 robust.acquire(n="2")  # type: ignore[arg-type]
 robust.resize("2")  # type: ignore[arg-type]
+robust.hold(timeout="2")  # type: ignore[arg-type]
+robust.total = 3  # type: ignore[misc]
 
 shared: ZooKeeperSemaphore = ZooKeeperSemaphore("name", 3, client=object(), on_lost=print)
 got = shared.acquire(timeout=1.5)
 shared.release(2)
 value = shared.value
-value = shared.initial_value
-who: list[tuple[str, int]] = shared.holders
+value = shared.total
 gone: bool = shared.lost
 with shared as entered_shared:
     same_shared: ZooKeeperSemaphore = entered_shared
