@@ -285,7 +285,7 @@ def _why_not_removed(name: str) -> str:
         return "a process has it open"
     if _set_of(name) is None:
         return "there is no robust semaphore of this name"
-    return str(_sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name).strerror)
+    return str(_sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name).args[1])
 
 
 def _agrees(options: argparse.Namespace, count: int) -> bool:
