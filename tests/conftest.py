@@ -18,7 +18,7 @@ import kinds
 import pytest
 from support import NAMES, PREFIX, SLOW, unique_name, why_no_files, why_no_sets
 
-from named_semaphores import _sysv
+from named_semaphores import _keys, _set, _sysv
 
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
@@ -148,11 +148,11 @@ def _left_sets(before: Container[int]) -> dict[int, str]:
     chance it may be another program's.
     """
     new = {semid: found for semid, found in _sets().items() if semid not in before}
-    keys = {_sysv.key(name): name for name in NAMES} if new else {}
+    keys = {_keys.key(name): name for name in NAMES} if new else {}
     left = {}
     for semid, (key, size) in new.items():
         try:
-            name = _sysv.name_of((_sysv.system().values(semid, size) or [])[_sysv.NAME :])
+            name = _keys.name_of((_sysv.system().values(semid) or [])[_set.NAME :])
             if name is not None and PREFIX in name:
                 left[semid] = name
                 _sysv.system().remove(semid)

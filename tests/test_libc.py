@@ -17,7 +17,7 @@ import pytest
 from kinds import bound
 from support import SLOW, alarm, collect, run_python, start_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, _base, _checks, _libc
+from named_semaphores import NamedSemaphore, _checks, _libc, _waiting
 from named_semaphores._libc import Libc, load
 
 if profiles.why_impossible():
@@ -358,7 +358,7 @@ def clocks(monkeypatch):
     clocks = Clocks()
     with monkeypatch.context() as patch:
         patch.setattr(_libc, "wall_clock", lambda: clocks.wall)
-        for module in (_base, _checks, _libc):
+        for module in (_checks, _libc, _waiting):
             patch.setattr(module, "clock", lambda: clocks.steady)
         yield clocks
 
@@ -430,7 +430,7 @@ def test_after_a_step_of_the_wall_clock_no_slice_is_longer(name, clock):
         assert sem.acquire()
         clock.step -= 3600 * 1_000_000_000
     assert len(lefts) == 3
-    assert max(lefts) <= max(_base.FIRST_SLICE, *_libc.Handle.slices)
+    assert max(lefts) <= max(_waiting.FIRST_SLICE, *_libc.Handle.slices)
     sem.close()
 
 
