@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: free what is ours, once, and nothing else.
+"""Free what is ours, once, and nothing else.
 
 Who frees what, when, and in which process:
 
@@ -19,35 +19,31 @@ from functools import partial
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
-# The names that still have to be unlinked: the process that has to do it, and how.
-_names: dict[object, tuple[int, Callable[[], None]]] = {}
+# Names that are still to be unlinked: by which process, and how.
+_names: dict[object, tuple[int, Callable[..., None], tuple[Any, ...]]] = {}
 _at_exit: dict[Callable[[], None], None] = {}  # what this process does at its end
 
 
 class Owner:
-    """Unlinks a name once: on ``unlink()``, when garbage-collected, or at the process's end.
+    """Unlinks a name once: by ``unlink()``, when garbage-collected, or at the process's end.
 
     Only the process that made this object does it, and no child, however it was forked.
 
     Args:
-        unlink: Unlinks the name. It may raise OSError.
+        unlink: Unlinks the name, called with the other arguments. It may raise OSError.
     """
 
     _key: object = None  # for __del__, if a signal's exception ends __init__ early
 
-    def __init__(self, unlink: Callable[[], None]) -> None:
+    def __init__(self, unlink: Callable[..., None], *arguments: Any) -> None:
         at_exit(_unlink_all)
         self._key = object()
-        _names[self._key] = (os.getpid(), unlink)
+        _names[self._key] = (os.getpid(), unlink, arguments)
 
     def unlink(self) -> None:
-        """Unlink the name, unless that was done.
-
-        Raises:
-            OSError: The system refuses.
-        """
+        """Unlink the name, unless that was done. OSError: the system refuses."""
         _unlink(self._key)
 
     def __del__(self) -> None:
@@ -55,19 +51,17 @@ class Owner:
 
 
 def _unlink(key: object) -> None:
-    found = _names.pop(key, None)  # atomic, so one thread gets it
-    if found is None:
-        return
-    pid, unlink = found
-    if pid != os.getpid():  # forked, perhaps by C code, which calls no hooks of Python
+    found = _names.pop(key, None)  # atomic, so only one thread gets it
+    # A child may have been forked by C code, which calls no hooks of Python.
+    if found is None or found[0] != os.getpid():
         return
     try:
-        unlink()
+        found[1](*found[2])
     except FileNotFoundError:
         pass
     except PermissionError:  # nor will it be allowed later
         raise
-    except BaseException:  # a signal handler's, too: leave the name to _unlink_all
+    except BaseException:  # a signal handler's, too: _unlink_all tries again
         _names[key] = found
         raise
 
@@ -78,10 +72,9 @@ def _unlink_or_warn(key: object) -> None:
     except OSError as error:
         import warnings  # at run time only when needed
 
+        text = f"a semaphore's name could not be unlinked: {error}"
         try:
-            warnings.warn(
-                f"a semaphore's name could not be unlinked: {error}", RuntimeWarning, stacklevel=2
-            )
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         except RuntimeWarning:  # python -W error
             sys.excepthook(*sys.exc_info())
 
@@ -92,7 +85,7 @@ def _unlink_all() -> None:
 
 
 def at_exit(function: Callable[[], None]) -> None:
-    """Call the function once at this process's end, and at the end of each of its children.
+    """Call the function once at the end of this process, and of each of its children.
 
     It is called after the children of multiprocessing have ended: they may need the names.
     """
@@ -102,14 +95,12 @@ def at_exit(function: Callable[[], None]) -> None:
 
 
 def _register() -> None:
-    # Of two atexit functions the one registered later runs first. So atexit is right if
-    # multiprocessing is imported later, or not at all. Its own finalizers with a priority below 0
-    # run after its children have ended. Its children run them, but (before 3.14) no atexit
-    # functions. Each child first forgets its finalizers, and then calls what is registered to be
-    # called after a fork. multiprocess is pathos' copy of multiprocessing.
+    # Of two atexit functions the later one runs first. So atexit is right if multiprocessing is
+    # imported later, or not at all. Else its finalizers: those below 0 run after its children have
+    # ended. Before 3.14 its children run finalizers, but no atexit functions; a child forgets its
+    # parent's, then calls what is registered for it. multiprocess is pathos' multiprocessing.
     utils = [sys.modules.get(f"{package}.util") for package in ("multiprocessing", "multiprocess")]
-    # One that another thread is importing has no such functions yet.
-    utils = [util for util in utils if hasattr(util, "register_after_fork")]
+    utils = [util for util in utils if hasattr(util, "register_after_fork")]  # imported completely
     for util in utils:
         finalize = partial(util.Finalize, None, exitpriority=-100)  # type: ignore[union-attr]
         finalize(_run)
@@ -121,18 +112,16 @@ def _register() -> None:
 def _run() -> None:
     try:
         while _at_exit:
-            function, _ = _at_exit.popitem()
-            function()
+            _at_exit.popitem()[0]()
     finally:
-        if _at_exit:  # a signal handler's exception ended that function
+        if _at_exit:  # the function raised
             _run()
 
 
-def _register_in_child() -> None:
-    # multiprocessing may have been imported since the parent called _register.
-    if _at_exit:
+def _register_again() -> None:
+    if _at_exit:  # multiprocessing may have been imported since this child's parent registered
         _register()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_register_in_child)
+    os.register_at_fork(after_in_child=_register_again)

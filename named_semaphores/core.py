@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: NamedSemaphore, and every decision its user can see that is not in ``_base``."""
+"""NamedSemaphore: what its user can see and ``_base`` does not have."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from ._errors import explained, open_error, oserror
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ._libc import Handle, Libc
 
 try:
@@ -25,7 +23,7 @@ try:
 except ImportError as error:
     no_ctypes = error
 
-    def system() -> Libc:
+    def system() -> Libc:  # type: ignore[misc]
         raise without_ctypes(no_ctypes)
 
 
@@ -46,18 +44,15 @@ class NamedSemaphore(Semaphore):
     ``RobustSemaphore`` gets it back.
 
     Args:
-        name: One or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before
-            them.
-        initial_value: The number of tokens, from 0, if the semaphore is created. Ignored if it
-            exists.
-        handle_existence: What to do if a semaphore of the name exists, or does not; a member of
-            ``NamedSemaphore.Flags``.
+        name: Letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
+        initial_value: The number of tokens, from 0. Ignored if the semaphore exists.
+        handle_existence: What to do if the semaphore exists, or does not.
         unlink_on_delete: Whether the name is unlinked when this object is closed or deleted, or the
-            interpreter ends. None, the default: if this object created the semaphore. Processes
-            that have it open keep the nameless semaphore, and the next process creates another. So
-            say False wherever processes come and go.
-        mode: The permission bits if the semaphore is created, e.g. 0o660, cut by the umask: call
-            ``os.umask(0o007)`` before. (macOS does not cut them.)
+            interpreter ends. None: if this object created the semaphore. Processes that have it
+            open keep the unlinked semaphore, and the next process creates another. So say False
+            where processes come and go.
+        mode: The permission bits of a new semaphore, e.g. 0o660. The umask cuts them, but on macOS:
+            call ``os.umask(0o007)`` before.
 
     Raises:
         ValueError: A bad argument.
@@ -65,9 +60,8 @@ class NamedSemaphore(Semaphore):
         FileExistsError: The semaphore exists, and ``handle_existence`` is RAISE_IF_EXISTS.
         FileNotFoundError: It does not exist, and ``handle_existence`` is RAISE_IF_NOT_EXISTS.
         PermissionError: It belongs to another user, or this user may not create any.
-        OSError: The name is too long; the system's memory for semaphores is full or missing; a file
-            of this name is too short for a semaphore, or a program of the other word size (32 and
-            64 bits) made it.
+        OSError: The name is too long; the file system for semaphores is full or missing; a file of
+            this name is no semaphore, or one of a program of the other word size (32 or 64 bits).
         NotImplementedError: This system has no named semaphores, or this Python no ctypes.
     """
 
@@ -106,9 +100,9 @@ class NamedSemaphore(Semaphore):
         if self._unlinks:
             # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it
             # refers to the owner, too.
-            self._owner = Owner(partial(_unlink, libc, name, handle, file))
+            self._owner = Owner(_unlink, libc, name, handle, file)
             self._exit = partial(handle.leave)
-            self._exit.owner = self._owner
+            self._exit.owner = self._owner  # type: ignore[attr-defined]
 
     @property
     def value(self) -> int:
@@ -122,31 +116,26 @@ class NamedSemaphore(Semaphore):
         try:
             return handle.value()
         except NotImplementedError:
-            raise NotImplementedError(
-                f"semaphore {self._name!r}: this system ({handle.libc.platform}) does not tell the "
-                "value"
-            ) from None
+            reason = f"this system ({handle.libc.platform}) does not tell the value"
+            raise NotImplementedError(f"semaphore {self._name!r}: {reason}") from None
         except OSError as error:
             raise explained(error, handle.libc, self.name) from None
 
     @property
     def unlink_on_delete(self) -> bool:
-        """Whether the name is unlinked with this object.
-
-        As given to the constructor, else whether this object created the semaphore.
-        """
+        """Whether the name is unlinked with this object."""
         return self._unlinks
 
     def release(self, n: int = ONE) -> None:
-        """Put ``n`` tokens back, all or none; no signal interrupts it. Any thread of any process may.
+        """Put ``n`` tokens back, all or none. Any thread of any process may; no signal interrupts it.
 
         Args:
-            n: How many, from 1 to 1,000,000. If another process releases at the same moment and the
-                maximum is reached, some of several tokens may be put back.
+            n: How many, from 1 to 1,000,000.
 
         Raises:
-            OSError: EOVERFLOW: the value would pass the system's maximum, where the system checks
-                (macOS, OpenBSD and Cygwin do not).
+            OSError: EOVERFLOW: the value would pass the system's maximum. (macOS, OpenBSD and
+                Cygwin do not check it.) If other processes release meanwhile, some of several
+                tokens may have been put back.
             ValueError: A bad ``n``, or this object is closed.
         """
         if n is not ONE:
@@ -179,10 +168,7 @@ class NamedSemaphore(Semaphore):
             raise oserror(errno.EOVERFLOW, libc, self.name, hint)
 
     def unlink(self) -> None:
-        """Unlink the name.
-
-        Processes that have the semaphore open, this object too, go on using it; the name is free
-        for another.
+        """Unlink the name. Who has the semaphore open, this object too, goes on using it.
 
         Raises:
             FileNotFoundError: The name is unlinked already.
@@ -199,9 +185,8 @@ class NamedSemaphore(Semaphore):
         ``release()`` too; but a with statement that began before puts its token back. For that, the
         semaphore stays mapped until this object is deleted. A second call does nothing.
 
-        If somebody has unlinked the name and created it anew, the new one stays, where semaphores
-        are files (Linux, FreeBSD, Cygwin). Looking and unlinking are two system calls: a name that
-        is replaced between the two is unlinked.
+        If the name was unlinked and created anew, the newer semaphore keeps it, where semaphores
+        are files (Linux, FreeBSD, Cygwin); but not if that happens during this call.
 
         Raises:
             PermissionError: The name may not be unlinked. The semaphore is closed nevertheless.
@@ -213,8 +198,7 @@ class NamedSemaphore(Semaphore):
             self._owner = None
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
-        # Cygwin's and bionic's timed waits return the errno itself.
-        number = error if status < 0 else status
+        number = error if status < 0 else status  # Cygwin's timed waits return the errno itself
         if number not in RETRY:
             raise oserror(number, self._libc or system(), self.name)
 
@@ -264,29 +248,26 @@ def _file(libc: Libc, name: str) -> os.stat_result | None:
 def _check_size(libc: Libc, name: str, size: int) -> None:
     """Raise OSError if a file of this size is no semaphore.
 
-    Linux's libcs open any file. In one that is too short the first wait dies of SIGBUS; programs of
-    the other word size keep a semaphore differently, and never wake our waiters.
+    Linux's libcs open any file. In one that is too short the first wait dies of SIGBUS. Programs of
+    the other word size keep a semaphore differently, and do not wake our waiters.
     """
-    if not libc.opens_any_file:
-        return
-    if size == OTHER_SIZE:
-        reason = f"it is the semaphore of a {OTHERS} program, which works differently"
-    elif size < SIZE:
-        reason = f"its file has {size} bytes and is too short to be a semaphore"
-    else:
-        return
-    raise OSError(errno.EINVAL, f"{os.strerror(errno.EINVAL)} ({reason})", name)
+    if libc.opens_any_file and (size < SIZE or size == OTHER_SIZE):
+        if size == OTHER_SIZE:
+            hint = f"it is the semaphore of a {OTHERS} program, which works differently"
+        else:
+            hint = f"its file has {size} bytes and is too short to be a semaphore"
+        raise oserror(errno.EINVAL, libc, name, hint)
 
 
 def _unlink(
     libc: Libc,
     name: str,
-    handle: Any = None,  # open until the files were compared: so the inode is not used anew
+    handle: Handle | None = None,  # stays open until this returns, so that no file gets its inode
     file: os.stat_result | None = None,
 ) -> None:
     """Unlink the name, unless it stands for another file than this one by now."""
-    now = None if file is None else _file(libc, name)
-    if now is not None and (now.st_dev, now.st_ino) != (file.st_dev, file.st_ino):
+    now = file and _file(libc, name)
+    if file and now and (now.st_dev, now.st_ino) != (file.st_dev, file.st_ino):
         return
     try:
         libc.unlink(name)

@@ -48,7 +48,7 @@ def futex_operation(sem, wait):
                 operations.append(int(fields[2], 16))
         return operations
 
-    address = sem._handle.address & (2 * sys.maxsize + 1)  # on 32 bits it may be negative
+    address = sem._handle.pointer & (2 * sys.maxsize + 1)  # on 32 bits it may be negative
     thread_id, operations = [], []
     thread = threading.Thread(target=work)
     thread.start()
@@ -93,7 +93,7 @@ def test_the_wall_clock_would_be_seen(sem):
     until = Timespec(int(time.time()) + 60, 0)
     assert (
         futex_operation(
-            sem, lambda: wait(ctypes.c_void_p(sem._handle.address), ctypes.byref(until))
+            sem, lambda: wait(ctypes.c_void_p(sem._handle.pointer), ctypes.byref(until))
         )
         & CLOCK_REALTIME
     )

@@ -36,7 +36,7 @@ sys.modules["ctypes"] = sys.modules["_ctypes"] = None
 sys.platform = sys.argv[1]
 """
 USE = """
-import named_semaphores, named_semaphores._names
+import named_semaphores, named_semaphores._cleanup
 from named_semaphores import NamedSemaphore
 print(*[flag.name for flag in NamedSemaphore.Flags])
 for make in (lambda: NamedSemaphore("/jobs"), lambda: NamedSemaphore("jobs", 3, NamedSemaphore.Flags.UNLINK_AND_CREATE)):
@@ -141,7 +141,7 @@ for flag in NamedSemaphore.Flags:
     lines = done.stdout.splitlines()
     assert len(lines) == 4
     for line in lines:
-        assert "(android) has no POSIX named semaphores (ENOSYS)" in line
+        assert "(android) has no POSIX named semaphores" in line
         assert repr(name) in line
 
 
