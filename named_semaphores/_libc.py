@@ -33,7 +33,7 @@ _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
 # sizeof(sem_t) of glibc and of musl, and that of programs of the other word size.
 SIZE, OTHER_SIZE, OTHERS = (32, 16, "32-bit") if sys.maxsize > 2**32 else (16, 32, "64-bit")
 wall_clock: Callable[[], int] = (  # see _checks.clock
-    partial(time.clock_gettime_ns, time.CLOCK_REALTIME)
+    partial(time.clock_gettime_ns, time.CLOCK_REALTIME)  # type: ignore[attr-defined,unused-ignore]
     if hasattr(time, "clock_gettime_ns")
     else partial(time.time_ns)
 )

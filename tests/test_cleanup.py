@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import errno
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -266,24 +264,6 @@ def test_a_child_that_c_code_forked_leaves_its_parents_names(name):
     assert_quiet(run_python(START + C_FORK, name))
     assert not exists(name)
     assert not exists(name + "x")
-
-
-def take(sem):
-    sem.acquire()
-    return pickle.dumps(sem)
-
-
-@pytest.mark.refcounts
-def test_through_an_executor_and_back(name):
-    sem = NamedSemaphore(name, 5)
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, context) as executor:
-        for dumped in executor.map(take, [sem] * 4):
-            back = pickle.loads(dumped)
-            assert (back.name, back.unlink_on_delete) == (name, False)
-            back.close()
-    assert sem.value == 1
-    sem.close()
 
 
 # --- names that cannot be unlinked
