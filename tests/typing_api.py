@@ -82,8 +82,8 @@ with robust.slot(timeout=None) as number:
 async def robust_tasks() -> bool:
     async with robust.hold(2) as held_robust, robust.slot(1.5) as own_number, robust:
         mine: RobustSemaphore = held_robust
-        slot: int = own_number
-    return await robust.acquire_async(timeout=2.0, n=2)
+        free_slots: int = mine.value - own_number
+    return free_slots > 0 and await robust.acquire_async(timeout=2.0, n=2)
 
 
 robust.acquire(n="2")  # type: ignore[arg-type]

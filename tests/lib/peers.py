@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers of tests/tools/bench and tests/tools/stress: this library, the one it replaces, and what else its user could take.
+"""The peers of tests/tools/bench and tests/tools/stress: this library, the one it replaces, and
+what else its user could take.
 
-Each ``Peer`` opens, closes and inspects one kind of semaphore. The calls of the hot path are source text, in which ``sem`` is the semaphore
-and ``limit`` a number of seconds: a function around them would take time, and would lose tokens of its own under signals.
+Each ``Peer`` opens, closes and inspects one kind of semaphore. The calls of the hot path are source
+text, in which ``sem`` is the semaphore and ``limit`` a number of seconds: a function around them
+would take time, and would lose tokens of its own under signals.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from support import unique_name
+from support import import_copy, unique_name
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.path.join(ROOT, ".bench")  # measured data, and named-semaphores 1.0.3
 PREDECESSOR = "named-semaphores==1.0.3"
+OLD = "NAMED_SEMAPHORES_OLD"  # the environment's word for another tree of this library
 
 try:
     import named_semaphores
@@ -184,7 +187,7 @@ class Robust(Named):
         sem.close()
 
     def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
-        """Release what this process holds; it should hold nothing, and then as many tokens should be free as expected."""
+        """Release what this process holds: it should hold nothing. Then look at what is free."""
         lost = 0
         while True:
             try:
@@ -192,13 +195,27 @@ class Robust(Named):
             except ValueError:
                 break
             lost += 1
-        from named_semaphores import _sysv
-
-        # Tokens that the process took and does not know of, as seen where signals are looked at everywhere.
         missing = expected - self.value(sem)
         if missing:
-            sem._set.library.operate(sem._set.id, _sysv.give(missing))
+            from named_semaphores import _set
+
+            sem._set.operate([(_set.TOKENS, missing, 0)])
         return lost + max(0, missing), max(0, -missing)
+
+
+class RobustBefore(Robust):
+    """RobustSemaphore of another tree, to which this one is compared."""
+
+    label = "RobustSemaphore, before"
+
+    def __init__(self) -> None:
+        folder = os.environ.get(OLD)
+        if not folder:
+            raise ImportError("--old names no other tree")
+        self.type = import_copy(
+            "nst_before", os.path.join(folder, "named_semaphores")
+        ).RobustSemaphore
+        self.flags = self.type.Flags
 
 
 class PosixIpc(Peer):
@@ -228,8 +245,6 @@ class Predecessor(Named):
     closes_when_deleted = True
 
     def __init__(self) -> None:
-        if sys.version_info < (3, 9):
-            raise ImportError("it calls str.removeprefix, which is new in Python 3.9")
         self.type = _predecessor()
         self.flags = self.type.Flags
         self.interrupted = (importlib.import_module("posix_ipc").SignalError,)
@@ -594,6 +609,7 @@ ALL: tuple[type[Peer], ...] = (
     NamedCtypes,
     NamedPolling,
     Robust,
+    RobustBefore,
     PosixIpc,
     Predecessor,
     Multiprocessing,
@@ -675,15 +691,14 @@ def sweep(process: int) -> list[str]:
 
 def _sweep_robust(process: int) -> Iterator[str]:
     try:
-        from named_semaphores import _sysv
+        from named_semaphores import _sets, _sysv
 
-        sets = _sysv.list_sets()
+        for one in _sets.listed():
+            if one.name and one.name.startswith(f"/nst{process}_"):
+                _sysv.system().remove(one.row.id)
+                yield f"the set of {one.name}"
     except (ImportError, FileNotFoundError):
         return
-    for one in sets:
-        if one.name and one.name.startswith(f"/nst{process}_"):
-            _sysv.system().remove(one.id)
-            yield f"the set of {one.name}"
 
 
 def _sweep_sysv_ipc(process: int) -> Iterator[str]:

@@ -222,13 +222,16 @@ def run_python(
     )
 
 
-def import_copy(name: str) -> Any:
-    """Import a second copy of the package under another name, as a program has that brought its own; forget it with ``forget_copy``."""
+def import_copy(name: str, place: str | None = None) -> Any:
+    """Import a second copy of the package, or the one at ``place``, under another name.
+
+    A program that brings its own copy has two as well. ``forget_copy`` forgets it.
+    """
     import importlib.util
 
     import named_semaphores
 
-    place = os.path.dirname(os.path.abspath(named_semaphores.__file__))
+    place = place or os.path.dirname(os.path.abspath(named_semaphores.__file__))
     spec = importlib.util.spec_from_file_location(
         name, os.path.join(place, "__init__.py"), submodule_search_locations=[place]
     )

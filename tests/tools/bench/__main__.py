@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure this library beside its peers: ``tox -e bench``, or ``python tests/tools/bench [--quick] [GROUP ...]``. README.md explains the groups."""
+"""Measure this library beside its peers: ``tox -e bench``, or
+``python tests/tools/bench [--quick] [GROUP ...]``. README.md explains the groups.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[1:1] = [os.path.join(os.path.dirname(os.path.dirname(HERE)), "lib")]
 
 import report  # noqa: E402
-from peers import CACHE, prepare, sweep  # noqa: E402
+from peers import CACHE, OLD, prepare, sweep  # noqa: E402
 from results import Results  # noqa: E402
 from tables import put_into_readme, version  # noqa: E402
 
@@ -55,6 +57,9 @@ GROUPS = {
         1,
         "time for each process that waits for one token (median)",
         report.median,
+    ),
+    "fork": Group(
+        "handles.measure_forks", 1, 3, "fork, and the child's end (median)", report.median
     ),
     "handles": Group("handles.measure", 1, 1, "with many semaphores open (median)", report.median),
     "memory": Group("handles.measure_memory", 1, 1, "bytes a handle", report.number_of_bytes),
@@ -137,6 +142,7 @@ def main() -> int:
         action="store_true",
         help="put the tables into README.md, in place of this Python's",
     )
+    parser.add_argument("--old", metavar="PATH", help="another tree of this library, to compare to")
     parser.add_argument("--to", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for group in options.groups:
@@ -145,6 +151,8 @@ def main() -> int:
     if options.to:
         measure(options.groups[0], options.to, options.quick)
         return 0
+    if options.old:
+        os.environ[OLD] = os.path.abspath(options.old)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that "finally" runs
     notes = [f"Left out: {label}: {why}" for label, why in prepare().items()]
     for note in notes:
@@ -172,7 +180,9 @@ def main() -> int:
 
 
 def keep(results: Results, text: str, readme: bool) -> None:
-    """Write the values to a file, in place of earlier ones of the same groups, and the tables into README.md."""
+    """Write the values to a file, in place of earlier ones of the same groups, and the tables into
+    README.md.
+    """
     path = os.path.join(CACHE, f"{version().replace(' ', '-')}.json")
     kept = Results()
     if os.path.exists(path):

@@ -17,6 +17,7 @@ from support import unique_name
 
 PAIR, WITH, TRY, TIMEOUT = "acquire+release", "with", "non-blocking+release", "timeout+release"
 FAILS, CREATE, LINK = "non-blocking fails", "create+close", "link+close"
+LINK_AGAIN = "link+close of what is open"
 
 _BLOCK = 0.003  # seconds a peer is measured before the next has its turn
 
@@ -25,6 +26,8 @@ def measure(results: Results, quick: bool) -> None:
     """Time all calls. The peers take turns, so that ratios hold when the machine is slowed for a while."""
     peers = list(available())
     links = {peer: unique_name() for peer in peers if peer.has_name}
+    names = {peer: unique_name() for peer in peers if peer.has_name}
+    open_here = {peer: peer.create(name) for peer, name in names.items()}
     opened: list[Any] = []
     with Children() as children, Gate() as ready, Gate() as done:
         children.start(_keep, links, ready, done)
@@ -34,20 +37,23 @@ def measure(results: Results, quick: bool) -> None:
             sem, empty = peer.fresh(), peer.empty()
             opened.append((peer, sem, empty))
             for operation, statement in _statements(peer):
-                name = links.get(peer) if operation == LINK else unique_name()
+                its = {LINK: links, LINK_AGAIN: names}.get(operation)
+                name = its[peer] if its else unique_name()
                 timer = _timer(peer, statement, empty if operation == FAILS else sem, name)
                 timers.setdefault(operation, {})[peer] = timer
-        for operation, its in timers.items():
-            _take_turns(results, operation, its, quick)
+        for operation, by_peer in timers.items():
+            _take_turns(results, operation, by_peer, quick)
         for peer, *both in opened:
             for sem in both:
                 peer.drop(sem)
+        for peer, sem in open_here.items():
+            peer.discard(sem)
         done.give()
         children.join()
 
 
 def _keep(links: dict[Any, str], ready: Gate, done: Gate) -> None:
-    """Keep a semaphore of each name open in another process: linking to what the same process has open would cost less."""
+    """Keep a semaphore of each name open in another process, where linking does not find it."""
     kept = {peer: peer.create(name) for peer, name in links.items()}
     ready.give()
     done.wait(seconds=600)
@@ -66,7 +72,8 @@ def _statements(peer: Any) -> Iterator[tuple[str, str]]:
     if peer.opens_at_once:
         yield CREATE, "create(name)" if peer.closes_when_deleted else "discard(create(name))"
     if peer.opens_at_once and peer.has_name:
-        yield LINK, "link(name)" if peer.closes_when_deleted else "close(link(name))"
+        for operation in (LINK, LINK_AGAIN):
+            yield operation, "link(name)" if peer.closes_when_deleted else "close(link(name))"
 
 
 def _timer(peer: Any, statement: str, sem: Any, name: str | None) -> Callable[[int], float]:
@@ -130,7 +137,10 @@ def measure_imports(results: Results, quick: bool) -> None:
     for number in range(6 if quick else 21):
         for label, statement in list(imports.items()):
             path = os.path.join(CACHE, PREDECESSOR) if "1.0.3" in label else root
-            code = f"import sys, time; sys.path.insert(0, {path!r}); t = time.perf_counter()\n{statement}\nprint(time.perf_counter() - t)"
+            code = (
+                f"import sys, time; sys.path.insert(0, {path!r}); t = time.perf_counter()\n"
+                f"{statement}\nprint(time.perf_counter() - t)"
+            )
             ran = subprocess.run(
                 [sys.executable, "-c", code],
                 env=environment,

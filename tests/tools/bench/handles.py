@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many open semaphores: what a call costs then, and how much memory each takes."""
+"""Many open semaphores: what a call or a fork costs then, and how much memory each takes."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import json
+import os
 import time
 import tracemalloc
 from typing import Any, Callable
 
 from forks import Children, Gate, shared
-from peers import BareCtypes, Named, NamedCtypes, PosixIpc, Predecessor, Robust, available
+from peers import (
+    BareCtypes,
+    Named,
+    NamedCtypes,
+    PosixIpc,
+    Predecessor,
+    Robust,
+    RobustBefore,
+    available,
+)
 from results import Results
 from support import unique_name
 
 LINKED, CREATED = "linked", "created"
-_PEERS = (Named, NamedCtypes, Robust, PosixIpc, Predecessor)
+FORK, FORK_WITHOUT = "fork with 1,000 open", "fork with none open"
+_PEERS = (Named, NamedCtypes, Robust, RobustBefore, PosixIpc, Predecessor)
 
 
 def measure(results: Results, quick: bool) -> None:
@@ -28,13 +39,38 @@ def measure(results: Results, quick: bool) -> None:
                     results.add("handles", f"{operation}, {count:,} open", peer.label, seconds)
 
 
+def measure_forks(results: Results, quick: bool) -> None:
+    """Time fork until the child has ended, where the process has none and 1,000 semaphores open."""
+    for operation, count in ((FORK_WITHOUT, 0), (FORK, 1_000)):
+        for peer in available(Named, Robust, RobustBefore, PosixIpc):
+            names = [unique_name() for _ in range(count)]
+            for seconds in _in_child(_forks, peer, names, 20 if quick else 60).values():
+                results.add("fork", operation, peer.label, seconds)
+
+
+def _forks(peer: Any, names: list[str], times: int) -> dict[str, float]:
+    semaphores = [peer.create(name) for name in names]
+    seconds = {}
+    for number in range(times):
+        begin = time.perf_counter()
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        seconds[str(number)] = time.perf_counter() - begin
+    for sem in semaphores:
+        sem.unlink()  # closing alone, soon after a fork, leaves a robust set to the child
+        peer.close(sem)
+    return seconds
+
+
 def measure_memory(results: Results, quick: bool) -> None:
     """Measure the memory of a handle: what Python counts, and what the process takes."""
     count = 1_000 if quick else 10_000
     for peer in available(*_PEERS, BareCtypes):
         for which, used in _linked(_memory, peer, count).items():
             results.add("memory", f"{LINKED}: {which}", peer.label, used)
-    for peer in available(Named, NamedCtypes, Robust, Predecessor):
+    for peer in available(Named, NamedCtypes, Robust, RobustBefore, Predecessor):
         names = [unique_name() for _ in range(count)]
         for which, used in _in_child(_memory, peer.create, names, peer.discard).items():
             results.add("memory", f"{CREATED}: {which}", peer.label, used)

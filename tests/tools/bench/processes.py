@@ -20,6 +20,7 @@ from peers import (
     PosixIpc,
     Predecessor,
     Robust,
+    RobustBefore,
     SysvIpc,
     available,
 )
@@ -34,7 +35,10 @@ def clock() -> float:
 
 
 def _places() -> dict[str, tuple[set[int], set[int]] | None]:
-    """Return where two processes may run. Left alone, one pair happens to share a CPU and another does not, which takes ten times as long."""
+    """Return where two processes may run.
+
+    Left alone, one pair happens to share a CPU, and another does not: ten times as long.
+    """
     try:
         cpus = sorted(os.sched_getaffinity(0))
     except AttributeError:
@@ -101,6 +105,7 @@ def measure_contention(results: Results, quick: bool) -> None:
             Named,
             NamedCtypes,
             Robust,
+            RobustBefore,
             PosixIpc,
             Predecessor,
             Multiprocessing,
@@ -154,8 +159,9 @@ def _seconds_per_pair(peer: Any, count: int, seconds: float) -> float:
 def measure_queue(results: Results, quick: bool) -> None:
     """Time how long each of many waiting processes takes to get the only token and pass it on."""
     for count in (1, 100) if quick else (1, 100, 1000):
-        for peer in available(Named, NamedCtypes, Robust, PosixIpc, Multiprocessing, SysvIpc):
-            for _ in range(10 if count == 1 else 1):
+        peers = (Named, NamedCtypes, Robust, RobustBefore, PosixIpc, Multiprocessing, SysvIpc)
+        for peer in available(*peers):
+            for _ in range(1 if quick else 10 if count == 1 else 3):
                 results.add(
                     "queue", f"{count} waiting", peer.label, _seconds_per_waiter(peer, count)
                 )

@@ -6,8 +6,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from calls import BASE, IMPORT, LINK, PAIR, TIMEOUT, TRY, WITH
-from handles import CREATED, LINKED, PROCESSES, PYTHONS
+from calls import BASE, IMPORT, LINK, LINK_AGAIN, PAIR, TIMEOUT, TRY, WITH
+from handles import CREATED, FORK, LINKED, PROCESSES, PYTHONS
 from latency import CPU_TASKS, CPU_WAIT, IN_TASK, IN_THREAD
 from peers import (
     Filelock,
@@ -18,34 +18,40 @@ from peers import (
     PosixIpc,
     Predecessor,
     Robust,
-    SysvIpc,
+    RobustBefore,
 )
 from processes import DEATH
 from results import Results, percentile
 from serving import ALL_ASYNCIO, ALL_BLOCKING, FAIRNESS, MIXED_ASYNCIO, MIXED_BLOCKING
 
-NAMED, ROBUST = Named.label, Robust.label
+NAMED, ROBUST, BEFORE = Named.label, Robust.label, RobustBefore.label
 
 # Group, operation, whose, the peer, at most so many times as long.
 _AT_MOST = (
-    ("calls", WITH, NAMED, PosixIpc.label, 1.0),
-    ("calls", PAIR, NAMED, PosixIpc.label, 2.0),
-    ("calls", TRY, NAMED, PosixIpc.label, 1.4),
-    ("calls", TIMEOUT, NAMED, PosixIpc.label, 1.6),
+    ("calls", WITH, NAMED, PosixIpc.label, 0.95),
+    ("calls", PAIR, NAMED, PosixIpc.label, 1.75),
+    ("calls", TRY, NAMED, PosixIpc.label, 1.15),
+    ("calls", TIMEOUT, NAMED, PosixIpc.label, 1.25),
     ("calls", WITH, NAMED, Predecessor.label, 0.3),
     ("calls", PAIR, NAMED, Predecessor.label, 0.45),
     ("calls", TRY, NAMED, Predecessor.label, 0.3),
     ("calls", TIMEOUT, NAMED, Predecessor.label, 0.2),
     ("calls", WITH, NAMED, Multiprocessing.label, 0.75),
-    ("calls", LINK, NAMED, PosixIpc.label, 3.0),
-    ("import", IMPORT, NAMED, BASE, 1.0),
-    ("calls", PAIR, ROBUST, SysvIpc.label, 1.7),
+    ("calls", LINK, NAMED, PosixIpc.label, 2.6),
+    ("import", IMPORT, NAMED, BASE, 1.15),
+    ("calls", PAIR, ROBUST, BEFORE, 1.12),
+    ("calls", WITH, ROBUST, BEFORE, 0.92),
+    ("calls", LINK_AGAIN, ROBUST, BEFORE, 0.7),
+    ("fork", FORK, ROBUST, BEFORE, 0.5),
+    ("contention", "8 processes", ROBUST, BEFORE, 1.4),
+    ("contention", "64 processes", ROBUST, BEFORE, 1.4),
+    ("queue", "1000 waiting", ROBUST, BEFORE, 1.4),
 )
 # The same, at least so many times as often.
 _AT_LEAST = (
-    ("hand-over", "round trip, one CPU", NAMED, PosixIpc.label, 0.8),
-    ("hand-over", "round trip, two CPUs", NAMED, PosixIpc.label, 0.95),
-    ("contention", "8 processes", NAMED, PosixIpc.label, 0.6),
+    ("hand-over", "round trip, one CPU", NAMED, PosixIpc.label, 0.75),
+    ("hand-over", "round trip, two CPUs", NAMED, PosixIpc.label, 0.9),
+    ("contention", "8 processes", NAMED, PosixIpc.label, 0.85),
     ("calls", PAIR, ROBUST, Filelock.label, 30),
     ("calls", PAIR, ROBUST, Portalocker.label, 15),
 )
@@ -71,9 +77,24 @@ def rows(results: Results) -> Iterator[tuple[str, str, bool]]:
                 _quartiles(ratio),
                 ratio[0] >= limit,
             )
+    yield from _with_of_a_pair(results)
     yield from _serving(results)
     yield from _waiting(results)
     yield from _memory(results)
+
+
+def _with_of_a_pair(results: Results) -> Iterator[tuple[str, str, bool]]:
+    ratios = [
+        a / b
+        for a, b in zip(results.get("calls", WITH, ROBUST), results.get("calls", PAIR, ROBUST))
+    ]
+    if ratios:
+        middle = statistics.median(ratios)
+        yield (
+            f"{ROBUST}: {WITH}: at most 1.5 times as long as {PAIR}",
+            f"{middle:.2f}",
+            middle <= 1.5,
+        )
 
 
 def _serving(results: Results) -> Iterator[tuple[str, str, bool]]:
@@ -164,15 +185,16 @@ def _waiting(results: Results) -> Iterator[tuple[str, str, bool]]:
 
 
 def _memory(results: Results) -> Iterator[tuple[str, str, bool]]:
-    for kind in (LINKED, CREATED):
-        for which in (PYTHONS, PROCESSES):
-            used = results.median("memory", f"{kind}: {which}", NAMED)
-            if used is not None:
-                yield (
-                    f"{NAMED}: memory of a {kind} handle ({which}) less than 2 KB",
-                    f"{used:.0f} bytes",
-                    used < 2048,
-                )
+    for whose, most in ((NAMED, 2048), (ROBUST, 4450)):
+        for kind in (LINKED, CREATED):
+            for which in (PYTHONS, PROCESSES):
+                used = results.median("memory", f"{kind}: {which}", whose)
+                if used is not None:
+                    yield (
+                        f"{whose}: memory of a {kind} handle ({which}) at most {most} bytes",
+                        f"{used:.0f} bytes",
+                        used <= most,
+                    )
 
 
 def _name(group: str, operation: str) -> str:
