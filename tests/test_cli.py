@@ -22,8 +22,8 @@ import named_semaphores
 from named_semaphores import (
     NamedSemaphore,
     RobustSemaphore,
-    _semlock,
     _keys,
+    _semlock,
     _set,
     _sets,
     _sysv,
@@ -98,10 +98,10 @@ def tokens(name):
         return None
 
 
-def leave_idle(*names):
-    """Leave sets that nobody has open, as a killed process does."""
-    code = "import os, sys; from named_semaphores import RobustSemaphore as R; s = [R(name) for name in sys.argv[1:]]; os._exit(0)"
-    subprocess.run([sys.executable, "-c", code, *names], env=ENVIRONMENT, check=True)
+def leave_idle(name, mode=0o600):
+    """Leave a set that nobody has open, as a killed process does."""
+    code = f"import os; from named_semaphores import RobustSemaphore as R; s = R({name!r}, mode={mode}); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
 
 
 def sets():
@@ -309,21 +309,43 @@ def test_another_users_idle_set_is_explained(name, bare, capfd):
         assert name not in quick(capfd, "unlink", "--unused", "--yes")[0]
     assert sets() == [bare]
     steps(capfd, (f"unlink --unused --yes {bare}", f"{bare}\n"))
+    leave_idle(name, 0o666)
+    with as_nobody():
+        _, err, code = quick(capfd, "unlink", bare)
+        assert (code, "belongs to user 0" in err) == (2, True)
+        steps(capfd, (f"create {bare}", ""), (f"value {bare}", "1\n"))
+    steps(capfd, (f"unlink {bare}", ""))
 
 
 @on_linux
 @as_root
 def test_value_and_holders_of_what_may_be_read_only(name, bare, capfd):
-    with contextlib.closing(RobustSemaphore(name, 3, mode=0o644)) as robust:
-        robust.acquire(n=2)
-        with as_nobody():
-            steps(capfd, (f"value {bare}", "1\n"))
-            assert f"\n{os.getpid()} " in quick(capfd, "holders", bare)[0]
-        robust.release(2)
-    if _semlock.system().is_glibc:
-        with contextlib.closing(NamedSemaphore(name, 5, unlink_on_delete=True, mode=0o644)):
+    for mode, known in ((0o644, True), (0o600, False)):
+        with contextlib.closing(RobustSemaphore(name, 3, mode=mode)) as robust:
+            robust.acquire(n=2)
             with as_nobody():
-                steps(capfd, (f"value {bare}", "5\n"))
+                value, holders = (quick(capfd, words, bare) for words in ("value", "holders"))
+            robust.release(2)
+        assert value[::2] == (("1\n", 0) if known else ("", 2))
+        assert (f"\n{os.getpid()} " in holders[0]) is known
+        assert known or "Permission denied (set " in value[1]
+        assert known or "Permission denied (set " in holders[1]
+
+
+@with_glibc
+@as_root
+def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
+    with contextlib.closing(NamedSemaphore(name, 5, unlink_on_delete=True, mode=0o644)):
+        with as_nobody():
+            steps(capfd, (f"value {bare}", "5\n"))
+            out, err, code = quick(capfd, "unlink", bare)
+            assert (out, code, "it belongs to user 0" in err) == ("", 2, True)
+
+            def refuse():
+                raise NotImplementedError
+
+            monkeypatch.setattr(commands, "list_posix", refuse)
+            assert "Permission denied (it belongs to user 0" in quick(capfd, "value", bare)[1]
 
 
 # Errors
@@ -612,7 +634,7 @@ def test_holders_of_a_robust_one(robust, bare, capfd):
     robust.acquire(n=2)
     with Child(line("run", bare, "sh", "-c", "sleep 600; :", "a b"), env=ENVIRONMENT) as process:
         wait_for(lambda: robust.value == 0)
-        wait_for(lambda: b"sleep" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
+        wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sh"))
         table = quick(capfd, "holders", bare)[0].splitlines()
         out, err, code = quick(capfd, "holders", "/" + bare, "--json")
         process.kill()

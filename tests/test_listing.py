@@ -258,15 +258,18 @@ def test_a_system_that_cannot_list(monkeypatch):
         list_posix()
 
 
-@pytest.mark.parametrize("missing", ["list_posix", "list_robust"])
-def test_a_system_that_lists_one_kind(monkeypatch, missing):
+def test_a_system_that_lists_one_kind_or_none(monkeypatch):
     def refuse():
-        raise NotImplementedError
+        raise NotImplementedError("none here")
 
     info = listing.SemaphoreInfo("/x", 1, None, None, False, 0o600, 0, 0.0)
-    for look in ("list_posix", "list_robust"):
-        monkeypatch.setattr(listing, look, refuse if look == missing else lambda: [info])
-    assert list_semaphores() == [info]
+    for posix, robust in ((refuse, lambda: [info]), (lambda: [info], refuse)):
+        monkeypatch.setattr(listing, "list_posix", posix)
+        monkeypatch.setattr(listing, "list_robust", robust)
+        assert list_semaphores() == [info]
+    monkeypatch.setattr(listing, "list_posix", refuse)
+    with pytest.raises(NotImplementedError, match="none here"):
+        list_semaphores()
 
 
 def test_files_that_only_the_library_can_read(tmp_path):

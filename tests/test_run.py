@@ -17,10 +17,19 @@ from pathlib import Path
 import pytest
 from stress import runs, terminals
 from stress.terminals import ENVIRONMENT, SECONDS, Terminal
-from support import PREFIX, PYPY, SLOW, Child, unique_name, wait_for
+from support import (
+    NOBODY,
+    PREFIX,
+    PYPY,
+    SLOW,
+    Child,
+    unique_name,
+    wait_for,
+    why_always_the_same_user,
+)
 
 import named_semaphores
-from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sets, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _set, _sets, _sysv
 from named_semaphores.cli import run as command
 
 try:
@@ -170,7 +179,7 @@ def test_what_cannot_be_run(name, bare, tmp_path):
         (str(text), 126, errno.EACCES),
         (str(tmp_path), 126, errno.EACCES),
     ):
-        result = run(bare, word)
+        result = run(bare, *([] if code == 126 else ["--slot-env", "SLOT"]), word)
         assert (result.returncode, result.stderr) == (
             code,
             f"{PROG}: {word}: {os.strerror(reason)}\n",
@@ -208,18 +217,28 @@ def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
         assert (result.stdout, result.returncode) == expected
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 127), (errno.E2BIG, 126)])
-def test_where_the_system_refuses(bare, capfd, monkeypatch, number, code):
-    """EACCES: a folder of the PATH that cannot be searched. E2BIG: too many words."""
+@pytest.fixture
+def cannot_execute(request, monkeypatch):
+    """Let execv fail, with EACCES or the given errno."""
+    number = getattr(request, "param", errno.EACCES)
 
     def refuse(program, arguments):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "execv", refuse)
-    err, exit_code = quick(capfd, bare, "no-such-command")
-    reason = os.strerror(errno.ENOENT if code == 127 else number)
-    assert (err, exit_code) == (f"named-semaphores: no-such-command: {reason}\n", code)
-    del os.environ[command.ANCESTORS]
+    monkeypatch.setenv(command.ANCESTORS, "")
+    return number
+
+
+@pytest.mark.parametrize("cannot_execute", [errno.EACCES, errno.E2BIG], indirect=True)
+def test_where_the_system_refuses(bare, capfd, cannot_execute):
+    """EACCES: a folder of the PATH that cannot be searched. E2BIG: too many words."""
+    code, number = {errno.EACCES: (127, errno.ENOENT)}.get(cannot_execute, (126, cannot_execute))
+    said = f"named-semaphores: no-such-command: {os.strerror(number)}\n"
+    assert quick(capfd, bare, "no-such-command") == (said, code)
+    with contextlib.closing(RobustSemaphore(bare, 2)) as opened, opened.slot():
+        assert quick(capfd, bare, "--slot-env", "SLOT", "no-such-command") == (said, code)
+    assert os.environ.pop("SLOT") == "1"
 
 
 # What the command finds
@@ -357,7 +376,19 @@ def test_no_token_in_time(opened, bare, capfd, wait, within, conflict):
     assert (opened.value, users(opened.name)) == (2, 1)
 
 
-@pytest.mark.parametrize("wait", [[], ["--timeout", "600"], ["-w1e300"], ["-w", "inf"]], ids=str)
+def test_only_some_of_many_holders_are_named(opened, bare, capfd, monkeypatch):
+    opened.acquire(n=2)
+    holders = [(2**22 + 1, 2), (0, 1), (None, 3), *((os.getpid(), 1) for _ in range(4))]
+    monkeypatch.setattr(_set.Set, "holders", lambda self: holders)
+    err, _ = quick(capfd, bare, "-n", "true")
+    assert "; held by 4194305 (?): 2 tokens, others, others: 3 tokens, " in err
+    assert err.endswith(" and 2 more\n")
+    opened.release(2)
+
+
+@pytest.mark.parametrize(
+    "wait", [[], ["--verbose"], ["--timeout", "600"], ["-w1e300"], ["-w", "inf"]], ids=str
+)
 def test_it_waits_for_a_token_also_after_it_was_stopped(opened, wait):
     opened.acquire(n=2)
     with start(opened.name, *wait, "echo", "it runs") as process:
@@ -368,7 +399,7 @@ def test_it_waits_for_a_token_also_after_it_was_stopped(opened, wait):
         wait_for(lambda: terminals.status_of(process.pid)[0] != "T")
         wait_for(lambda: opened.waiting == 1)
         opened.release(1)
-        assert end(process) == ("it runs\n", "", 0)
+        assert end(process)[::2] == ("it runs\n", 0)
     opened.release(1)
     assert opened.value == 2
 
@@ -422,14 +453,15 @@ def test_those_who_wait_are_served_in_turn(opened, timeout):
 def test_a_numbered_slot(opened, bare):
     """The lowest number that no other has."""
     words = [bare, "--slot-env", "SLOT", "sh", "-c", "echo $SLOT; read it"]
-    with start(*words) as first, start(*words) as second:
-        numbers = [int(process.stdout.readline()) for process in (first, second)]
-        assert sorted(numbers) == [0, 1]
+    with start(*words) as first:
+        assert first.stdout.readline() == "0\n"
+        second = start(*words)
+        assert second.stdout.readline() == "1\n"
         assert run(bare, "-n", "--slot-env", "SLOT", "true").returncode == 1
         with start(*words) as third:
             wait_for(lambda: opened.waiting == 1)
             first.kill()
-            assert int(third.stdout.readline()) == numbers[0]
+            assert third.stdout.readline() == "0\n"
             end(third)
         end(second)
     result = run(bare, "--slots", "33", "--slot-env", "SLOT", "true")
@@ -504,6 +536,18 @@ def test_it_says_that_there_is_a_posix_semaphore_of_this_name(name, bare):
     posix.close()
 
 
+@on_linux
+@pytest.mark.skipif(why_always_the_same_user() is not None, reason="one user only")
+def test_it_says_so_of_another_users_posix_semaphore(bare, capfd, cannot_execute):
+    with contextlib.closing(NamedSemaphore(bare, unlink_on_delete=True)):
+        os.seteuid(NOBODY)
+        try:
+            err, _ = quick(capfd, bare, "true")
+        finally:
+            os.seteuid(0)
+    assert "a POSIX semaphore of this name, too" in err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -534,6 +578,7 @@ def test_it_says_that_there_is_a_posix_semaphore_of_this_name(name, bare):
             ("NAME --take 2 true", "--take 2 is more than the 1 of NAME"),
             ("NAME --timeout nan true", "--timeout: 'nan' is not a number of seconds from 0"),
             ("NAME --timeout -1 true", "--timeout: '-1' is not"),
+            ("NAME -w soon true", "--timeout: 'soon' is not"),
             ("NAME -w 1_0 true", "--timeout: '1_0' is not"),
             ("NAME -w \uff12 true", "--timeout: '\uff12' is not"),
             ("NAME --timeout 1 --no-wait true", "either --timeout or --no-wait"),

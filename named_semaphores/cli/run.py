@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from itertools import cycle
 
 from .._checks import check_name, clock, deadline_of
 
@@ -299,11 +300,11 @@ def _take_until(deadline: int | None, semset: Set, options: _Options) -> int | N
             f"run: --take {options.take} is more than the {semset.total()} of {options.name}: such "
             "a number is never free (--slots changes how many there are)"
         ) from None
-    while options.slot_env:  # one is free, or will be in an instant
-        for number in range(_set.NUMBERS):
-            if semset.operate(_set.take_number(number)):
-                return number
-    return 0
+    if not options.slot_env:
+        return 0
+    # A number is free, or will be in an instant.
+    numbers = cycle(range(_set.NUMBERS))
+    return next(filter(lambda number: semset.operate(_set.take_number(number)), numbers))
 
 
 def _of(n: int, total: int) -> str:
@@ -411,11 +412,9 @@ def complain(problem: object, typed: str = "") -> None:
     """
     text = str(problem)
     slashed = typed if typed.startswith("/") else f"/{typed}"
-    if isinstance(problem, OSError) and problem.strerror:
-        text = problem.strerror
-        if problem.filename is not None:
-            name = os.fsdecode(problem.filename)
-            text = f"{typed if name == slashed else name}: {text}"
+    if isinstance(problem, OSError) and problem.filename is not None:
+        name = os.fsdecode(problem.filename)
+        text = f"{typed if name == slashed else name}: {problem.strerror}"
     text = text.replace(repr(slashed), repr(typed or slashed))
     if sys.stderr is None:  # it was closed at the start
         return
