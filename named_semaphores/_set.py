@@ -134,9 +134,10 @@ STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 # The marks before IPC_RMID, for which the process must have the right. Another process that finds a
 # mark adds its own, and calls IPC_RMID too. If all of them die before the call, the kernel takes
 # the marks back. Without a mark, a newcomer could join just before IPC_RMID.
-MARK_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, UNDO)]
-MARK_UNUSED: list[Operation] = MARK_IDLE[1:]  # also a persistent set
-MARK_UNREADY: list[Operation] = [(TOTAL, 0, NOWAIT), (TOTAL, 1, UNDO), (DEAD, 1, UNDO)]
+# TOTAL keeps a set that is not ready from being made ready.
+MARK_UNUSED: list[Operation] = [(USERS, 0, NOWAIT), (TOTAL, 1, UNDO), (DEAD, 1, UNDO)]
+MARK_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), *MARK_UNUSED]
+MARK_UNREADY: list[Operation] = [(TOTAL, 0, NOWAIT), *MARK_UNUSED]
 
 
 def take_over(account: int) -> list[Operation]:
@@ -362,11 +363,12 @@ class Set:
             return False
         if n == 1:
             return self._wait(take(account, 1, bias), deadline)
-        if self._wait(take_first(account, bias), deadline):
-            notice = library.system.many_operations
+        notice = library.system.many_operations
+        while self._wait(take_first(account, bias), deadline):
             if self._wait(take_rest(account, n, bias, notice), deadline):
                 return True
             self.operate(give_up(account))
+            self.check_total(n)  # there were fewer than n, and there may be more again
         self.check_total(n)
         return False
 
