@@ -227,7 +227,7 @@ HOST = Runtime(
 RUNTIMES = [
     *(
         Runtime("cpython" + version, "pyenv's, or on PATH", found(version))
-        for version in ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
+        for version in ["3.9", "3.10", "3.11", "3.12", "3.13"]
     ),
     sid("cpython3.13-sid", "python3.13"),
     sid("cpython3.14-sid", "python3.14"),

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from runtimes import Shop, Unavailable, cached, run
 
-# By the oldest Python they are for. Everything is named, with the last versions for Python 3.8: pip evaluates "only for older
-# Pythons" for the Python it runs on, and not every index tells it which versions a package is for.
+# By the oldest Python they are for. pip evaluates "only for older Pythons" for the Python it runs on,
+# and not every index tells it which versions a package is for.
+OLDER = ["exceptiongroup", "tomli", "typing_extensions"]
 TEST_SETS = {
-    "3.8": ["pytest<8.4", "pytest-timeout<2.5", "pluggy<1.6", "iniconfig<2.2", "packaging<26",
-            "exceptiongroup<1.4", "tomli<2.4", "typing_extensions<4.14"],
-    "3.10": ["pytest", "pytest-timeout", "exceptiongroup", "tomli", "typing_extensions"],
-}  # fmt: skip
+    "3.9": ["pytest<9", "pytest-timeout", "iniconfig<2.2", *OLDER],
+    "3.10": ["pytest", "pytest-timeout", *OLDER],
+}
 
 
 def test_set(python):
-    return "3.8" if tuple(python) < (3, 10) else "3.10"
+    return "3.9" if tuple(python) < (3, 10) else "3.10"
 
 
 def pip():
