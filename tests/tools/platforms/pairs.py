@@ -54,8 +54,6 @@ ALL = [
     Pair("i386+armhf", "i386", "armhf", together, f"{ROUNDS} rounds"),
     Pair("native/i386", HOST.name, "i386", refused("64-bit"), "refused"),
     Pair("i386/native", "i386", HOST.name, refused("32-bit"), "refused"),
-    Pair("native/s390x", HOST.name, "s390x", refused("byte order"), "refused"),
-    Pair("s390x/native", "s390x", HOST.name, refused("byte order"), "refused"),
     Pair("glibc/musl", HOST.name, "cpython3.13-musl", apart, "neither sees the other's"),
 ]
 
