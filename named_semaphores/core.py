@@ -100,7 +100,8 @@ class NamedSemaphore(Semaphore):
         if self._unlinks:
             # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it
             # refers to the owner, too.
-            self._owner = Owner(_unlink, libc, name, handle, file)
+            inode = file and (file.st_dev, file.st_ino)
+            self._owner = Owner(_unlink, libc, name, handle, inode)
             self._exit = partial(handle.leave)
             self._exit.owner = self._owner  # type: ignore[attr-defined]
 
@@ -263,11 +264,11 @@ def _unlink(
     libc: Libc,
     name: str,
     handle: Handle | None = None,  # stays open until this returns, so that no file gets its inode
-    file: os.stat_result | None = None,
+    inode: tuple[int, int] | None = None,
 ) -> None:
-    """Unlink the name, unless it stands for another file than this one by now."""
-    now = file and _file(libc, name)
-    if file and now and (now.st_dev, now.st_ino) != (file.st_dev, file.st_ino):
+    """Unlink the name, unless it stands for a file with another device and inode by now."""
+    file = inode and _file(libc, name)
+    if file and (file.st_dev, file.st_ino) != inode:
         return
     try:
         libc.unlink(name)
