@@ -59,6 +59,16 @@ class _Waiter:
         return self.wait(deadline - clock())
 
 
+class _Poller(_Waiter):
+    """For the rest of several tokens, where nothing ends a wait that is resized below n."""
+
+    __slots__ = ()
+
+    def wait(self, nanoseconds: int) -> Iterator[int]:
+        self.library.sleep(0.001)
+        return self.try_once()
+
+
 class _Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
@@ -87,7 +97,8 @@ class _Calls:
         self.first_waits = self.tries
         if n > 1:
             self.first = _Waiter(library, several[0], several[2])
-            self.rest = _Waiter(library, several[1], several[3])
+            rest = _Waiter if notice or library.semtimedop else _Poller
+            self.rest = rest(library, several[1], several[3])
             self.give_up = starmap(library.semop_now, repeat(several[4]))
         elif library.semtimedop is None:
             self.first_waits = map(not_, starmap(library.semop, repeat(later)))
