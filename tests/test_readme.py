@@ -1,100 +1,164 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README's code runs as written, on names of this run."""
+"""README's code runs as written, and programs that were written after 1.0.3's README run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from support import SLOW, run_python
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-    README = file.read()
+README = Path(__file__).resolve().parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+# (language, code) of each fenced block; other tests run "python zookeeper".
+BLOCKS = re.findall(r"^```(\w[^\n]*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+LINES = [
+    re.sub(r"^\$ |^[*/\d]+( [*\d]+){4} +| +# .*", "", line)  # prompt, cron's five fields, comment
+    for language, code in BLOCKS
+    if language in ("console", "cron")
+    for line in code.splitlines()
+]
+COMMANDS = [line for line in LINES if re.match(r"(named-|.* named_)semaphores ", line)]
+
+# Where Python and the command line say the name of a semaphore.
+NAME = re.compile(r'(Semaphore\("|"run", "|named.semaphores (?:run|holders) )(\w+)')
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+@pytest.fixture
+def own(name):
+    """A function that returns the code with names of this test; afterwards none of them is left."""
+    names = []
+
+    def rename(code):
+        names.extend(f"{name}.{found[1]}" for found in NAME.findall(code))
+        assert names
+        return NAME.sub(rf"\g<1>{name}.\2", code)
+
+    yield rename
+    for each in names:
+        flag = NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
+        with contextlib.suppress(FileNotFoundError):  # README's signal stays until unlink()
+            NamedSemaphore(each, handle_existence=flag).unlink()
+        RobustSemaphore(each).close()  # removes the idle set that run leaves
 
 
-# Where README's code says the name of a semaphore.
-NAME = re.compile(r"""((?:NamedSemaphore|RobustSemaphore)\(\s*)"/?([^"]+)\"""")
+def test_all_blocks_are_found():
+    languages = {language for language, _ in BLOCKS}
+    assert languages == {"python", "python conftest", "python zookeeper", "console", "cron"}
+    assert README.count("```") == 2 * len(BLOCKS)
+    assert len(PYTHON) > 8
+    assert len(COMMANDS) > 4
 
 
-def test_python_blocks_run_top_to_bottom(name):
-    code, count = NAME.subn(rf'\1"{name}.\2"', "\n".join(blocks("python")))
-    assert count
-    assert "async with" in code
-    try:
-        done = run_python(code, options=["-W", "error"])
-        assert (done.returncode, done.stderr) == (0, "")
-    finally:
-        for _, used in NAME.findall(code):
-            with contextlib.suppress(FileNotFoundError):  # some stay, as README says
-                NamedSemaphore(
-                    used, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
-                ).unlink()
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: NAME.search(code)[2])
+def test_a_python_block_runs(code, own):
+    # The subprocess outlives its parent, as that recipe says: a ResourceWarning.
+    options = ["-W", "error", "-W", "ignore::ResourceWarning"]
+    done = run_python(own(code), options=options)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_command_lines_are_understood():
-    for line in "\n".join(blocks("console")).splitlines():
-        command = line.split("#")[0].split()[1:]
-        if command[:1] == ["named-semaphores"]:
-            done = subprocess.run(
-                [sys.executable, "-m", "named_semaphores", command[1], "--help"],
-                capture_output=True,
-                text=True,
-                timeout=60 * SLOW,
-                check=False,
-            )
-            assert done.returncode == 0, line
-            for option in re.findall(r"--[a-z][a-z-]+", " ".join(command[1:])):
-                assert option in done.stdout, line
-
-
-def test_the_command_lines_run_in_order(name):
-    (block,) = (block for block in blocks("console") if "create pool" in block)
-    names = sorted(set(re.findall(r"named-semaphores (?:run|create) (\w+)", block)))
-    assert names == ["build", "disk", "pool"]
-    script = re.sub(
-        r"\b(build|disk|pool)\b",
-        rf"{name}.\1",
-        block.replace("$ named-semaphores", f'"{sys.executable}" -m named_semaphores'),
-    )
-    # The last run finds a token, if the first, in the background, has begun: else it makes a semaphore of one.
-    first, rest = script.split("\n", 1)
-    script = f'{first}\nuntil "{sys.executable}" -m named_semaphores value {name}.build >/dev/null 2>&1; do :; done\n{rest}'
+def test_the_fixture_runs(own, tmp_path):
+    (code,) = (code for language, code in BLOCKS if language == "python conftest")
+    files = {
+        "pytest.ini": "[pytest]\n",
+        "conftest.py": own(code),
+        "test_browser.py": "from conftest import browsers\n"
+        "def test_with(browser): assert browsers.value == 1\n"
+        "def test_without(): assert browsers.value == 2\n",
+    }
+    for file, text in files.items():
+        tmp_path.joinpath(file).write_text(text, encoding="utf-8")
     done = subprocess.run(
-        ["sh", "-euc", script + "wait"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=60 * SLOW,
         check=False,
     )
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_line_runs(line, own, name, tmp_path):
+    python = f"exec {shlex.quote(sys.executable)}"
+    programs = {
+        "python3": f'{python} "$@"',
+        "named-semaphores": f'{python} -m named_semaphores "$@"',
+        **dict.fromkeys(("make", "fetch-mail", "python"), "exit 0"),  # what run executes
+    }
+    for program, script in programs.items():
+        tmp_path.joinpath(program).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        tmp_path.joinpath(program).chmod(0o755)
+    slots = re.search(r"--slots (\d+)", line)
+    sem = RobustSemaphore(f"{name}.{NAME.search(line)[2]}", int(slots[1]) if slots else 4)
+    with sem:  # somebody whom holders shows
+        done = subprocess.run(
+            ["sh", "-euc", own(line)],
+            env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=60 * SLOW,
+            check=False,
+        )
+    sem.close()
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(rf"{name}.pool +posix +3 ", done.stdout)
-    assert done.stdout.endswith("\n2\n")
-    RobustSemaphore(f"{name}.build").close()
+    assert ("echo" in line) == ("at most" in done.stdout)
+    assert ("holders" in line) == (str(os.getpid()) in done.stdout)
 
 
-def test_the_first_command(name):
-    command = [
-        sys.executable,
-        "-m",
-        "named_semaphores",
-        "run",
-        name,
-        "--slots",
-        "2",
-        "--",
-        "echo",
-        "hello",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=True)
-    assert done.stdout == "hello\n"
-    RobustSemaphore(name).close()  # the command's end leaves an idle set, which counts as not there
+def test_ci_finds_the_command_for_the_tests():
+    assert [line for line in LINES if re.fullmatch(r"python3 -m venv \.venv && .*tox", line)]
+
+
+@pytest.mark.refcounts
+def test_programs_for_1_0_3_run(name):
+    code = """
+import sys
+from named_semaphores import NamedSemaphore
+
+name, Flags = sys.argv[1], NamedSemaphore.Flags
+sem = NamedSemaphore(name)
+sem = NamedSemaphore(name, initial_value=3)  # links
+sem.acquire()
+sem.release()
+if sem.acquire(timeout=5):
+    sem.release()
+with NamedSemaphore(name) as inner:
+    assert inner.name == "/" + name.lstrip("/")
+sem = inner = None
+
+creator = NamedSemaphore(name, handle_existence=Flags.RAISE_IF_EXISTS)
+user = NamedSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+assert (creator.linked_existing_semaphore, user.linked_existing_semaphore) == (False, True)
+del user
+NamedSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+del creator  # unlinks
+try:
+    NamedSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+except FileNotFoundError:
+    print("was unlinked")
+
+sem = NamedSemaphore(name, unlink_on_delete=False)
+del sem
+sem = NamedSemaphore(name, unlink_on_delete=False)
+assert sem.linked_existing_semaphore
+sem.unlink()
+for flag in Flags.RAISE_IF_EXISTS, Flags.LINK_OR_CREATE:
+    sem = NamedSemaphore(name, handle_existence=flag)
+try:  # the creator was deleted when its variable got the second object
+    sem = NamedSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
+except FileNotFoundError:
+    print("was unlinked")
+sem = NamedSemaphore(name, handle_existence=Flags.UNLINK_AND_CREATE)
+"""
+    done = run_python(code, name, options=["-W", "error"])
+    assert (done.stdout, done.stderr) == ("was unlinked\n" * 2, "")
