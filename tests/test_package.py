@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Importing the package: what it loads, two copies of it, and systems where it can be imported and not be used."""
+"""Importing: what it loads, what annotations tell, two copies, and systems without semaphores."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import sys
+import typing
 
 import profiles
 import pytest
@@ -13,88 +15,64 @@ from kinds import exists
 from support import run_python
 
 import named_semaphores
-from named_semaphores import NamedSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore
 
-# --- systems without named semaphores --------------------------------------------------------------------------------------------------
+CLASSES = [NamedSemaphore, RobustSemaphore]
 
-# What the standard library needs of the real platform is imported before.
+# --- Systems without semaphores -------------------------------------------------------------------
+
+# The standard library needs the real platform, so what it imports comes first.
 PLAY = """
 import ctypes, enum, errno, multiprocessing, os, pickle, sys, time, weakref
 def refuse(*arguments): raise AssertionError("nothing is loaded here")
 ctypes.CDLL = refuse
 sys.platform = sys.argv[1]
 """
-# What the system does not have.
 WINDOWS = """
-for missing in ("sysconf", "register_at_fork", "fork", "geteuid", "getuid", "makedev", "O_NOFOLLOW"): delattr(os, missing)
-for missing in ("CLOCK_MONOTONIC", "CLOCK_REALTIME", "clock_gettime", "clock_gettime_ns"): delattr(time, missing)
+for missing in ("sysconf", "register_at_fork", "fork", "geteuid", "getuid", "makedev", "O_NOFOLLOW"):
+    delattr(os, missing)
+for missing in ("CLOCK_MONOTONIC", "CLOCK_REALTIME", "clock_gettime", "clock_gettime_ns"):
+    delattr(time, missing)
+import _signal
+del _signal.pthread_sigmask
 """
 NO_CTYPES = """
 import enum, errno, os, pickle, sys, weakref
-for name in [name for name in sys.modules if name.partition(".")[0] in ("ctypes", "_ctypes")]: del sys.modules[name]
+for name in list(sys.modules):
+    if name.partition(".")[0] in ("ctypes", "_ctypes"): del sys.modules[name]
 sys.modules["ctypes"] = sys.modules["_ctypes"] = None
 sys.platform = sys.argv[1]
 """
 USE = """
-import named_semaphores, named_semaphores._cleanup
-from named_semaphores import NamedSemaphore
-print(*[flag.name for flag in NamedSemaphore.Flags])
-for make in (lambda: NamedSemaphore("/jobs"), lambda: NamedSemaphore("jobs", 3, NamedSemaphore.Flags.UNLINK_AND_CREATE)):
+import named_semaphores
+cls = getattr(named_semaphores, sys.argv[2])
+print(*[flag.name for flag in cls.Flags])
+for make in (lambda: cls("/jobs"), lambda: cls("jobs", 3, cls.Flags.UNLINK_AND_CREATE)):
     try:
         make()
     except NotImplementedError as error:
         print(error)
 try:
-    NamedSemaphore("a/b")
+    cls("a/b")
 except ValueError as error:
     print("ValueError", error)
-print(repr(NamedSemaphore.__new__(NamedSemaphore)))
+print(repr(cls.__new__(cls)))
 """
 
 
-USE_ROBUST = """
-from named_semaphores import RobustSemaphore
-for make in (lambda: RobustSemaphore("/jobs"), lambda: RobustSemaphore("jobs", 3, RobustSemaphore.Flags.UNLINK_AND_CREATE)):
-    try:
-        make()
-    except NotImplementedError as error:
-        print(error)
-print(repr(RobustSemaphore.__new__(RobustSemaphore)))
-"""
-
-
-@pytest.mark.parametrize(
-    ("platform", "code", "hint"),
-    [
-        pytest.param(
-            "win32",
-            f"{PLAY}{WINDOWS}import _signal; del _signal.pthread_sigmask",
-            "; run Python under WSL",
-            id="win32",
-        ),
-        pytest.param("emscripten", PLAY, "", id="emscripten"),
-        pytest.param("wasi", f"{PLAY}del os.register_at_fork, os.fork", "", id="wasi"),
-    ],
-)
-def test_importing_works_and_making_a_robust_one_says_why_not(platform, code, hint):
-    done = run_python(code + USE_ROBUST, platform)
-    assert (done.returncode, done.stderr) == (0, "")
-    refusal = f"this system ({platform}) has no System V semaphores{hint}"
-    assert done.stdout.splitlines() == [refusal, refusal, "<RobustSemaphore None closed>"]
-
-
+@pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize(
     ("platform", "code"),
     [
         pytest.param("win32", PLAY + WINDOWS, id="win32"),
         pytest.param("emscripten", PLAY, id="emscripten"),
-        pytest.param("wasi", PLAY, id="wasi"),
+        pytest.param("wasi", PLAY + "del os.register_at_fork, os.fork", id="wasi"),
         pytest.param("wasi", NO_CTYPES, id="wasi without ctypes"),
         pytest.param("linux", NO_CTYPES, id="linux without ctypes"),
     ],
 )
-def test_importing_works_and_making_one_says_why_not(platform, code):
-    done = run_python(code + USE, platform)
+def test_importing_works_and_the_constructor_says_why_not(cls, platform, code):
+    done = run_python(code + USE, platform, cls.__name__)
     assert (done.returncode, done.stderr) == (0, "")
     flags, first, second, bad_name, shown = done.stdout.splitlines()
     assert flags == "RAISE_IF_EXISTS LINK_OR_CREATE RAISE_IF_NOT_EXISTS UNLINK_AND_CREATE"
@@ -103,13 +81,12 @@ def test_importing_works_and_making_one_says_why_not(platform, code):
         assert first.startswith("named semaphores need ctypes, and this Python cannot import it: ")
         assert "ctypes" in first.partition(": ")[2]
     else:
-        assert (
-            f"({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL"
-            in first
-        )
+        kind = "System V" if cls is RobustSemaphore else "POSIX named"
+        assert f"({platform}) has no {kind} semaphores" in first
+        assert platform != "win32" or "WSL" in first
     assert bad_name.startswith("ValueError")
     assert "'a/b'" in bad_name
-    assert shown == "<NamedSemaphore None closed>"
+    assert shown == f"<{cls.__name__} None closed>"
 
 
 @pytest.mark.skipif(
@@ -117,7 +94,7 @@ def test_importing_works_and_making_one_says_why_not(platform, code):
     reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
 )
 def test_stubs_that_say_enosys_are_said_to_be_none(name):
-    # Android's, in bionic's sources (libc/bionic/semaphore.cpp): sem_open, sem_close and sem_unlink.
+    # Android's, in bionic's sources: libc/bionic/semaphore.cpp.
     code = """
 import ctypes, errno, sys
 def stub(*arguments):
@@ -125,7 +102,8 @@ def stub(*arguments):
     return 0
 class Bionic:
     sem_open = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, use_errno=True)(stub)
-    sem_close = sem_unlink = sem_getvalue = sem_wait = sem_trywait = sem_post = sem_timedwait = sem_open
+    sem_close = sem_unlink = sem_getvalue = sem_wait = sem_trywait = sem_post = sem_open
+    sem_timedwait = sem_open
 ctypes.CDLL = lambda name: Bionic
 sys.platform = "android"
 sys.modules["_multiprocessing"] = None
@@ -153,11 +131,10 @@ try:
 except ImportError:
     import _xxsubinterpreters as interpreters
     made = interpreters.create()
-path, name = sys.path, sys.argv[1]
-failed = interpreters.run_string(made, f"import sys; sys.path[:] = {path!r}" + '''
-from named_semaphores import NamedSemaphore
+failed = interpreters.run_string(made, f"import sys; sys.path[:] = {sys.path!r}" + '''
+from named_semaphores import %s as cls
 try:
-    sem = NamedSemaphore("%s")
+    sem = cls("%s")
     with sem:
         assert sem.value == 0
     sem.close()
@@ -165,27 +142,27 @@ except NotImplementedError as error:
     print(error, flush=True)
 else:
     print("works", flush=True)
-''' % name)
+''' % (sys.argv[1], sys.argv[2]))
 assert failed is None, failed
 interpreters.destroy(made)
 """
 
 
+@pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.skipif(
     sys.version_info < (3, 12) or sys.implementation.name != "cpython",
     reason="no isolated interpreters before 3.12",
 )
-def test_an_isolated_subinterpreter_works_or_says_why_not(name):
-    done = run_python(ISOLATED, name)
+def test_an_isolated_subinterpreter_works_or_says_why_not(cls, name):
+    done = run_python(ISOLATED, cls.__name__, name)
     assert done.returncode == 0, done.stderr
     if done.stdout != "works\n":
-        assert done.stdout.startswith(
-            "named semaphores need ctypes, and this Python cannot import it: "
-        )
+        refusal = "named semaphores need ctypes, and this Python cannot import it: "
+        assert done.stdout.startswith(refusal)
         assert "subinterpreter" in done.stdout
 
 
-# --- importing ------------------------------------------------------------------------------------------------------------------------
+# --- Importing ------------------------------------------------------------------------------------
 
 
 def test_importing_starts_no_process_and_loads_nothing():
@@ -199,28 +176,31 @@ import named_semaphores
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_importing_the_package_imports_neither_enum_nor_ctypes_nor_asyncio():
-    code = "import sys\nbefore = set(sys.modules)\nimport named_semaphores\nprint(sorted(set(sys.modules) - before))"
+def imported_by(statement):
+    """The modules that a new process imports for the statement."""
+    code = f"import sys\nbefore = set(sys.modules)\n{statement}\nprint(set(sys.modules) - before)"
     done = run_python(code)
-    assert done.stderr == ""
-    loaded = ast.literal_eval(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    return ast.literal_eval(done.stdout)
+
+
+def test_importing_the_package_imports_neither_enum_nor_ctypes_nor_asyncio():
+    loaded = imported_by("import named_semaphores")
     assert "named_semaphores" in loaded
-    assert not {"enum", "ctypes", "asyncio", "named_semaphores.core"} & set(loaded)
+    assert not {"enum", "ctypes", "asyncio", "named_semaphores.core"} & loaded
 
 
-def test_using_the_class_does_not_import_asyncio(name):
-    done = run_python(
-        "import sys; from named_semaphores import NamedSemaphore; NamedSemaphore(sys.argv[1]); print('asyncio' in sys.modules)",
-        name,
-    )
-    assert (done.stdout, done.stderr) == ("False\n", "")
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_class_imports_neither_asyncio_nor_typing_nor_multiprocessing(cls):
+    loaded = imported_by(f"from named_semaphores import {cls.__name__}")
+    assert "ctypes" in loaded
+    assert not {"asyncio", "typing", "multiprocessing", "logging", "re"} & loaded
 
 
 def test_the_package_lists_its_classes_and_has_nothing_else():
     assert {"NamedSemaphore", "RobustSemaphore", "__version__"} <= set(dir(named_semaphores))
-    with pytest.raises(
-        AttributeError, match="module 'named_semaphores' has no attribute 'Semaphore'"
-    ):
+    refusal = "module 'named_semaphores' has no attribute 'Semaphore'"
+    with pytest.raises(AttributeError, match=refusal):
         _ = named_semaphores.Semaphore
 
 
@@ -229,6 +209,23 @@ def test_warnings_are_no_errors_of_the_import():
     done = run_python(code, options=["-W", "error", "-bb", "-X", "dev"])
     assert (done.returncode, done.stderr) == (0, "")
 
+
+PROTOCOL = ("__init__", "__enter__", "__aenter__", "__aexit__")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="annotations are written as in 3.10")
+@pytest.mark.parametrize("cls", CLASSES)
+def test_annotations_can_be_evaluated(cls):
+    for attribute in dir(cls):
+        found = inspect.getattr_static(cls, attribute)
+        function = found.fget if isinstance(found, property) else found
+        if inspect.isfunction(function) and (attribute[0] != "_" or attribute in PROTOCOL):
+            hints = typing.get_type_hints(function)
+            assert set(inspect.signature(function).parameters) <= {"self", *hints}
+            assert "return" in hints
+
+
+# --- Two copies -----------------------------------------------------------------------------------
 
 TWO = """
 import sys, threading, time
