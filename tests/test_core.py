@@ -337,6 +337,17 @@ def test_a_file_too_short_or_of_the_other_word_size_is_not_linked(name, path, si
 
 
 @on_linux
+def test_a_longer_file_is_linked(name, path):
+    sem = NamedSemaphore(name, 2)
+    with path.open("ab") as file:
+        file.write(bytes(4096))
+    link = NamedSemaphore(name)
+    assert tokens(link) == 2
+    link.close()
+    sem.close()
+
+
+@on_linux
 def test_clean_up_leaves_another_file(name, path):
     sem = NamedSemaphore(name)
     sem.unlink()

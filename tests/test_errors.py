@@ -292,6 +292,7 @@ with sem:
     notes.append(sem.acquire(timeout=0.001))
 notes.append(sem.value)
 attempt(sem.close)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 """
     *refused, second, value, close = on_this_machine(code, name)
     for note in refused:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import types
@@ -96,6 +97,16 @@ def test_a_deleted_object_leaves_nothing_mapped(name):
     assert is_mapped()
     del link
     assert not is_mapped()
+
+
+@needs_semlock
+def test_a_maximum_that_others_reach_meanwhile_is_told(name, monkeypatch):
+    sem = NamedSemaphore(name, libc_of().value_max)
+    monkeypatch.setattr(sem._handle, "value", lambda: 0)
+    with pytest.raises(OSError, match=f"its value is the maximum, {libc_of().value_max}") as raised:
+        sem.release(2)
+    assert raised.value.errno == errno.EOVERFLOW
+    sem.close()
 
 
 class Timeless:
