@@ -561,6 +561,8 @@ def test_it_says_so_of_another_users_posix_semaphore(bare, capfd, cannot_execute
             ("NAME --slot 2 true", "no option --slot (did you mean --slot-env or --slots? "),
             ("NAME --conflict 2 true", "did you mean --conflict-exit-code? "),
             ("NAME --nowait true", "did you mean --no-wait? "),
+            ("NAME --nonblock true", "did you mean --no-wait? "),
+            ("NAME --wait 5 true", "did you mean --timeout? "),
             ("NAME --slit=2 true", "did you mean --slots"),
             ("NAME -x true", "no option -x (named-semaphores run --help"),
             ("NAME -n5 true", "no option -n5"),

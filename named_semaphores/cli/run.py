@@ -120,6 +120,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "--slot-env": variable,
 }
 _SHORT = {"-n": "--no-wait", "-w": "--timeout", "-E": "--conflict-exit-code"}  # flock's
+_ITS_WORDS = {"--nonblock": "--no-wait", "--nb": "--no-wait", "--wait": "--timeout"}
 
 
 def _parse(words: list[str]) -> _Options | None:
@@ -197,6 +198,7 @@ def like(word: str, options: Iterable[str]) -> str:
 
     option, options = word.partition("=")[0], sorted(options)
     found = [other for other in options if len(option) > 3 and other.startswith(option)]
+    found = found or [other for other in options if other == _ITS_WORDS.get(option)]
     found = found or difflib.get_close_matches(option, options)
     return f"did you mean {' or '.join(found)}? " if found else ""
 
@@ -239,7 +241,8 @@ def _resize(semset: Set, slots: int, options: _Options) -> None:
     """The number named last holds."""
     before = semset.total()
     if before != slots and semset.users() > 1:
-        complain(f"{options.name}: now {slots} slots for all processes, before {before}")
+        number = "1 slot" if slots == 1 else f"{slots} slots"
+        complain(f"{options.name}: now {number} for all processes, before {before}")
     semset.resize(slots)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE.parents[1] / "lib"), str(HERE.parents[2])]
+    sys.path[:0] = [str(HERE.parents[1] / "lib"), str(HERE.parent), str(HERE.parents[2])]
 
 from support import SLOW, wait_for  # noqa: E402
 

@@ -24,7 +24,7 @@ from typing import Any, Callable
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE.parents[1] / "lib"), str(HERE.parents[2])]
+    sys.path[:0] = [str(HERE.parents[1] / "lib"), str(HERE.parent), str(HERE.parents[2])]
 
 from support import SLOW, unique_name, wait_for, why_always_the_same_user  # noqa: E402
 
