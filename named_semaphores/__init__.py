@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counted limits that processes share by name on one machine, with the interface of ``threading.Semaphore``, in pure Python.
+"""Counted limits that processes share by name on one machine, in pure Python, with the interface of
+``threading.Semaphore``.
 
 NamedSemaphore: POSIX named semaphores, which C programs, posix_ipc and others share.
-RobustSemaphore: the same on System V semaphores, where the kernel gives a dead holder's tokens back.
+RobustSemaphore: the same on System V semaphores. The kernel gives a dead holder's tokens back.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from .core import NamedSemaphore as NamedSemaphore
     from .robust import RobustSemaphore as RobustSemaphore
@@ -17,7 +18,7 @@ __all__ = ["NamedSemaphore", "RobustSemaphore"]
 
 
 def __getattr__(name: str) -> object:
-    # Imported when first used: the command line's run needs neither class, and a program usually one.
+    # Imported when first used: the command line's run needs neither class, and a program often one.
     if name == "NamedSemaphore":
         from .core import NamedSemaphore
 
