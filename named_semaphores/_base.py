@@ -9,16 +9,16 @@ for statement and ``return``.
 
 A handle has these attributes. Each step of an iterator makes one C call.
 
-tries: endless; takes a token if one is free. True or False.
-first_waits: endless; the same, and may wait for FIRST_SLICE. It is ``tries`` if there is none.
-posts: endless; puts a token back. False or None; True or ValueError if the system refuses.
-leave: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
-is_steady: whether ``wait_until`` serves, so that no step of the wall clock can change the wait.
-is_robust: whether the kernel puts tokens back when the process ends.
-slices: how long the waits after the first one are, in nanoseconds; the last one repeats.
-try_once(), wait(nanoseconds), wait_until(deadline): an iterator that takes a token, or tries to,
-    and gives the status, 0 for success, then errno.
-post_once(): the same; puts back a token that was taken.
+- tries: endless; takes a token if one is free. True or False.
+- first_waits: endless; the same, and may wait for FIRST_SLICE. It is ``tries`` if there is none.
+- posts: endless; puts a token back. False or None; True or ValueError if the system refuses.
+- leave: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
+- is_steady: whether ``wait_until`` serves, so that no step of the wall clock can change the wait.
+- is_robust: whether the kernel puts tokens back when the process ends.
+- slices: how long the waits after the first one are, in nanoseconds; the last one repeats.
+- try_once(), wait(nanoseconds), wait_until(deadline): an iterator that takes a token, or tries to,
+  and gives the status, 0 for success, then errno.
+- post_once(): the same; puts back a token that was taken.
 """
 
 from __future__ import annotations

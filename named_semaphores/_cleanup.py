@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Free what is ours, once, and nothing else.
 
-Who frees what, when, and in which process:
+Who frees what, when, and in which process::
 
-| what | who and when | in a child of fork |
-|---|---|---|
-| an open POSIX semaphore | SemLock's deallocator; without SemLock, the end of the process | its own |
-| an open System V set, as a user of it | ``robust``: the last ``close()`` or finalizer, at exit | its own |
-| a name, if ``unlink_on_delete`` | ``Owner``: ``close()``, its finalizer, or at exit | never |
+    | what | who and when | in a child of fork |
+    |---|---|---|
+    | an open POSIX semaphore | SemLock's deallocator; without SemLock, the end of the process | its own |
+    | an open System V set, as a user of it | ``robust``: the last ``close()`` or finalizer, at exit | its own |
+    | a name, if ``unlink_on_delete`` | ``Owner``: ``close()``, its finalizer, or at exit | never |
 """
 
 from __future__ import annotations

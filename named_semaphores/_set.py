@@ -3,19 +3,19 @@
 
 A hash of the name is the set's key. All sets have one size. The semaphores of a set:
 
-=========  ===================================================================================
-TOKENS     BIAS + free tokens; free is below 0 after a resize to fewer, until enough are back
-TOTAL      all tokens, free and taken; 0: the set is not ready
-TURN       1 while a process that wants several tokens has the first of them
-USERS      how many processes have the set open
-DEAD       how many processes are about to remove the set
-PERSIST    1: the set stays without users
-ZERO       always 0; see ``check_undo``
-NUMBER...  for numbered slots: 1 while a process has that number
-NAME...    the name, 15 bits in each semaphore, and an end mark
-account... one for each user: 0 if it is nobody's, else 1 + the tokens that the process holds.
-           All users that find no other share the last one, which has a 1 from the beginning.
-=========  ===================================================================================
+==========  ====================================================================================
+TOKENS      BIAS + free tokens; free is below 0 after a resize to fewer, until enough are back
+TOTAL       all tokens, free and taken; 0: the set is not ready
+TURN        1 while a process that wants several tokens has the first of them
+USERS       how many processes have the set open
+DEAD        how many processes are about to remove the set
+PERSIST     1: the set stays without users
+ZERO        always 0; see ``check_undo``
+NUMBER...   for numbered slots: 1 while a process has that number
+NAME...     the name, 15 bits in each semaphore, and an end mark
+account...  one for each user: 0 if it is nobody's, else 1 + the tokens that the process holds.
+            All users that find no other share the last one, which has a 1 from the beginning.
+==========  ====================================================================================
 
 A transition is a list of operations (semaphore, change, flags). The kernel carries all of them out
 in one step, or none. A change of 0 asks whether the semaphore is 0. With UNDO the kernel takes the
