@@ -1,166 +1,331 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: ZooKeeperSemaphore, one limit for several machines. It needs kazoo, so no other module of the package imports this one."""
+"""ZooKeeperSemaphore: one limit for several machines. Only this module needs kazoo."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from concurrent.futures import Future
-from functools import partial
-from queue import Empty, SimpleQueue
-from time import monotonic_ns
+import socket
+from collections import Counter, namedtuple
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import repeat
+from types import SimpleNamespace
 
-from ._base import check_integer, check_name, check_wait, deadline_of
+from ._base import Semaphore
+from ._checks import check_integer, check_name, clock, deadline_of
 
 try:
-    from ._kazoo import KazooClient, KeeperState, Token, Tokens, result_of
+    from kazoo import exceptions
+    from kazoo.client import KazooClient, KazooRetry, KazooState, KeeperState, Lock
 except ImportError as error:
-    raise ImportError(
-        'ZooKeeperSemaphore needs kazoo: pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
-    ) from error
+    command = 'pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
+    raise ImportError(f"ZooKeeperSemaphore needs kazoo: {command}") from error
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, TypeVar
+    from typing import Any
 
-    Self = TypeVar("Self", bound="ZooKeeperSemaphore")
+Holder = namedtuple("Holder", ("host", "pid", "tokens"))  # noqa: PYI024
+
+_ERRORS = {
+    exceptions.NoNodeError: (errno.ENOENT, "the semaphore was unlinked"),
+    exceptions.NoAuthError: (errno.EACCES, "an ACL refuses the client"),
+    exceptions.ConnectionClosedError: (errno.ECONNABORTED, "the KazooClient is stopped"),
+}
 
 
-class ZooKeeperSemaphore:
-    """A counted limit that processes on several machines share by its name, with the interface of ``threading.Semaphore``.
+class ZooKeeperSemaphore(Semaphore):
+    """A counted limit that processes on several machines share by its name.
 
-    name: letters, digits, ``-``, ``_`` and ``.``. The semaphore stays until ``unlink()``, as a node under ``/named-semaphores/``.
-    initial_value: the number of tokens, from 1. None: what an existing one has, else 1. ValueError: an existing one has another number.
-    client: a started KazooClient. It does not survive a fork: a child needs a client and a semaphore of its own.
-    on_lost: called with this object, in a thread, when a session ends while this object holds tokens; see ``lost``.
+    It uses kazoo's Lock recipe for its queue, and the nodes of kazoo's Semaphore recipe, under
+    ``/named-semaphores/``. They stay until ``unlink()``. A pair of calls takes milliseconds.
 
-    A token belongs to the client's session and comes back when that ends: when the client is stopped, or when its process died, was stopped or
-    did not reach the servers for as long as the session's timeout. A process that is stopped while it acquires holds up all others until then.
+    A token belongs to the client's session. It is free again when that ends: the client was
+    stopped, or its process was dead, stopped or cut off for the session's timeout. A process that is
+    stopped while it acquires holds up all others until then. A holder that was cut off runs on until
+    it looks at ``lost``. If two holders must never overlap, use fencing tokens.
+
+    A wait lasts as long as kazoo's: a timeout does not end it while the connection is suspended. If
+    a signal handler's exception ends a wait, the nodes of the attempt are deleted first. A second
+    exception meanwhile leaves a node, and may hold up others, until the session ends. kazoo may turn
+    an exception into ConnectionAbortedError. ``async with`` ends before the token is back.
+
+    Args:
+        name: Letters, digits, ``-``, ``_`` and ``.``.
+        initial_value: The number of tokens, from 1. The number named last holds for everybody;
+            waiters notice it within a second. None: the number that is there, or else 1.
+        client: A started KazooClient. A child of fork needs a client and a semaphore of its own.
+        on_lost: Called with this object, in a thread, when a session ends while this object holds
+            tokens. The client then keeps this object.
+
+    Raises:
+        FileNotFoundError: The client's chroot does not exist. In a method: somebody unlinked.
+        PermissionError: An ACL refuses the client, here or in a method.
+        ConnectionAbortedError: The client was stopped. Methods raise it.
     """
+
+    _tries: Any = ()  # so that Semaphore.acquire calls _wait or _wait_endless
 
     def __init__(
         self,
         name: str,
         initial_value: int | None = None,
         *,
-        client: Any,
-        on_lost: Callable[[Any], object] | None = None,
+        client: KazooClient,
+        on_lost: Callable[[ZooKeeperSemaphore], object] | None = None,
     ) -> None:
-        self.name, self.closed, self._process = check_name(name), False, os.getpid()
-        if self.name in ("/.", "/.."):
-            raise ValueError(f"semaphore {self.name!r}: ZooKeeper has no such name")
-        number = (
-            None
-            if initial_value is None
-            else check_integer(self.name, "initial_value", initial_value, 1)
-        )
+        self._name, self._process = check_name(name), os.getpid()
+        if self._name in ("/.", "/.."):
+            raise ValueError(f"semaphore {self._name!r}: ZooKeeper has no such name")
+        if initial_value is not None:
+            check_integer(self._name, "initial_value", initial_value, 1)
         if not isinstance(client, KazooClient) or client.client_state == KeeperState.CLOSED:
-            raise ValueError(
-                f"semaphore {self.name!r}: client must be a started KazooClient, not {client!r}"
-            )
-        self._tokens = Tokens(
-            client, self.name, number or 1, partial(on_lost, self) if on_lost else bool
-        )
-        self.initial_value = self._tokens.total
-        if number not in (None, self.initial_value):
-            raise ValueError(
-                f"semaphore {self.name!r}: initial_value is {number}, but the existing one has {self.initial_value}"
-            )
+            what = f"client must be a started KazooClient, not {client!r}"
+            raise ValueError(f"semaphore {self._name!r}: {what}")
+        self._client, self._on_lost = client, on_lost
+        self._path = f"/named-semaphores{self._name}/tokens"
+        self._held: list[Lock] = []  # the kazoo Lock by which each token was taken, oldest first
+        self._released_lost = False
+        self._changed = client.handler.event_object()  # for the attempt that is first in the queue
+        self._call(self._open, initial_value)
+        self._handle = client
+        if on_lost is not None:
+            client.add_listener(self._listen)
 
     @property
     def value(self) -> int:
-        """The number of free tokens now."""
-        tokens = self._usable()
-        return max(0, tokens.total - len(tokens.client.retry(tokens.taken)))
+        """The number of free tokens."""
+        total, taken = self._read(self._open_handle())
+        return max(0, total - taken)
 
     @property
-    def holders(self) -> list[tuple[str, int]]:
-        """Host and process id of the holder of each token that is taken."""
-        return [(host, int(process)) for host, process in map(str.split, self._usable().holders())]
+    def total(self) -> int:
+        """The number of all tokens, free and taken."""
+        return self._read(self._open_handle())[0]
+
+    @property
+    def holders(self) -> list[Holder]:
+        """Named tuples ``(host, pid, tokens)``, one for each process that holds tokens.
+
+        For another program's token, host is the identifier of that program, and pid is None.
+        """
+        self._read(self._open_handle())
+        counts: Counter[tuple[str, int | None]] = Counter()
+        for node in self._call(self._client.get_children, self._path):
+            with suppress(FileNotFoundError):  # released meanwhile
+                data, _ = self._call(self._client.get, f"{self._path}/{node}")
+                host, _, pid = data.decode("utf-8", "replace").rpartition(" ")
+                is_ours = host and pid.isdecimal()
+                counts[(host, int(pid)) if is_ours else (f"{host} {pid}".strip(), None)] += 1
+        return [Holder(host, pid, tokens) for (host, pid), tokens in counts.items()]
 
     @property
     def lost(self) -> bool:
-        """Whether a session ended while this object held a token, so that others may have it. False once that is released and another is taken."""
-        return self._tokens.lost
+        """Whether a session ended while this object held a token, so that others may have it.
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take a token; wait for one if none is free. Return True with a token, False without one.
-
-        blocking: False does not wait for a token, nor for another process that is just taking one: then there may be one, and this returns False.
-        timeout: the longest wait in seconds, from 0; None waits without an end. The wait goes on while the connection is suspended.
+        False again when that token has been released and another one is taken.
         """
-        token = self._attempt(blocking, timeout)
-        answers: SimpleQueue[Any] = SimpleQueue()
-        try:
-            self._tokens.run(answers.put, token.take)
-            return result_of(answers.get(timeout=token.left()))
-        except BaseException as error:
-            return token.abandon(error)
-
-    async def acquire_async(self, timeout: float | None = None) -> bool:
-        """Take a token as ``acquire`` does, in a task of asyncio: a thread waits. A cancelled task has no token."""
-        token = self._attempt(True, timeout)
-        future: Future[Any] = Future()
-        try:
-            self._tokens.run(future.set_result, token.take)
-            answered = asyncio.wrap_future(future)
-            while not answered.done():
-                if token.left() == 0:
-                    raise Empty
-                await asyncio.wait([answered], timeout=token.left())
-            return result_of(answered.result())
-        except BaseException as error:
-            return token.abandon(error)
+        return self._released_lost or any(map(self._is_lost, list(self._held)))
 
     def release(self, n: int = 1) -> None:
-        """Put ``n`` tokens back. ValueError: this object holds fewer; none is put back. A lost token needs its release too, which does nothing."""
-        self._usable(although_closed=True)
-        answers: SimpleQueue[Any] = SimpleQueue()
-        self._tokens.run(answers.put, self._tokens.put_back, check_integer(self.name, "n", n, 1))
-        result_of(answers.get())
+        """Put ``n`` tokens back, also after ``close()``. A lost token must be released, too.
 
-    def __enter__(self: Self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if os.getpid() == self._process:  # a child of fork has none of its parent's tokens
-            self.release()
-
-    async def __aenter__(self: Self) -> Self:
-        await self.acquire_async()
-        return self
-
-    async def __aexit__(self, exc_type: object, *_: object) -> None:
-        future: Future[Any] = Future()
-        self._tokens.run(future.set_result, self._tokens.put_back, 1)
-        if exc_type is not GeneratorExit:  # a coroutine that is being closed may not wait
-            await asyncio.wait([asyncio.wrap_future(future)])
-            result_of(future.result())
+        Raises:
+            ValueError: This object holds fewer; none is put back.
+        """
+        self._open_handle(although_closed=True)
+        check_integer(self._name, "n", n, 1)
+        tokens: list[Lock] = []
+        try:
+            # One C call: each token is always in one of the lists. Lost tokens are the oldest.
+            tokens.extend(map(self._held.pop, repeat(0, n)))
+            self._put_back(tokens)
+        except IndexError:
+            self._held[:0] = tokens
+            what = f"this object holds {len(self._held)} tokens, and cannot release {n}"
+            raise ValueError(f"semaphore {self._name!r}: {what}") from None
+        except BaseException:
+            self._put_back(tokens)
+            raise
 
     def unlink(self) -> None:
-        """Remove the name. Whoever waits or acquires gets FileNotFoundError; a new semaphore of this name has all its tokens, whoever is inside."""
-        self._usable().unlink()
-
-    def close(self) -> None:
-        """Take no more tokens. What this object holds can still be released, and a thread that waits gets its token."""
-        self.closed = True
+        """Remove the name. Whoever waits gets FileNotFoundError; holders run on."""
+        self._read(self._open_handle())
+        while True:
+            with suppress(exceptions.NotEmptyError):  # somebody came between
+                self._call(self._client.delete, os.path.dirname(self._path), recursive=True)
+                return
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {'closed' if self.closed else f'initial_value={self.initial_value}'}>"
+        state = "closed" if self.closed else f"holds {len(self._held)}"
+        return f"<{type(self).__name__} {self._name!r} {state}>"
 
-    def _usable(self, although_closed: bool = False) -> Tokens:
+    # What Semaphore and Hold call:
+
+    def _open_handle(self, although_closed: bool = False) -> Any:
         if os.getpid() != self._process:
-            raise ValueError(
-                f"semaphore {self.name!r}: a KazooClient does not survive fork: make one in the child, and a semaphore with it"
-            )
-        if self.closed and not although_closed:
-            raise ValueError(f"semaphore {self.name!r} is closed")
-        return self._tokens
+            what = "a KazooClient does not survive fork: a child needs a client and a semaphore"
+            raise ValueError(f"semaphore {self._name!r}: {what} of its own")
+        return self._client if although_closed else super()._open_handle()
 
-    def _attempt(self, blocking: bool, timeout: float | None) -> Token:
-        tokens = self._usable()
-        check_wait(self.name, blocking, timeout)
-        if blocking and timeout != 0:
-            return Token(tokens, True, deadline_of(self.name, timeout))
-        return Token(tokens, False, monotonic_ns() + 1_000_000_000)  # for its requests
+    def _handle_for(self, n: int) -> Any:
+        self._open_handle()
+        return SimpleNamespace(tries=(), leave=self._exit)
+
+    def _exit(self, *_: object) -> None:
+        if os.getpid() != self._process:  # a child of fork has none of its parent's tokens
+            return
+        if asyncio._get_running_loop() is None:
+            self.release()
+        else:  # the loop must not wait for ZooKeeper
+            _in_thread(self.release)
+
+    def _wait_endless(self, handle: Any = None) -> bool:
+        return self._wait(None, handle)
+
+    def _wait(self, deadline: int | None, handle: Any) -> bool:
+        return self._attempt(self._lock(), deadline)
+
+    async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
+        lock = self._lock()
+        taking = _in_thread(self._attempt, lock, deadline_of(self._name, timeout))
+        try:
+            return bool(await asyncio.wrap_future(taking))
+        except BaseException:  # cancelled: a token that was taken all the same goes back
+            lock.cancel()
+            self._changed.set()
+            _in_thread(self._undo, taking)
+            raise
+
+    def _undo(self, taking: Future[bool]) -> None:
+        if taking.result():
+            self.release()
+
+    def _who_holds(self) -> str:
+        return "".join(f"; {pid} on {host} holds {n}" for host, pid, n in self.holders)
+
+    # Requests to ZooKeeper:
+
+    def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call until the connection holds. Errors name the semaphore."""
+        sleep = self._client.handler.sleep_func
+        try:
+            return KazooRetry(-1, max_delay=1.0, sleep_func=sleep)(function, *args, **options)
+        except tuple(_ERRORS) as error:
+            raise OSError(*_ERRORS[type(error)], self._name) from error
+
+    def _open(self, number: int | None) -> None:
+        client, data = self._client, b"%d" % (number or 1)
+        while True:  # again, if it is unlinked meanwhile
+            if client.chroot and not client.exists("/"):
+                what = f"semaphore {self._name!r}: the client's chroot does not exist"
+                raise FileNotFoundError(errno.ENOENT, what, client.chroot)
+            with suppress(exceptions.NoNodeError):
+                self._linked = True
+                with suppress(exceptions.NodeExistsError):
+                    client.create(self._path, data, makepath=True)
+                    self._linked = False
+                client.ensure_path(f"{self._path}-__lock__")
+                if number is not None:
+                    client.set(self._path, data)
+                self._created = client.get(self._path)[1].czxid
+                return
+
+    def _read(self, client: KazooClient) -> tuple[int, int]:
+        """Return the number of tokens, and how many of them are taken."""
+        data, stat = self._call(client.get, self._path)
+        if stat.czxid != self._created:  # another semaphore of this name
+            raise FileNotFoundError(*_ERRORS[exceptions.NoNodeError], self._name)
+        if not data.isdigit():
+            what = f"{data!r} in the node {self._path} is no number of tokens"
+            raise ValueError(f"semaphore {self._name!r}: {what}; an initial_value replaces it")
+        return int(data), stat.numChildren
+
+    def _lock(self) -> Lock:
+        """Return a kazoo Lock: an attempt's place in the queue, and then its token."""
+        identifier = f"{socket.gethostname()} {os.getpid()}"
+        lock = Lock(self._open_handle(), f"{self._path}-__lock__", identifier)
+        lock.assured_path = True  # kazoo would create it again after unlink()
+        lock.token = f"{self._path}/{lock.prefix}"  # the path of the token's node
+        return lock
+
+    def _attempt(self, lock: Lock, deadline: int | None) -> bool:
+        taken = False
+        try:
+            taken = self._call(self._try, lock, deadline)
+        except (exceptions.LockTimeout, exceptions.CancelledError):
+            pass
+        finally:
+            if not taken:
+                with suppress(FileNotFoundError, ConnectionAbortedError):
+                    self._delete(f"{lock.path}/{lock.node or self._call(lock._find_node)}")
+                self._drop(lock)
+        return taken
+
+    def _try(self, lock: Lock, deadline: int | None) -> bool:
+        """Wait in kazoo's queue, and create a node as kazoo's Semaphore does."""
+        lock.is_acquired, lock.node, lock.session = False, None, self._client._session_id
+        left = _left(deadline)
+        if not lock.acquire(left != 0, left or None):
+            return False
+        while not (lock.cancelled or self._is_lost(lock)):
+            left = _left(deadline)
+            self._changed.clear()
+            if left != 0:
+                self._call(self._client.get_children, self._path, self._wake)
+            total, taken = self._read(self._client)
+            if taken < total:
+                with suppress(exceptions.NodeExistsError):  # by a request whose answer was lost
+                    self._call(self._client.create, lock.token, lock.data, ephemeral=True)
+                self._held.append(lock)
+                if self._is_lost(lock):  # others may have been the first in the queue meanwhile
+                    break
+                self._delete(f"{lock.path}/{lock.node}")
+                self._released_lost = False
+                return True
+            if left == 0:
+                return False
+            self._changed.wait(min(1.0, left or 1.0))
+        self._drop(lock)
+        raise exceptions.CancelledError if lock.cancelled else exceptions.SessionExpiredError
+
+    def _put_back(self, tokens: list[Lock]) -> None:
+        for token in tokens:
+            self._released_lost = self._released_lost or self._is_lost(token)
+            self._delete(token.token)
+
+    def _drop(self, lock: Lock) -> None:
+        with suppress(ValueError):
+            self._held.remove(lock)
+        self._delete(lock.token)
+
+    def _delete(self, path: str) -> None:
+        with suppress(FileNotFoundError, ConnectionAbortedError):  # the session's end deletes, too
+            self._call(self._client.delete, path)
+
+    def _is_lost(self, lock: Lock) -> bool:
+        is_over = self._client.state == KazooState.LOST
+        return is_over or bool(lock.session != self._client._session_id)
+
+    def _listen(self, state: str) -> None:
+        sessions = [lock.session for lock in list(self._held)]
+        if state == KazooState.LOST and self._client._session_id in sessions:
+            self._client.handler.spawn(self._on_lost, self)
+
+    def _wake(self, event: object) -> None:
+        self._changed.set()
+
+
+def _left(deadline: int | None) -> float | None:
+    return None if deadline is None else max(0, deadline - clock()) / 1e9
+
+
+def _in_thread(function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Make the call in a thread of its own: all threads of a pool might wait, and none release."""
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(function, *args)
+    executor.shutdown(wait=False)
+    return future

@@ -36,7 +36,7 @@ def test_no_other_module_needs_it():
     others = [
         name
         for _, name, _ in pkgutil.iter_modules(named_semaphores.__path__)
-        if name not in ("zookeeper", "_kazoo", "__main__")
+        if name not in ("zookeeper", "__main__")
     ]
     assert "core" in others
     code = f"{WITHOUT}import importlib\nfor name in {others}: importlib.import_module('named_semaphores.' + name)\n"

@@ -60,7 +60,7 @@ def count(slots: Slots, sem: Any) -> tuple[int, int]:
     A process that the test stopped for longer than its session counts while ZooKeeper knows it as a holder. All others count always.
     """
     before = slots.inside()
-    holders = {process for _, process in sem.holders}
+    holders = {holder.pid for holder in sem.holders}
     after = slots.inside()
     both = [
         slot for slot, entry in before.items() if after.get(slot) == entry
