@@ -33,7 +33,7 @@ _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
 # sizeof(sem_t) of glibc and of musl, and that of programs of the other word size.
 SIZE, OTHER_SIZE, OTHERS = (32, 16, "32-bit") if sys.maxsize > 2**32 else (16, 32, "64-bit")
 wall_clock: Callable[[], int] = (  # see _checks.clock
-    partial(time.clock_gettime_ns, time.CLOCK_REALTIME)  # type: ignore[attr-defined,unused-ignore]
+    partial(time.clock_gettime_ns, time.CLOCK_REALTIME)
     if hasattr(time, "clock_gettime_ns")
     else partial(time.time_ns)
 )
@@ -198,7 +198,7 @@ class Libc:
             system = _MUSL
         self.platform = platform
         self.longest_name = system.longest_name
-        self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")  # type: ignore[attr-defined,unused-ignore]
+        self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")
         self.files = system.files
         self.opens_any_file = system.opens_any_file
         self.sem_failed = system.sem_failed
@@ -244,7 +244,7 @@ class Libc:
         # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain
         # symbols of glibc and musl keep the 32-bit time of old binaries.
         plain, wide = timespec(system.time_t), TIMESPEC64
-        monotonic = (time.CLOCK_MONOTONIC,)  # type: ignore[attr-defined,unused-ignore]
+        monotonic = (time.CLOCK_MONOTONIC,)
         # Symbol, timespec, its time for a deadline, arguments before and after the timespec.
         waits: tuple[Any, ...] = (
             # int sem_clockwait(sem_t *sem, clockid_t clock, const struct timespec *abstime);

@@ -77,7 +77,7 @@ def user_name(uid: int) -> str:
     import pwd
 
     try:
-        name: str = pwd.getpwuid(uid).pw_name  # type: ignore[attr-defined,unused-ignore]
+        name: str = pwd.getpwuid(uid).pw_name
         return name
     except KeyError:
         return str(uid)

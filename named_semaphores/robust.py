@@ -16,6 +16,9 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from ._set import Set
+    from ._sysv import SysV
+
 
 try:
     from . import _set
@@ -88,9 +91,9 @@ class RobustSemaphore(Semaphore):
             this Python has no ctypes.
     """
 
-    _library = None  # type: Any  # None: the running system's
+    _library = None  # type: SysV | None  # None: the running system's
     _owner = None  # type: Owner | None
-    _set = None  # type: Any
+    _set = None  # type: Set  # type: ignore[assignment]
 
     def __init__(
         self,

@@ -110,7 +110,8 @@ class _Process:
         except OSError:  # it has ended, or this system has no /proc
             return
         begin = int(status[19]) / os.sysconf("SC_CLK_TCK")  # since the machine's start
-        self.elapsed = round(time.clock_gettime(time.CLOCK_BOOTTIME) - begin, 2)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)  # type: ignore[attr-defined,unused-ignore]
+        self.elapsed = round(now - begin, 2)
         self.command = " ".join(words)
 
     def row(self) -> tuple[str, ...]:
