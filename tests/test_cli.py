@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from stress.terminals import ENVIRONMENT, PLACE, SECONDS, Terminal
+from stress.terminals import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, line
 from support import NOBODY, PREFIX, Child, collect, wait_for, why_always_the_same_user
 
 import named_semaphores
@@ -37,16 +37,6 @@ with_glibc = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and _semlock.system().is_glibc), reason="glibc's files"
 )
 as_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason="one user only")
-PROG = f"{os.path.basename(sys.executable)} -m named_semaphores"
-
-
-def line(*words):
-    return [sys.executable, "-m", "named_semaphores", *words]
-
-
-def cli(*words, **options):
-    given = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
-    return subprocess.run(line(*words), **{**given, "cwd": "/", "env": ENVIRONMENT, **options})
 
 
 def quick(capfd, *words):
@@ -101,7 +91,7 @@ def tokens(name):
 def leave_idle(name, mode=0o600):
     """Leave a set that nobody has open, as a killed process does."""
     code = f"import os; from named_semaphores import RobustSemaphore as R; s = R({name!r}, mode={mode}); os._exit(0)"
-    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+    assert call([sys.executable, "-c", code]).returncode == 0
 
 
 def sets():
@@ -121,7 +111,7 @@ def steps(capfd, *expected):
 def test_create_value_acquire_release_unlink(new, capfd):
     steps(capfd, (f"create {new} --posix --slots 2", ""), (f"value {new}", "2\n"))
     for words in ([new], ["/" + new, "--timeout", "5"]):
-        result = cli("acquire", *words)
+        result = call(line("acquire", *words))
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     steps(
         capfd,
@@ -243,7 +233,7 @@ def test_a_name_of_both_kinds_needs_a_word(robust, new, name, capfd):
     for command in ("value", "unlink", "holders"):
         assert quick(capfd, command, new) == ("", said, 2)
     steps(capfd, (f"value {new} --posix", "2\n"), (f"value {new} --robust", "3\n"))
-    assert cli("acquire", new).returncode == 0
+    assert call(line("acquire", new)).returncode == 0
     assert tokens(name) == 1
     steps(capfd, (f"unlink {new} --robust", ""), (f"value {new}", "1\n"))
     assert quick(capfd, "create", new) == ("", two, 0)
@@ -432,11 +422,9 @@ def test_without_dev_shm_robust_ones_work(name, bare, capfd):
     """As on AWS Lambda. Nothing false is said about POSIX ones."""
     script = 'umount -l /dev/shm && rmdir /dev/shm 2>/dev/null; test -e /dev/shm/. && mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3; for words in "create NAME --slots 2" "value NAME" "holders NAME" list "resize NAME 3" "value NAME" "unlink NAME" "value NAME"; do "$@" $words || echo "code $?"; done'
     unshared = ["unshare", "--mount", "--ipc", "sh", "-c", script.replace("NAME", bare), "sh"]
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+    if not shutil.which("unshare") or call(["unshare", "--mount", "true"]).returncode:
         pytest.skip("this machine lacks mount namespaces")
-    result = subprocess.run(
-        unshared + line(), capture_output=True, text=True, env=ENVIRONMENT, check=False
-    )
+    result = call(unshared + line())
     value, _, _, listed, after, code = result.stdout.splitlines()
     assert (value, after, code) == ("2", "3", "code 2")
     assert listed.split()[:4] == [bare, "robust", "2", "2"]
@@ -476,8 +464,8 @@ def test_a_python_without_ctypes(capfd, monkeypatch):
 
 def test_ctrl_c_ends_it_as_any_program():
     code = "import os, sys; sys.argv[1:] = ['list']; from named_semaphores import __main__; from named_semaphores.cli import parser\nparser.main = lambda words: os.kill(os.getpid(), 2)\n__main__.main()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENVIRONMENT, check=False)  # fmt: skip
-    assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
+    result = call([sys.executable, "-c", code])
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
 
 # Help and output
@@ -505,18 +493,18 @@ def test_the_version(capfd):
 def test_output_that_cannot_be_written(sem):
     for words in (["value", sem.name], ["list", "--json"], ["--help"], ["--version"]):
         for output, number in (("/dev/full", errno.ENOSPC), ("&-", errno.EBADF)):
-            command = ["sh", "-c", f'"$@" >{output}', "sh", *line(*words)]
-            result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)  # fmt: skip
+            result = call(["sh", "-c", f'"$@" >{output}', "sh", *line(*words)])
             said = f"{PROG}: standard output: {os.strerror(number)}\n"
             assert (result.returncode, result.stderr) == (2, said)
-    closed = cli("value", sem.name, capture_output=False, preexec_fn=lambda: os.closerange(0, 3))
-    assert closed.returncode == 2
+    options = {"capture_output": False, "preexec_fn": lambda: os.closerange(0, 3)}
+    assert call(line("value", sem.name), **options).returncode == 2
 
 
 def test_a_reader_that_leaves(sem):
     reading, writing = os.pipe()
     os.close(reading)
-    result = cli("value", sem.name, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+    streams = {"capture_output": False, "stdout": writing, "stderr": subprocess.PIPE}
+    result = call(line("value", sem.name), **streams)
     os.close(writing)
     assert (result.returncode, result.stderr) == (-signal.SIGPIPE, "")
 
@@ -526,10 +514,9 @@ def test_a_copy_inside_another_package(tmp_path, sem):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PLACE / "named_semaphores", copy, ignore=ignore)
     python = [sys.executable, "-m", "app._vendor.named_semaphores"]
-    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False}
-    result = subprocess.run([*python, "value", sem.name], **options)
+    result = call([*python, "value", sem.name], cwd=tmp_path, env=os.environ)
     assert (result.stdout, result.stderr, result.returncode) == ("1\n", "", 0)
-    result = subprocess.run([*python, "nonsense"], **options)
+    result = call([*python, "nonsense"], cwd=tmp_path, env=os.environ)
     assert result.stderr.startswith(f"{PROG.replace('-m ', '-m app._vendor.')}: ")
 
 
@@ -619,7 +606,7 @@ def test_other_programs_names_that_the_output_cannot_show(name, bare, encoding):
     os.rename(file, file + b"\xc3\xa4")
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
     try:
-        result = cli("list", env=environment, text=False)
+        result = call(line("list"), env=environment, text=False)
     finally:
         os.unlink(file + b"\xe4")
         os.unlink(file + b"\xc3\xa4")
@@ -732,7 +719,7 @@ def test_unlink_unused_looks_again_after_the_question(name, bare):
 @on_linux
 def test_unlink_unused_asks_no_pipe_but_says_what_it_would_remove(name, bare, monkeypatch, capfd):
     leave_idle(name)
-    result = cli("unlink", "--unused", bare, input="y\n")
+    result = call(line("unlink", "--unused", bare), input="y\n")
     assert (result.returncode, result.stdout) == (2, f"{bare}\n")
     assert "refusing to remove 1 without --yes" in result.stderr
 

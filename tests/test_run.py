@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from stress import runs, terminals
-from stress.terminals import ENVIRONMENT, SECONDS, Terminal
+from stress.terminals import ENVIRONMENT, PROG, SECONDS, Terminal, call
 from support import (
     NOBODY,
     PREFIX,
@@ -39,33 +39,19 @@ except NotImplementedError as error:
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 HOLD = ["sh", "-c", "echo; read it; exit 0"]  # tells that it runs, and ends with its input
-PROG = f"{os.path.basename(sys.executable)} -m named_semaphores"
 
 
 def line(*words):
-    return [sys.executable, "-m", "named_semaphores", "run", *words]
+    return terminals.line("run", *words)
 
 
 def run(*words, **options):
-    return subprocess.run(
-        line(*words),
-        **{
-            "capture_output": True,
-            "text": True,
-            "timeout": SECONDS,
-            "check": False,
-            "cwd": "/",
-            "env": ENVIRONMENT,
-            **options,
-        },
-    )
+    return call(line(*words), **options)
 
 
-def start(*words, **options):
+def start(*words):
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return Child(
-        line(*words), **{"cwd": "/", "env": ENVIRONMENT, "text": True, **streams, **options}
-    )
+    return Child(line(*words), cwd="/", env=ENVIRONMENT, text=True, **streams)
 
 
 def end(process):
@@ -127,21 +113,11 @@ def test_the_command_is_this_very_process_and_holds_a_token(opened):
     assert (opened.value, users(opened.name)) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        pytest.param(["true"], 0, id="nothing"),
-        pytest.param(["--", "sh", "-c", "kill -9 $$"], -9, id="killed"),
-        pytest.param(
-            ["sh", "-c", 'test "$1" = -- && test "$2" = --slots', "sh", "--", "--slots"],
-            0,
-            id="dashes",
-        ),
-    ],
-)
-def test_exit_code_and_words_are_the_commands(name, words, code):
-    result = run(name, *words)
-    assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
+def test_exit_code_and_words_are_the_commands(name):
+    dashes = ["sh", "-c", 'test "$1" = -- && test "$2" = --slots', "sh", "--", "--slots"]
+    for words, code in ((["true"], 0), (["--", "sh", "-c", "kill -9 $$"], -9), (dashes, 0)):
+        result = run(name, *words)
+        assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
 
 
 @pytest.mark.parametrize(
@@ -179,11 +155,8 @@ def test_what_cannot_be_run(name, bare, tmp_path):
         (str(text), 126, errno.EACCES),
         (str(tmp_path), 126, errno.EACCES),
     ):
-        result = run(bare, *([] if code == 126 else ["--slot-env", "SLOT"]), word)
-        assert (result.returncode, result.stderr) == (
-            code,
-            f"{PROG}: {word}: {os.strerror(reason)}\n",
-        )
+        result, said = run(bare, word), f"{PROG}: {word}: {os.strerror(reason)}\n"
+        assert (result.returncode, result.stderr) == (code, said)
     result = run(bare, "echo a; echo b")
     assert result.returncode == 127
     assert f"(for a shell: {PROG} run {bare} sh -c 'echo a; echo b')" in result.stderr
@@ -266,7 +239,6 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGTERM})
 
-    options = {"capture_output": True, "text": True, "check": True, "timeout": SECONDS}
     for words in (["cat", "/proc/self/status"], ["ls", "/proc/self/fd"]):
         expected, found = (
             # SigQ counts the signals that wait for all of this user's processes
@@ -276,8 +248,8 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
                 if words[0] == "ls" or line.startswith(("SigB", "SigC", "SigI", "SigP", "Shd"))
             ]
             for result in (
-                subprocess.run(words, preexec_fn=prepare, **options),
-                run(name, *words, preexec_fn=prepare, **options),
+                call(words, preexec_fn=prepare),
+                run(name, *words, preexec_fn=prepare),
             )
         )
         assert found == expected
@@ -288,12 +260,8 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
 
 def test_the_command_finds_the_environment_as_it_was(name):
     environment = {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "LC_ALL": "C.UTF-8", "A": "\udcff"}
-    found = dict(
-        entry.split("=", 1)
-        for entry in run(
-            name, "/usr/bin/env", env=environment, errors="surrogateescape"
-        ).stdout.splitlines()
-    )
+    result = run(name, "/usr/bin/env", env=environment, errors="surrogateescape")
+    found = dict(entry.split("=", 1) for entry in result.stdout.splitlines())
     assert found.pop(command.ANCESTORS)
     assert found == environment
 
@@ -331,20 +299,14 @@ def test_the_number_named_last_holds(opened, bare):
 
 
 def test_several_tokens_are_taken_at_once(opened):
-    with start(opened.name, "--take", "2", *HOLD) as process:
-        process.stdout.readline()
-        assert opened.value == 0
-        end(process)
-    opened.acquire(n=1)
+    opened.acquire()
+    assert run(opened.name, "--take", "2", "--no-wait", "true").returncode == 1
     with start(opened.name, "--take", "2", *HOLD) as process:
         wait_for(lambda: opened.waiting == 1)
-        opened.release(1)
+        opened.release()
         process.stdout.readline()
+        assert (opened.value, opened.holders) == (0, [(process.pid, 2)])
         end(process)
-    assert opened.value == 2
-    opened.acquire(n=1)
-    assert run(opened.name, "--take", "2", "--no-wait", "true").returncode == 1
-    opened.release(1)
     assert opened.value == 2
 
 
@@ -706,10 +668,7 @@ os.execv = tell
 from named_semaphores.__main__ import main
 main()
 """
-    python = [sys.executable, "-S", "-c", code, unique_name()]
-    result = subprocess.run(
-        python, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=SECONDS
-    )
+    result = call([sys.executable, "-S", "-c", code, unique_name()])
     # PyPy's ctypes needs two of them.
     assert (result.stdout, result.stderr) == ("['enum', 're']\n" if PYPY else "[]\n", "")
 
@@ -728,32 +687,17 @@ def test_a_zipapp_hands_its_exit_code_on(name, tmp_path):
         (["value", name], 2),
         (["--version"], 0),
     ):
-        result = subprocess.run(
-            [sys.executable, str(archive), *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
+        result = call([sys.executable, str(archive), *words], env=os.environ)
         assert result.returncode == code
         assert "Traceback" not in result.stderr
 
 
 def in_a_namespace(numbers, script):
     """Run the shell script in an IPC namespace of its own, with these limits of semaphores."""
-    if not shutil.which("unshare") or subprocess.run(
-        ["unshare", "--ipc", "true"], stderr=subprocess.DEVNULL, check=False
-    ).returncode:  # fmt: skip
+    if not shutil.which("unshare") or call(["unshare", "--ipc", "true"]).returncode:
         pytest.skip("this machine lacks IPC namespaces")
-    return subprocess.run(
-        ["unshare", "--ipc", "sh", "-c", f"echo {numbers} >/proc/sys/kernel/sem; {script}", "sh"]
-        + line(),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-        timeout=SECONDS,
-    )
+    script = f"echo {numbers} >/proc/sys/kernel/sem; {script}"
+    return call(["unshare", "--ipc", "sh", "-c", script, "sh", *line()])
 
 
 @on_linux

@@ -38,6 +38,18 @@ ENVIRONMENT = {
     ),
 }
 SECONDS = 60 * SLOW
+PROG = f"{os.path.basename(sys.executable)} -m named_semaphores"  # as it calls itself
+
+
+def line(*words: str) -> list[str]:
+    """Return our command line."""
+    return [sys.executable, "-m", "named_semaphores", *words]
+
+
+def call(line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; return what it wrote and its exit code."""
+    given = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
+    return subprocess.run(line, **{**given, "cwd": "/", "env": ENVIRONMENT, **options})
 
 
 class Terminal:
@@ -120,21 +132,14 @@ class Run:
         self.name = unique_name()
 
     def line(self, *command: str) -> list[str]:
-        return [sys.executable, "-m", "named_semaphores", "run", self.name, *command]
+        return line("run", self.name, *command)
 
     def token(self) -> str:
         """Return "token back" or "token taken"."""
         return "token back" if self._at_once("--no-wait") == 0 else "token taken"
 
     def _at_once(self, option: str) -> int:
-        return subprocess.run(
-            [*self.line(option), "true"],
-            env=ENVIRONMENT,
-            cwd="/",
-            stderr=subprocess.DEVNULL,
-            timeout=SECONDS,
-            check=False,
-        ).returncode
+        return call([*self.line(option), "true"]).returncode
 
     def clean(self) -> None:
         from named_semaphores import _sets
@@ -377,14 +382,7 @@ def in_its_own_session(subject: Run) -> str:
 
 
 def _output(line: list[str], **options: Any) -> tuple[str, int]:
-    result = subprocess.run(
-        line,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        **{"env": ENVIRONMENT, "cwd": "/", **options},
-    )
+    result = call(line, **options)
     return result.stdout.strip(), result.returncode
 
 
