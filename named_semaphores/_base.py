@@ -43,7 +43,6 @@ RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)
 
 DEFAULT_MODE = 0o600
 ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
-_NUMBERS = frozenset((int, float))  # the types of most timeouts
 
 _async: Any = None  # the module, once it is needed: the package does not import asyncio
 
@@ -154,8 +153,12 @@ class Semaphore:
         if timeout is None:
             if blocking is not True and blocking is not False:
                 check_wait(self._name, blocking, timeout)
-        elif blocking is not True or type(timeout) not in _NUMBERS or not timeout >= 0:
-            check_wait(self._name, blocking, timeout)
+        else:
+            try:  # numpy's arrays are compared item by item: the result is no bool
+                if (timeout >= 0) is not True or blocking is not True:
+                    check_wait(self._name, blocking, timeout)
+            except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
+                check_wait(self._name, blocking, timeout)
         for taken in self._tries:
             if taken:
                 return True
