@@ -29,8 +29,9 @@ ctypes.CDLL = refuse
 sys.platform = sys.argv[1]
 """
 WINDOWS = """
-for missing in ("sysconf", "register_at_fork", "fork", "geteuid", "getuid", "makedev", "O_NOFOLLOW"):
+for missing in ("sysconf", "register_at_fork", "fork", "geteuid", "getuid", "makedev"):
     delattr(os, missing)
+del os.O_NOFOLLOW
 for missing in ("CLOCK_MONOTONIC", "CLOCK_REALTIME", "clock_gettime", "clock_gettime_ns"):
     delattr(time, missing)
 import _signal
@@ -101,7 +102,8 @@ def stub(*arguments):
     ctypes.set_errno(errno.ENOSYS)
     return 0
 class Bionic:
-    sem_open = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, use_errno=True)(stub)
+    function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, use_errno=True)
+    sem_open = function(stub)
     sem_close = sem_unlink = sem_getvalue = sem_wait = sem_trywait = sem_post = sem_open
     sem_timedwait = sem_open
 ctypes.CDLL = lambda name: Bionic

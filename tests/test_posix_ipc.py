@@ -50,7 +50,13 @@ def test_what_the_other_created_is_linked_and_left(name):
 
 def test_each_wakes_the_other(name):
     sem, back = NamedSemaphore(name, 0), NamedSemaphore(f"{name}-", 0)
-    code = "import posix_ipc, sys; there, back = map(posix_ipc.Semaphore, sys.argv[1:])\nfor _ in range(200): there.acquire(); back.release()"
+    code = """
+import posix_ipc, sys
+there, back = map(posix_ipc.Semaphore, sys.argv[1:])
+for _ in range(200):
+    there.acquire()
+    back.release()
+"""
     child = start_python(code, sem.name, back.name)
     for _ in range(200):
         sem.release()
@@ -63,7 +69,12 @@ def test_each_wakes_the_other(name):
 
 def test_a_token_of_the_others_killed_process_can_be_given_back(name):
     sem = NamedSemaphore(name, 1)
-    code = "import posix_ipc, sys, time; posix_ipc.Semaphore(sys.argv[1]).acquire(); print(flush=True); time.sleep(1000)"
+    code = """
+import posix_ipc, sys, time
+posix_ipc.Semaphore(sys.argv[1]).acquire()
+print(flush=True)
+time.sleep(1000)
+"""
     child = start_python(code, sem.name)
     child.stdout.readline()
     waiter = threading.Thread(target=sem.acquire)

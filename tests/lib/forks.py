@@ -75,7 +75,7 @@ class Gate:
         os.write(self._in, b"x" * count)
 
     def wait(self, count: int = 1, seconds: float = 60) -> None:
-        """Wait for so many ``give``. TimeoutError: a process that should have called it may have failed."""
+        """Wait for so many ``give``. TimeoutError: a process that should give may have failed."""
         while count:
             if not select.select([self._out], [], [], seconds)[0]:
                 raise TimeoutError(f"no other process has given in {seconds} s")

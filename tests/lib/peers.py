@@ -68,7 +68,7 @@ class Peer:
         sem.close()
 
     def fresh(self, tokens: int = 1) -> Any:
-        """Return a new semaphore. Its name is removed already where that is possible, so that no kind of end leaves the name behind."""
+        """Return a new semaphore, where possible without a name, so that no end leaves one."""
         sem = self.create(unique_name(), tokens)
         sem.unlink()
         return sem
@@ -96,7 +96,7 @@ class Peer:
         return int(sem.value)
 
     def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
-        """Make the number of free tokens what it should be; return how many were lost and how many there were too many."""
+        """Make the number of free tokens right. Return how many were lost, and how many gained."""
         missing = expected - self.value(sem)
         for _ in range(missing):
             sem.release()
@@ -142,7 +142,7 @@ class NamedCtypes(Named):
 
 
 class NamedPolling(NamedCtypes):
-    """The ctypes engine on a library that has no timed waits, as macOS has none: waits with a timeout poll."""
+    """The ctypes engine on a library without timed waits, as on macOS: timed waits poll."""
 
     label = "NamedSemaphore, polling"
     hidden = ("timedwait", "clockwait")
@@ -265,7 +265,7 @@ class Predecessor(Named):
     discard = close
 
     def tidy(self) -> None:
-        # Each constructor adds a handler to a logger of the semaphore's name, and searches those that are there.
+        # Each constructor adds a handler to a logger of the semaphore's name.
         import logging
 
         for name, logger in list(logging.root.manager.loggerDict.items()):
@@ -361,7 +361,7 @@ class SysvIpc(Peer):
 
 
 class Filelock(Peer):
-    """filelock; for more than one token a file for each, tried in turn as often as filelock itself tries again."""
+    """filelock; for several tokens a file for each, tried in turn as often as filelock polls."""
 
     label = "filelock"
     try_acquire = "sem.acquire(blocking=False)"
@@ -371,7 +371,7 @@ class Filelock(Peer):
     def __init__(self) -> None:
         self.module: Any = importlib.import_module("filelock")
         self.busy = self.module.Timeout
-        # tests/tools/bench and tests/tools/stress remove it. A child of fork would, too, at its end, if it were a TemporaryDirectory.
+        # tests/tools/bench and stress remove it. No TemporaryDirectory: a child would remove that.
         self.folder = tempfile.mkdtemp()
         self.names: dict[int, tuple[str, int]] = {}
 
@@ -522,7 +522,7 @@ class BareCtypes(Peer):
 
 
 class Naive(Peer):
-    """A class as one would write it with ctypes: right as long as no signal, no thread and no other process comes between."""
+    """A class as one would write it with ctypes: right while nothing comes between its steps."""
 
     label = "naive ctypes class"
 
@@ -645,7 +645,10 @@ def prepare(*types: type[Peer]) -> dict[str, str]:
 
 
 def _fetch_predecessor() -> str:
-    """Put the package where only ``_predecessor`` finds it, since its import name is ours; return what pip says if it fails."""
+    """Put the package where only ``_predecessor`` finds it, since its import name is ours.
+
+    Return what pip says if it fails.
+    """
     folder = os.path.join(CACHE, PREDECESSOR)
     if os.path.isdir(folder):
         return ""
@@ -668,8 +671,8 @@ def _fetch_predecessor() -> str:
         return ran.stderr.strip()[-300:] if ran.returncode else ""
 
 
-# What a process leaves behind. Names contain the id of the process that ran the measurement (support.unique_name), and so do the keys of
-# sysv_ipc's sets.
+# What a process leaves behind. Names contain the id of the process that ran the measurement
+# (support.unique_name), and so do the keys of sysv_ipc's sets.
 
 
 def _key(name: str) -> int:
@@ -682,7 +685,7 @@ def _first_key(process: int) -> int:
 
 
 def sweep(process: int) -> list[str]:
-    """Remove the names and sets that this process, which has ended, and its children left behind. Return what they were."""
+    """Remove and return what this process, which has ended, and its children left behind."""
     left = glob.glob(f"/dev/shm/*nst{process}_*")
     for path in left:
         os.unlink(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of tests/tools/bench and tests/tools/stress, printed and kept in the README.md beside each."""
+"""Tables of tests/tools/bench and stress, printed and kept in the README.md beside each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def put_into_readme(path: str, text: str) -> None:
-    """Put the text, which begins with ``heading``, in the place of the section of this version of Python, or at the end."""
+    """Replace this Python's section, which begins with ``heading``, by the text, or append it."""
     with open(path, encoding="utf-8") as file:
         before = file.read()
     section = re.compile(rf"^## {re.escape(version())},.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy the package to app/_vendor under the given folder, and run the suite on that copy, with nothing of its name installed."""
+"""Copy the package to app/_vendor under the given folder, and use the copy, alone and beside this
+one.
+"""
 
 from __future__ import annotations
 

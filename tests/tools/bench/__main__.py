@@ -26,7 +26,7 @@ from tables import put_into_readme, version  # noqa: E402
 
 class Group(NamedTuple):
     function: str
-    quick: int  # in how many processes in turn, since a process's memory layout makes some things faster, others slower
+    quick: int  # processes, one after the other: the layout of a process's memory changes times
     full: int
     title: str
     cell: Callable[[list[float]], str]

@@ -23,7 +23,7 @@ _BLOCK = 0.003  # seconds a peer is measured before the next has its turn
 
 
 def measure(results: Results, quick: bool) -> None:
-    """Time all calls. The peers take turns, so that ratios hold when the machine is slowed for a while."""
+    """Time all calls. The peers take turns: what slows the machine for a while slows all."""
     peers = list(available())
     links = {peer: unique_name() for peer in peers if peer.has_name}
     names = {peer: unique_name() for peer in peers if peer.has_name}
@@ -130,7 +130,7 @@ _IMPORTS = {
 def measure_imports(results: Results, quick: bool) -> None:
     """Time each import in a new process, without that process's start."""
     root = os.path.dirname(os.path.dirname(sys.modules["named_semaphores"].__file__ or ""))
-    # All are compiled beforehand, whatever the environment says, and nothing is written into somebody's checkout.
+    # All are compiled beforehand, and not in the checkout.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": os.path.join(CACHE, "pycache")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     imports = dict(_IMPORTS)

@@ -173,7 +173,7 @@ def _memory(
 
 
 def _private_bytes() -> int | None:
-    """Return the memory that is this process's alone; the page of the semaphore itself is shared by all who have it open."""
+    """Return the memory that is this process's alone, without the semaphore's own page."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             return next(

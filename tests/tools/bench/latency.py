@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a release in another process to the waiter's next line, in a thread and in a task of asyncio; and what waiting costs."""
+"""From a release in another process to the waiter's next line, and what waiting costs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure(results: Results, quick: bool) -> None:
 
 
 def _latencies(peer: Any, in_task: bool, times: int) -> list[float]:
-    # Long enough that the other process waits; the longer a wait has lasted, the less often it polls.
+    # Long enough that the other process waits. A long wait polls less often.
     pause = (0.002, 0.004) if peer.waits_in_kernel else (0.05, 0.2)
     sem, released = peer.fresh(), shared(ctypes.c_double * times)
     taken = shared(ctypes.c_double * times)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between processes that wait for each other: hand-overs, contention, a long queue, and a holder that is killed."""
+"""Between processes that wait for each other: hand-overs, contention, a queue, a killed holder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clock() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)  # one clock for all processes
 
 
-# --- hand-overs -------------------------------------------------------------------------------------------------------------------------
+# --- hand-overs -----------------------------------------------------------------------------------
 
 
 def _places() -> dict[str, tuple[set[int], set[int]] | None]:
@@ -95,11 +95,11 @@ def _pong(there: Any, back: Any, trips: int) -> None:
         release()
 
 
-# --- contention -------------------------------------------------------------------------------------------------------------------------
+# --- contention -----------------------------------------------------------------------------------
 
 
 def measure_contention(results: Results, quick: bool) -> None:
-    """Time a pair of acquire and release where 2, 8, 64 processes want the only token all the time."""
+    """Time a pair of acquire and release where 2, 8, 64 processes want the only token."""
     peers = list(
         available(
             Named,
@@ -153,7 +153,7 @@ def _seconds_per_pair(peer: Any, count: int, seconds: float) -> float:
     return seconds / float(max(1, sum(counts)))
 
 
-# --- a long queue -----------------------------------------------------------------------------------------------------------------------
+# --- a long queue ---------------------------------------------------------------------------------
 
 
 def measure_queue(results: Results, quick: bool) -> None:
@@ -192,7 +192,7 @@ def _seconds_per_waiter(peer: Any, count: int) -> float:
     return seconds / count
 
 
-# --- a holder is killed -----------------------------------------------------------------------------------------------------------------
+# --- a holder is killed ---------------------------------------------------------------------------
 
 
 DEATH = "SIGKILL of the holder to the waiter's next line"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eight processes that serve requests, two at a time: how evenly they get tokens, with threads and with asyncio."""
+"""Eight processes that serve requests, two at a time: how evenly they get tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure_fairness(results: Results, quick: bool) -> None:
 
 
 def measure_asyncio(results: Results, quick: bool) -> None:
-    """Count the same where half of the processes, or all, are asyncio tasks, each with a loop of its own."""
+    """Count the same where half of the processes, or all, are tasks with a loop of their own."""
     for peer in available(Robust, Named, NamedCtypes):
         for blocking, tasks in ((4, 4), (0, 8), (8, 0)):
             counts = _served(peer, blocking, tasks, 2 if quick else 10)
@@ -59,7 +59,7 @@ def measure_asyncio(results: Results, quick: bool) -> None:
 
 
 def measure_poisson(results: Results, quick: bool) -> None:
-    """Time how long requests wait for a token that arrive at random, at 80 % of what the tokens can serve."""
+    """Time the waits of requests that arrive at random, at 80 % of what the tokens can serve."""
     for peer in available(Robust, Named, NamedCtypes):
         for operation, blocking in ((ALL_BLOCKING, True), (ALL_ASYNCIO, False)):
             for waited in _poisson(peer, blocking, 3 if quick else 20):
@@ -98,7 +98,10 @@ def _served(peer: Any, blocking: int, tasks: int, seconds: float) -> list[int]:
 
 
 def _poisson(peer: Any, blocking: bool, seconds: float) -> list[float]:
-    """Return the seconds from each request's arrival until it has a token. Each request is a thread, or a task, of one of the processes."""
+    """Return the seconds from each request's arrival until it has a token.
+
+    Each request is a thread, or a task, of one of the processes.
+    """
     each = int(seconds * LOAD * TOKENS / REQUEST / WORKERS)  # requests of a process
     sem, waits = peer.fresh(TOKENS), shared(ctypes.c_double * (each * WORKERS))
     begin = clock() + 0.3

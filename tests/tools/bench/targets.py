@@ -129,7 +129,7 @@ def _serving(results: Results) -> Iterator[tuple[str, str, bool]]:
         if tasks:
             even = min(tasks) / max(tasks)
             yield (
-                f"{whose}: fewest requests of {len(tasks)} asyncio workers at least 0.5 of the most",
+                f"{whose}: fewest requests of {len(tasks)} asyncio workers at least half the most",
                 f"{even:.2f}",
                 even >= 0.5,
             )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the suite on every Python this machine can have, and pairs of different programs on one semaphore.
+"""Run the suite on every Python this machine can have, and pairs of programs on one semaphore.
 
     python3 tests/tools/platforms [NAME...]
 
-The end is one Markdown table. What cannot be had is reported there as SKIPPED, with the reason. The exit code is 0 only
-if nothing failed. Runtimes are kept in a cache; delete it to have them anew.
+The end is one Markdown table. What cannot be had is SKIPPED there, with the reason. The exit code is
+0 only if nothing failed. Runtimes are kept in a cache; delete it to have them anew.
 """
 
 import argparse
@@ -24,7 +24,8 @@ import pairs
 from runtimes import HERE, PROJECT, RUNTIMES, Unavailable
 from supplies import prepare, test_set
 
-# What emulated CPUs do without, and all with --quick: other platforms' profiles, and files that start many interpreters.
+# What emulated CPUs do without, and all with --quick: other platforms' profiles, and a file that
+# starts many interpreters.
 QUICK = ["--profile", "native", "--ignore-glob", "*/test_cli.py"]
 # qemu itself holds streams that a command has closed, and dies of a signal that a command ignores.
 EMULATED = [*QUICK, "--ignore-glob", "*/test_run.py"]
@@ -36,7 +37,7 @@ PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
 class Check(NamedTuple):
     name: str
     how: str
-    plan: Callable  # (shop, options) -> (command, environment, what it runs on); it may raise Unavailable
+    plan: Callable  # (shop, options) -> (command, environment, facts); it may raise Unavailable
     shown: Callable[
         [str], str
     ]  # from the output of a run that ended well, the result in a few words; "" is a failure
@@ -65,10 +66,13 @@ def suite(runtime):
             facts["cpu"] += " (qemu)"
         fewer = EMULATED if runtime.emulated else QUICK if options.quick else []
         folders = [place.packages / "wheel", place.packages / test_set(facts["python"])]
-        # Debian's roots hold no compiled modules, and compiling all of pytest takes an emulated CPU half a minute.
+        # Debian's roots hold no compiled modules. An emulated CPU compiles pytest in half a minute.
         compiled = place.packages / "compiled" / runtime.name
-        environment = {"PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONPYCACHEPREFIX": str(compiled),
-                       "PYTHONDONTWRITEBYTECODE": ""}  # fmt: skip
+        environment = {
+            "PYTHONPATH": os.pathsep.join(map(str, folders)),
+            "PYTHONPYCACHEPREFIX": str(compiled),
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
         if runtime.emulated:
             environment["NAMED_SEMAPHORES_SLOW"] = "20"
         what = STORMS if options.storms else [*fewer, "tests"]
@@ -110,7 +114,7 @@ def pair(pair):
 
 
 def in_room(command, environment, log, shop, seconds):
-    """Run it with a /dev/shm, a folder for temporary files and a log of its own. Return what went wrong, or ""."""
+    """Run it with a /dev/shm, temporary files and a log of its own. Return what went wrong."""
     with tempfile.TemporaryDirectory() as scratch, log.open("w") as output:
         environment = {
             **os.environ,

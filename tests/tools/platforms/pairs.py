@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 def together(left, right):
-    """Each wakes the other, and what one side counts the other reads, whoever made the semaphore."""
+    """Each wakes the other. What one side counts the other reads, whoever made the semaphore."""
     return f"""
         {left} make /ping 1; {right} make /pong 0
         {left} play /ping /pong {ROUNDS} & {right} play /pong /ping {ROUNDS}; wait $!
@@ -30,10 +30,12 @@ def together(left, right):
 
 
 def refused(word):
-    """The right side must not link to what the left one made, and must say why; the left side's goes on."""
+    """The right side refuses to link, and says why. The left side's semaphore works on."""
 
     def script(left, right):
-        return f"{left} make /pair 5; {right} refused /pair '{word}'; {left} value /pair 5; {left} drop /pair"
+        return f"""
+            {left} make /pair 5; {right} refused /pair '{word}'
+            {left} value /pair 5; {left} drop /pair"""
 
     return script
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where there are no named semaphores, the package can be imported, and making one is refused with a sentence."""
+"""Without named semaphores the package can be imported, and the constructor says why not."""
 
 from named_semaphores import NamedSemaphore
 

@@ -85,7 +85,7 @@ def need(packages):
 
 
 def cached(directory, recipe, build, ready):
-    """Have ``build()`` fill the directory, unless the same recipe has filled it and ``ready()`` still finds it good."""
+    """Fill the directory by ``build()``, unless the same recipe has and ``ready()`` agrees."""
     stamp = directory / ".recipe"
     with one_at_a_time:
         if stamp.exists() and stamp.read_text() == recipe and ready():
@@ -125,7 +125,7 @@ def found(version):
 
 
 def debian(name, arch, suite, python, packages="", cpu="native"):
-    """A Python in a Debian root; several may share one. On a CPU that qemu emulates, ``cpu`` is qemu's name for it."""
+    """A Python in a Debian root; several may share one. ``cpu`` is qemu's name, or "native"."""
 
     def get(shop):
         if os.geteuid() != 0:

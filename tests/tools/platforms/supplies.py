@@ -9,8 +9,8 @@ from pathlib import Path
 
 from runtimes import Shop, Unavailable, cached, run
 
-# By the oldest Python they are for. pip evaluates "only for older Pythons" for the Python it runs on,
-# and not every index tells it which versions a package is for.
+# By the oldest Python they are for. pip evaluates "only for older Pythons" for the Python that runs
+# it, and not every index tells which versions a package is for.
 OLDER = ["exceptiongroup", "tomli", "typing_extensions"]
 TEST_SETS = {
     "3.9": ["pytest<9", "pytest-timeout", "iniconfig<2.2", *OLDER],
@@ -64,7 +64,7 @@ def copy(project, destination, cache):
 
 
 def prepare(project, cache):
-    """Fill the cache with it all. The wheel is made anew each time; where that cannot be, the checkout serves."""
+    """Fill the cache. The wheel is made anew each time; where that fails, the checkout serves."""
     shop = Shop(cache, cache / "project", cache / "packages")
     for python in TEST_SETS:
         install_pytest(shop.packages / python, python)
