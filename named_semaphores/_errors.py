@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: turn an errno into an exception that names the semaphore and says what helps."""
+"""Turn an errno into an exception that names the semaphore and says what helps."""
 
 from __future__ import annotations
 
@@ -17,58 +17,49 @@ _HINTS = {
     errno.EEXIST: "a semaphore of this name exists",
     errno.ENOENT: "there is no semaphore of this name",
 }
+_DIRECTORY_HINTS = {errno.ENOSPC: "is full", errno.EROFS: "is mounted read-only"}
 _NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR)  # old glibc, Cygwin; it is a file
-_DIRECTORY_HINTS = {
-    errno.ENOSPC: "is full",
-    errno.EROFS: "is mounted read-only",
-}
 
 
-def oserror(error: int, libc: Libc, name: str, hint: str | None = None) -> OSError:
+def oserror(number: int | None, libc: Libc, name: str, hint: str | None = None) -> OSError:
     """Return the OSError, of the subclass Python has for this errno, with the name as filename."""
-    hint = hint or _hint(error, libc, name)
-    return OSError(error, os.strerror(error) + (f" ({hint})" if hint else ""), name)
+    number = number or 0
+    hint = hint or _hint(number, libc, name)
+    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
 
 
-def explained(error: OSError, libc: Libc, name: str) -> OSError:
-    """Return what a call of ``Libc`` raised, with the semaphore's name and what helps."""
-    return oserror(error.errno or 0, libc, name)
-
-
-def open_error(error: OSError, libc: Libc, name: str, creating: bool = False) -> Exception:
-    """Return the exception for a semaphore that could not be opened."""
+def open_error(number: int | None, libc: Libc, name: str, creating: bool) -> Exception:
+    """Return the exception for a semaphore that could not be opened, or created."""
     length = len(name.encode())
     if length > libc.longest_name:  # some systems have another error
-        hint = f"a name has at most {libc.longest_name} bytes here, its slash included"
-        hint = f"{hint}, and this one {length}"
-        return oserror(errno.ENAMETOOLONG, libc, name, hint)
-    number = error.errno or 0
+        hint = (
+            f"a name has at most {libc.longest_name} bytes here, its slash included, and this one "
+        )
+        return oserror(errno.ENAMETOOLONG, libc, name, f"{hint}{length}")
     # Without /dev/shm glibc from 2.34 on says ENOENT also when it creates.
     if (creating and number == errno.ENOENT) or number in _NO_DIRECTORY:
         directory = os.path.dirname(libc.files or "")
         if directory and not os.path.isdir(directory):
             hint = "the shared memory file system that holds semaphores, is missing"
-            hint = f"{directory}, {hint}: mount a tmpfs there"
-            return oserror(errno.ENOSYS, libc, name, hint)
+            return oserror(errno.ENOSYS, libc, name, f"{directory}, {hint}: mount a tmpfs there")
     if number == errno.ENOSYS:
-        return NotImplementedError(
-            f"semaphore {name!r}: this system ({libc.platform}) has no POSIX named semaphores"
-        )
+        reason = f"this system ({libc.platform}) has no POSIX named semaphores"
+        return NotImplementedError(f"semaphore {name!r}: {reason}")
     if creating and number == errno.ENOENT:  # this user may not search the directory
         number = errno.EACCES
     return oserror(number, libc, name)
 
 
-def _hint(error: int, libc: Libc, name: str) -> str | None:
-    if error in _HINTS:
-        return _HINTS[error]
+def _hint(number: int, libc: Libc, name: str) -> str | None:
+    if number in _HINTS:
+        return _HINTS[number]
     path = libc.path(name)
     if path is None:
         return None
     directory = os.path.dirname(path)
-    if error in _DIRECTORY_HINTS:
-        return f"{directory}, the file system that holds semaphores, {_DIRECTORY_HINTS[error]}"
-    is_refused = error in (errno.EACCES, errno.EPERM)
+    if number in _DIRECTORY_HINTS:
+        return f"{directory}, the file system that holds semaphores, {_DIRECTORY_HINTS[number]}"
+    is_refused = number in (errno.EACCES, errno.EPERM)
     try:
         status = os.lstat(path.encode())
     except OSError:
@@ -79,6 +70,6 @@ def _hint(error: int, libc: Libc, name: str) -> str | None:
         mode = stat.S_IMODE(status.st_mode)
         return (
             f"it belongs to user {status.st_uid}, group {status.st_gid}, with mode {mode:04o}; "
-            "who opens it must be allowed to read and to write"
+            "opening it needs read and write permission, unlinking it its owner or root"
         )
     return None

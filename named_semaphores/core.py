@@ -11,7 +11,7 @@ from itertools import islice
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
 from ._checks import check_integer, check_mode, check_name, without_ctypes
 from ._cleanup import Owner
-from ._errors import explained, open_error, oserror
+from ._errors import open_error, oserror
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class NamedSemaphore(Semaphore):
             reason = f"this system ({handle.libc.platform}) does not tell the value"
             raise NotImplementedError(f"semaphore {self._name!r}: {reason}") from None
         except OSError as error:
-            raise explained(error, handle.libc, self.name) from None
+            raise oserror(error.errno, handle.libc, self.name) from None
 
     @property
     def unlink_on_delete(self) -> bool:
@@ -233,7 +233,7 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
         except InterruptedError:  # POSIX allows it; the signal's handler has run
             pass
         except OSError as error:
-            raise open_error(error, libc, name, creating) from None
+            raise open_error(error.errno, libc, name, creating) from None
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:
@@ -273,4 +273,4 @@ def _unlink(
     try:
         libc.unlink(name)
     except OSError as error:
-        raise explained(error, libc, name) from None
+        raise oserror(error.errno, libc, name) from None

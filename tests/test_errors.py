@@ -114,9 +114,7 @@ def test_another_users_file_is_explained(name, error):
 
     theirs = MuslSemaphore(name, mode=0o640)
     cls = refusing(error)
-    text = (
-        f"user {os.geteuid()}, group .*, with mode 0640; who opens it must be allowed to read and"
-    )
+    text = f"user {os.geteuid()}, group .*, with mode 0640; opening it needs read and write"
     with pytest.raises(PermissionError, match=text) as raised:
         cls(name)
     assert raised.value.filename == name

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from .. import NamedSemaphore, _keys, _set, _sets, _sysv
 from .._checks import check_integer, check_name
-from .._errors import explained
+from .._errors import oserror
 from .._opening import open_set
 from .._semlock import system as posix_system
 from ..listing import list_posix, list_robust
@@ -250,7 +250,7 @@ def _unlink_posix(name: str) -> None:
     try:
         libc.unlink(name)
     except OSError as error:
-        raise explained(error, libc, name) from None
+        raise oserror(error.errno, libc, name) from None
 
 
 def _unlink_unused(options: argparse.Namespace) -> int:
