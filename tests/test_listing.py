@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 
 import pytest
+from namespaces import own_sets
 from support import run_python, start_python, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _semlock, _sets, listing
@@ -328,9 +329,10 @@ def test_a_robust_semaphore_is_listed(robust):
 @on_linux
 def test_a_set_that_nobody_has_open_is_no_semaphore_unless_it_stays(name):
     code = "import os, sys; from named_semaphores import RobustSemaphore as R; opened = R(sys.argv[1], 3); os._exit(0)"
-    assert run_python(code, name).returncode == 0
-    assert found(name) is None
-    assert _sets.remove_idle([name]) == [name]
+    with own_sets():
+        assert run_python(code, name).returncode == 0
+        assert found(name) is None
+        assert _sets.remove_idle([name]) == [name]
     RobustSemaphore(name, 3, unlink_on_delete=False).close()
     assert found(name).stays is True
     assert _sets.remove_idle([name]) == [name]
