@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mechanism: the C library's named semaphores through ctypes.
+"""The C library's named semaphores through ctypes.
 
 Every symbol, prototype and constant of POSIX semaphores is here. ``Libc`` binds the library object
 it is given, so that a test can hand in one that behaves like another platform's;
@@ -137,10 +137,8 @@ class Handle:
     """An open semaphore and its calls, as ``_base`` says."""
 
     is_robust = False  # whether the kernel gives tokens back when the process ends
-    slices = (
-        100_000_000,
-        1_000_000_000,
-    )  # nanoseconds; of the waits after the first, the last repeats
+    # Nanoseconds. The first wait has _waiting.FIRST_SLICE; the last one here repeats.
+    slices = (100_000_000, 1_000_000_000)
     tries: Iterator[bool]
     first_waits: Iterator[bool]
     posts: Iterator[bool | None]
@@ -218,8 +216,8 @@ class Libc:
     def _bind(self) -> None:
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
         # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes
-        # the others on the stack. They are c_uint, whatever mode_t is. The result is an integer: as
-        # a c_void_p, macOS's handle 0 would become None.
+        # the other two on the stack. Both are passed as c_uint, whatever mode_t is. The result is
+        # an integer: as a c_void_p, macOS's handle 0 would become None.
         self.sem_open = self._function("sem_open", c_char_p, c_int, keep_gil=True)
         self.sem_open.restype = c_ssize_t
         # int sem_unlink(const char *name);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mechanism: the calls that run hot, made by the interpreter's own C object for a semaphore.
+"""The calls that run hot, made by the interpreter's own C object for a semaphore.
 
 ``multiprocessing.Semaphore`` is made of ``_multiprocessing.SemLock`` (CPython, PyPy).
 ``SemLock._rebuild(address, 1, maximum, None)`` takes over an open semaphore; with a name instead of
@@ -21,6 +21,11 @@ from itertools import chain, repeat, starmap
 from ._libc import Handle, Libc, load
 from ._waiting import FIRST_SLICE
 
+try:
+    from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # an interpreter built without it
+    SemLock = None
+
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,10 +45,6 @@ def semlock(platform: str) -> Any:
     """Return the type, or None where it does not serve."""
     # Cygwin and illumos: one sem_close ends all openings of the name.
     if platform.startswith(("cygwin", "msys", "sunos")):
-        return None
-    try:
-        from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:  # an interpreter built without it
         return None
     return SemLock if hasattr(SemLock, "_rebuild") else None
 

@@ -23,7 +23,6 @@ from named_semaphores import _keys, _set, _sysv
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
     "native: the test runs only for classes whose calls are the C library's own; the fakes' are callbacks, which swallow exceptions",
-    "fakes: the test runs only for those fakes, which tell what is open",
     "exact: the test needs an interpreter that looks at signals in few places, CPython from 3.11 on",
     "storm: many signals, aimed at single instructions; not run where coverage is measured",
 )
@@ -67,11 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = any("kind" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "kind" in metafunc.fixturenames and not own:
         all_kinds = getattr(metafunc.module, "KINDS", kinds.ALL)
-        for marker, is_wanted in (("native", True), ("fakes", False)):
-            if metafunc.definition.get_closest_marker(marker):
-                all_kinds = [
-                    profile for profile in all_kinds if (profile in kinds.NATIVE) is is_wanted
-                ]
+        if metafunc.definition.get_closest_marker("native"):
+            all_kinds = [profile for profile in all_kinds if profile in kinds.NATIVE]
         chosen = metafunc.config.getoption("--profile") or all_kinds
         metafunc.parametrize(
             "kind", [profile for profile in all_kinds if profile in chosen], indirect=True
