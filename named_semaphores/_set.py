@@ -368,6 +368,8 @@ class Set:
             if self._wait(take_rest(account, n, bias, notice), deadline):
                 return True
             self.operate(give_up(account))
+            if deadline is not None and clock() >= deadline:
+                break
             self.check_total(n)  # there were fewer than n, and there may be more again
         self.check_total(n)
         return False
