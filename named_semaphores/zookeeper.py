@@ -9,9 +9,9 @@ import os
 import socket
 from collections import Counter, namedtuple
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from itertools import repeat
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 from ._base import Semaphore
@@ -48,10 +48,8 @@ class ZooKeeperSemaphore(Semaphore):
     stopped while it acquires holds up all others until then. A holder that was cut off runs on until
     it looks at ``lost``. If two holders must never overlap, use fencing tokens.
 
-    A wait lasts as long as kazoo's: a timeout does not end it while the connection is suspended. If
-    a signal handler's exception ends a wait, the nodes of the attempt are deleted first. A second
-    exception meanwhile leaves a node, and may hold up others, until the session ends. kazoo may turn
-    an exception into ConnectionAbortedError. ``async with`` ends before the token is back.
+    A wait lasts as long as kazoo's: a timeout does not end it while the connection is suspended.
+    ``async with`` does not wait until its token is back.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``.
@@ -89,6 +87,7 @@ class ZooKeeperSemaphore(Semaphore):
         self._path = f"/named-semaphores{self._name}/tokens"
         self._held: list[Lock] = []  # the kazoo Lock by which each token was taken, oldest first
         self._released_lost = False
+        self._mutex = client.handler.lock_object()  # of _held; only for threads without signals
         self._changed = client.handler.event_object()  # for the attempt that is first in the queue
         self._call(self._open, initial_value)
         self._handle = client
@@ -137,19 +136,7 @@ class ZooKeeperSemaphore(Semaphore):
             ValueError: This object holds fewer; none is put back.
         """
         self._open_handle(although_closed=True)
-        check_integer(self._name, "n", n, 1)
-        tokens: list[Lock] = []
-        try:
-            # One C call: each token is always in one of the lists. Lost tokens are the oldest.
-            tokens.extend(map(self._held.pop, repeat(0, n)))
-            self._put_back(tokens)
-        except IndexError:
-            self._held[:0] = tokens
-            what = f"this object holds {len(self._held)} tokens, and cannot release {n}"
-            raise ValueError(f"semaphore {self._name!r}: {what}") from None
-        except BaseException:
-            self._put_back(tokens)
-            raise
+        self._in_thread(self._put_back, check_integer(self._name, "n", n, 1))
 
     def unlink(self) -> None:
         """Remove the name. Whoever waits gets FileNotFoundError; holders run on."""
@@ -181,28 +168,30 @@ class ZooKeeperSemaphore(Semaphore):
         if asyncio._get_running_loop() is None:
             self.release()
         else:  # the loop must not wait for ZooKeeper
-            _in_thread(self.release)
+            self._client.handler.spawn(self._put_back, 1)
 
     def _wait_endless(self, handle: Any = None) -> bool:
         return self._wait(None, handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
-        return self._attempt(self._lock(), deadline)
+        lock = self._lock()
+        try:
+            return bool(self._in_thread(self._attempt, lock, deadline))
+        except BaseException:
+            self._abandon(lock)
+            raise
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
         lock = self._lock()
-        taking = _in_thread(self._attempt, lock, deadline_of(self._name, timeout))
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # a cancelled task does not cancel the future
+        deadline = deadline_of(self._name, timeout)
+        self._client.handler.spawn(_answer, future.set_result, self._attempt, lock, deadline)
         try:
-            return bool(await asyncio.wrap_future(taking))
-        except BaseException:  # cancelled: a token that was taken all the same goes back
-            lock.cancel()
-            self._changed.set()
-            _in_thread(self._undo, taking)
+            return bool(_result(await asyncio.wrap_future(future)))
+        except BaseException:
+            self._abandon(lock)
             raise
-
-    def _undo(self, taking: Future[bool]) -> None:
-        if taking.result():
-            self.release()
 
     def _who_holds(self) -> str:
         return "".join(f"; {pid} on {host} holds {n}" for host, pid, n in self.holders)
@@ -250,20 +239,44 @@ class ZooKeeperSemaphore(Semaphore):
         lock = Lock(self._open_handle(), f"{self._path}-__lock__", identifier)
         lock.assured_path = True  # kazoo would create it again after unlink()
         lock.token = f"{self._path}/{lock.prefix}"  # the path of the token's node
+        lock.taken = False
         return lock
 
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Make the call in a thread, where no signal handler runs, and wait for it.
+
+        kazoo waits by threading.Condition. An exception of a signal handler may leave the lock of
+        that taken, and kazoo's own threads would then wait for it forever.
+        """
+        outcomes: SimpleQueue[Any] = SimpleQueue()
+        self._client.handler.spawn(_answer, outcomes.put, function, *args)
+        return _result(outcomes.get())
+
     def _attempt(self, lock: Lock, deadline: int | None) -> bool:
-        taken = False
         try:
-            taken = self._call(self._try, lock, deadline)
+            lock.taken = self._call(self._try, lock, deadline)
         except (exceptions.LockTimeout, exceptions.CancelledError):
             pass
         finally:
-            if not taken:
+            if not lock.taken:
                 with suppress(FileNotFoundError, ConnectionAbortedError):
                     self._delete(f"{lock.path}/{lock.node or self._call(lock._find_node)}")
                 self._drop(lock)
-        return taken
+        if lock.cancelled:
+            self._undo(lock)
+        return bool(lock.taken)
+
+    def _abandon(self, lock: Lock) -> None:
+        """End an attempt for whose result nobody waits any more."""
+        lock.cancel()
+        self._changed.set()
+        self._client.handler.spawn(self._undo, lock)
+
+    def _undo(self, lock: Lock) -> None:
+        with self._mutex:  # the attempt and _abandon may both call this
+            is_taken, lock.taken = lock.taken, False
+        if is_taken:
+            self._put_back(1)
 
     def _try(self, lock: Lock, deadline: int | None) -> bool:
         """Wait in kazoo's queue, and create a node as kazoo's Semaphore does."""
@@ -280,7 +293,8 @@ class ZooKeeperSemaphore(Semaphore):
             if taken < total:
                 with suppress(exceptions.NodeExistsError):  # by a request whose answer was lost
                     self._call(self._client.create, lock.token, lock.data, ephemeral=True)
-                self._held.append(lock)
+                with self._mutex:
+                    self._held.append(lock)
                 if self._is_lost(lock):  # others may have been the first in the queue meanwhile
                     break
                 self._delete(f"{lock.path}/{lock.node}")
@@ -292,13 +306,19 @@ class ZooKeeperSemaphore(Semaphore):
         self._drop(lock)
         raise exceptions.CancelledError if lock.cancelled else exceptions.SessionExpiredError
 
-    def _put_back(self, tokens: list[Lock]) -> None:
+    def _put_back(self, n: int) -> None:
+        with self._mutex:
+            if n > len(self._held):
+                what = f"this object holds {len(self._held)} tokens, and cannot release {n}"
+                raise ValueError(f"semaphore {self._name!r}: {what}")
+            # The oldest first: all lost ones are among them.
+            tokens, self._held = self._held[:n], self._held[n:]
         for token in tokens:
             self._released_lost = self._released_lost or self._is_lost(token)
             self._delete(token.token)
 
     def _drop(self, lock: Lock) -> None:
-        with suppress(ValueError):
+        with self._mutex, suppress(ValueError):
             self._held.remove(lock)
         self._delete(lock.token)
 
@@ -323,9 +343,15 @@ def _left(deadline: int | None) -> float | None:
     return None if deadline is None else max(0, deadline - clock()) / 1e9
 
 
-def _in_thread(function: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Make the call in a thread of its own: all threads of a pool might wait, and none release."""
-    executor = ThreadPoolExecutor(1)
-    future = executor.submit(function, *args)
-    executor.shutdown(wait=False)
-    return future
+def _answer(answer: Callable[[Any], object], function: Callable[..., Any], *args: Any) -> None:
+    try:
+        outcome = function(*args)
+    except BaseException as error:
+        outcome = error
+    answer(outcome)
+
+
+def _result(outcome: Any) -> Any:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome

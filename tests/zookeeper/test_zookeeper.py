@@ -9,7 +9,6 @@ import logging
 import os
 import pickle
 import re
-import signal
 import socket
 import threading
 import time
@@ -430,7 +429,7 @@ client.start()
 sem = ZooKeeperSemaphore(sys.argv[2], 2, client=client)
 other = ZooKeeperSemaphore(sys.argv[2], client=client)
 signal.signal(signal.SIGALRM, interrupt)
-seen = swallowed = 0
+seen = 0
 for number in range(int(sys.argv[3])):
     if number % 2:
         other.acquire()
@@ -442,13 +441,14 @@ for number in range(int(sys.argv[3])):
         signal.setitimer(signal.ITIMER_REAL, 0)
     except Interrupt:
         seen += 1
-    except ConnectionAbortedError:  # kazoo's "except:" around a send
-        swallowed += 1
     if got:
         sem.release()
     if number % 2:
         other.release(2)
-print(seen, swallowed, sem.value, len(client.get_children(f"/named-semaphores{sem.name}/tokens-__lock__")))
+end = time.monotonic() + 20
+while sem.value < 2 and time.monotonic() < end:
+    time.sleep(0.01)
+print(seen, sem.value, len(client.get_children(f"/named-semaphores{sem.name}/tokens-__lock__")))
 client.stop()
 """
 
@@ -458,9 +458,8 @@ def test_signal_handlers_that_raise_in_acquire_cost_no_token(server, name, full)
     number = 3000 if full else 100
     done = run_python(STORM, server.address, name, str(number))
     assert done.stderr == ""
-    seen, swallowed, value, waiting = map(int, done.stdout.split())
+    seen, value, waiting = map(int, done.stdout.split())
     assert seen > number / 4
-    assert swallowed < number / 10
     assert (value, waiting) == (2, 0)
 
 
@@ -469,28 +468,28 @@ def test_a_handler_that_raises_ends_a_wait_and_leaves_nothing(client, pair, name
     with sem, thread(other.acquire):  # one wait behind another, and one that is the first
         wait_for(lambda: len(queue(client, name)) == 1)
         strike(sem.acquire, 0.2)
-        assert len(queue(client, name)) == 1
+        wait_for(lambda: len(queue(client, name)) == 1)
         sem.release()
         wait_for(lambda: other._held)
         strike(sem.acquire, 0.2)
-        assert queue(client, name) == []
+        wait_for(lambda: queue(client, name) == [])
         other.release()
         sem.acquire()
     assert sem.value == 1
 
 
-def test_a_handler_that_raises_does_not_keep_release_from_it(client, pair, monkeypatch):
-    sem, delete = pair[0], pair[0]._client.delete
+def test_a_handler_that_raises_does_not_keep_release_from_it(pair, monkeypatch):
+    sem, delete, begun = pair[0], pair[0]._client.delete, threading.Event()
 
-    def interrupted(path):
-        monkeypatch.setattr(sem._client, "delete", delete)
-        raise KeyboardInterrupt
+    def slow(path):
+        begun.wait(20 * SLOW)
+        delete(path)
 
     sem.acquire()
-    monkeypatch.setattr(sem._client, "delete", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sem.release()
-    assert sem.value == 1
+    monkeypatch.setattr(sem._client, "delete", slow)
+    strike(sem.release, 0.1)
+    begun.set()
+    wait_for(lambda: sem.value == 1)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
