@@ -58,6 +58,11 @@ def test_all_blocks_are_found():
     assert len(COMMANDS) > 4
 
 
+def test_the_prose_is_short():
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert len(re.findall(r"\S*\w\S*", prose)) <= 1000
+
+
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: NAME.search(code)[2])
 def test_a_python_block_runs(code, own):
     # The subprocess outlives its parent, as that recipe says: a ResourceWarning.
