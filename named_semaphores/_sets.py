@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from itertools import islice
 
 from . import _set
 from ._keys import LONGEST_NAME, key, name_of, words
@@ -97,7 +98,11 @@ def remove_idle(names: Container[str] | None = None, most: int | None = None) ->
         most: how many sets to look at, at most.
     """
     library, removed = system(), []
-    for name, semid, mark in list(_removable(library, names))[:most]:
+    try:
+        found = list(removable(names, most))
+    except OSError:  # the system does not list sets
+        found = []
+    for name, semid, mark in found:
         try:
             if _set.remove_marked(library, semid, mark):
                 removed.append(name)
@@ -106,28 +111,32 @@ def remove_idle(names: Container[str] | None = None, most: int | None = None) ->
     return removed
 
 
-def _removable(
-    library: SysV, names: Container[str] | None
+def removable(
+    names: Container[str] | None = None, most: int | None = None
 ) -> Iterator[tuple[str, int, list[Operation]]]:
-    me = os.geteuid()
-    try:
-        for one in listed(lambda row: names is not None or row.uid == me):
-            if one.name is not None and not one.users:
-                if names is None and not one.persistent:
-                    yield one.name, one.row.id, _set.MARK_IDLE
-                elif names is not None and one.name in names:
-                    yield one.name, one.row.id, _set.MARK_UNUSED
-        for row in rows() if names is None else ():
-            if row.key and row.size == library.system.size and row.uid == me:
-                if row.changed < time.time() - _UNREADY and _is_unready(library, row.id):
-                    yield "", row.id, _set.MARK_UNREADY
-    except OSError:  # the system does not list sets
-        pass
+    """Yield name, id and mark of each set that ``remove_idle`` removes; "" for a nameless one.
 
-
-def _is_unready(library: SysV, semid: int) -> bool:
-    values = library.values(semid)
-    return values is not None and not any(values[: _set.NAME])
+    Raises:
+        OSError: the system does not list sets.
+    """
+    library, me = system(), os.geteuid()
+    mine = (row for row in rows() if row.key and row.size == library.system.size)
+    mine = (row for row in mine if names is not None or row.uid == me)
+    for row in islice(mine, most):
+        try:
+            values = library.values(row.id) or [1]
+        except OSError:  # removed meanwhile, or another user's
+            continue
+        name = name_of(values[_set.NAME :])
+        if not any(values[: _set.NAME]):  # never made ready
+            if names is None and row.changed < time.time() - _UNREADY:
+                yield "", row.id, _set.MARK_UNREADY
+        elif name is None or key(name) != row.key or values[_set.USERS]:
+            continue
+        elif names is None and not values[_set.PERSIST]:
+            yield name, row.id, _set.MARK_IDLE
+        elif names is not None and name in names:
+            yield name, row.id, _set.MARK_UNUSED
 
 
 def sweep() -> None:

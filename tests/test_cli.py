@@ -23,6 +23,7 @@ import named_semaphores
 from named_semaphores import (
     NamedSemaphore,
     RobustSemaphore,
+    _keys,
     _semlock,
     _set,
     _sets,
@@ -682,6 +683,18 @@ def test_unlink_unused_takes_what_nobody_has_open(alone, robust, bare, capfd):
     said = f"named-semaphores: {bare}: not removed: a process has it open\n"
     assert (out, err, code) == (f"{stays}\n", said, 2)
     assert sets() == [bare]
+
+
+@on_linux
+def test_unlink_unused_takes_sets_that_were_never_made_ready(alone, name, capfd, monkeypatch):
+    """Their creator was killed, more than a minute ago."""
+    if not alone:
+        pytest.skip("others' new sets would be removed, too")
+    library = _sysv.system()
+    library.get(_keys.key(name), library.system.size, _sysv.IPC_CREAT | 0o600)
+    steps(capfd, ("unlink --unused --yes", "nothing to remove\n"))
+    monkeypatch.setattr(_sets, "_UNREADY", -1)
+    steps(capfd, ("unlink --unused --yes", "(a set that was never made ready)\n"))
 
 
 @on_linux

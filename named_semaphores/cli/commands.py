@@ -258,25 +258,23 @@ def _unlink_unused(options: argparse.Namespace) -> int:
     if options.kind == "posix":
         options.parser.error("POSIX semaphores are removed by name only, without --unused")
     typed = {check_name(name): name for name in options.names}
-    me = os.geteuid()
-    unused = [
-        one.name
-        for one in _sets.listed()
-        if one.name is not None
-        and not one.users
-        and (one.name in typed if typed else one.row.uid == me and not one.persistent)
-    ]
+    names = list(typed) or None
+    unused = [name for name, *_ in _sets.removable(names)]
     if unused and not options.yes:
-        show("\n".join(map(bare, unused)))
+        show("\n".join(map(_shown_set, unused)))
         if not _agrees(options, len(unused)):
             return _DONE
-    removed = _sets.remove_idle(list(typed) or None)  # looks again
+    removed = _sets.remove_idle(names)  # looks again
     if options.yes:
-        show("\n".join(map(bare, removed)) or "nothing to remove")
+        show("\n".join(map(_shown_set, removed)) or "nothing to remove")
     left = [name for name in typed if name not in removed]
     for name in left:
         complain(f"{typed[name]}: not removed: {_why_not_removed(name)}")
     return ERROR if left else _DONE
+
+
+def _shown_set(name: str) -> str:
+    return bare(name) if name else "(a set that was never made ready)"
 
 
 def _why_not_removed(name: str) -> str:
