@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 from support import SLOW, run_python
 
-from named_semaphores import NamedSemaphore, RobustSemaphore
+from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv
+
+try:
+    _sysv.system()
+except NotImplementedError as refusal:
+    pytest.skip(str(refusal), allow_module_level=True)
 
 README = Path(__file__).resolve().parent.parent.joinpath("README.md").read_text(encoding="utf-8")
 # (language, code) of each fenced block; other tests run "python zookeeper".
