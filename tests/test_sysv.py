@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System V sets alone: opening and leaving, tokens, resizing, deaths, other users, other programs, other platforms."""
+"""System V sets alone: opening and leaving, tokens, deaths, other users and programs, platforms."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import errno
 import os
 import signal
 import sys
-import threading
 import time
 
 import profiles
 import pytest
 from support import (
-    EXACT,
     PREFIX,
     PYPY,
     SLOW,
-    alarm,
     run_python,
     start_python,
     thread,
@@ -28,25 +25,25 @@ from support import (
     why_always_the_same_user,
 )
 
-from named_semaphores import _sysv
-from named_semaphores._sysv import MAX_TOKENS, NAME, SysV, list_sets
+from named_semaphores import RobustSemaphore, _keys, _opening, _set, _sets, _sysv
+from named_semaphores._opening import open_set
+from named_semaphores._set import DEAD, NAME, TOKENS, TURN, USERS, ZERO
+from named_semaphores._sysv import NOWAIT, UNDO
 
 try:
     _sysv.system()
 except NotImplementedError as reason:
-    pytest.skip(
-        f"NO SYSTEM V SEMAPHORES, ALL OF test_sysv.py IS SKIPPED: {reason}", allow_module_level=True
-    )
+    pytest.skip(f"NO SYSTEM V SEMAPHORES, NO test_sysv.py: {reason}", allow_module_level=True)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SECOND = 1_000_000_000  # nanoseconds
 
 
 @pytest.fixture(params=profiles.SYSV_NAMES)
 def library(request):
     """The calls of each platform."""
-    if request.config.getoption("--profile") and request.param not in request.config.getoption(
-        "--profile"
-    ):
+    chosen = request.config.getoption("--profile")
+    if chosen and request.param not in chosen:
         pytest.skip("another profile")
     return profiles.sysv_library(request.param)
 
@@ -57,20 +54,42 @@ def native():
 
 
 @pytest.fixture
-def semget():
+def semget(native):
     """Make a set as another program would. It is removed with the test, if it is still there."""
     made = []
 
-    def semget(key, size, flags=0o3600):
-        semid = ctypes.CDLL(None, use_errno=True).semget(key, size, flags)
-        assert semid >= 0, ctypes.get_errno()
-        made.append(semid)
-        return semid
+    def semget(key, size):
+        made.append(native.get(key, size, 0o3600))
+        return made[-1]
 
     yield semget
     for semid in made:
         with contextlib.suppress(_sysv.Removed):
-            _sysv.system().remove(semid)
+            native.remove(semid)
+
+
+def join(library, name, total=1, **options):
+    """Join the set once more, as another process would, and return it."""
+    return open_set(library, name, total, **options)[0]
+
+
+def take(semset, n=1):
+    """Return whether n tokens were free, and are taken."""
+    bias = semset.library.system.bias
+    return semset.operate(_set.take(semset.account, n, bias, NOWAIT))
+
+
+def give(semset, n=1):
+    return semset.operate(_set.give(semset.account, n))
+
+
+def first(semset):
+    return semset.operate(_set.take_first(semset.account, semset.library.system.bias, NOWAIT))
+
+
+def rest(semset, n):
+    bias, notice = semset.library.system.bias, semset.library.system.many_operations
+    return semset.operate(_set.take_rest(semset.account, n, bias, notice, NOWAIT))
 
 
 def in_child(work):
@@ -84,521 +103,479 @@ def in_child(work):
     return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
 
 
-def raised(work):
-    """Return the exception that the work raises."""
+@contextlib.contextmanager
+def process(work):
+    """Let a child of fork do the work and then stop. Yield its id. Kill it at the end."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+            os.write(write, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(write)
     try:
-        work()
-    except Exception as error:
-        return error
-    raise AssertionError("nothing was raised")
+        assert os.read(read, 1) == b"x"
+        yield pid
+    finally:
+        os.close(read)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
-def refuses(work, kind, text=""):
-    error = raised(work)
-    return isinstance(error, kind) and text in str(error)
-
-
-# Opening and leaving
+# --- Opening and leaving --------------------------------------------------------------------------
 
 
 def test_the_first_creates_the_second_links_the_last_removes(library, name):
-    first = library.open(name, 3)
-    second = library.open(name, 3)
-    assert (first.created, second.created) == (True, False)
-    assert first.id == second.id
-    assert (first.value(), first.total(), first.created_with(), first.users(), first.waiting()) == (
-        3,
-        3,
-        3,
-        2,
-        0,
-    )
-    first.leave()
-    assert second.users() == 1
-    second.leave()
-    assert refuses(second.value, FileNotFoundError)
-    assert refuses(lambda: library.open(name, 3, create=False), FileNotFoundError, "no process has")
+    one, created = open_set(library, name, 3)
+    two, created_too = open_set(library, name, 5)
+    assert (created, created_too, one.id == two.id) == (True, False, True)
+    assert (one.free(), one.total(), one.users(), one.waiting()) == (3, 3, 2, 0)
+    assert one.leave()
+    assert two.users() == 1
+    assert two.leave()
+    with pytest.raises(FileNotFoundError, match="no process has"):
+        open_set(library, name, create=False)
 
 
-def test_leaving_twice_counts_once(library, name):
-    first, second = library.open(name, 1), library.open(name, 1)
-    first.leave()
-    first.leave()
-    assert second.users() == 1
-    second.leave()
+def test_what_has_left_is_closed_and_does_not_count_again(library, name):
+    one, two = join(library, name), join(library, name)
+    assert one.leave()
+    assert one.leave()
+    assert two.users() == 1
+    with pytest.raises(ValueError, match="closed"):
+        one.free()
+    two.remove()
+    assert two.leave()
 
 
-def test_leaving_what_was_removed_raises_nothing(library, name):
-    first = library.open(name, 1)
-    library.open(name, 1).remove()
-    first.leave()
+def test_a_process_that_holds_tokens_stays_a_user(library, name):
+    semset = join(library, name)
+    assert take(semset)
+    assert not semset.leave()
+    assert (semset.users(), give(semset), semset.leave()) == (1, True, True)
 
 
 def test_only_creating_refuses_what_is_open(library, name):
-    first = library.open(name, 1, link=False)
-    error = raised(lambda: library.open(name, 1, link=False))
-    assert (type(error), error.errno, error.filename) == (FileExistsError, errno.EEXIST, name)
-    first.leave()
-    assert library.open(name, 1, link=False).leave() is None
+    one = join(library, name, link=False)
+    with pytest.raises(FileExistsError) as raised:
+        open_set(library, name, link=False)
+    assert raised.value.filename == name
+    assert open_set(library, name, known={one.id: one}) == (one, False)
+    with pytest.raises(FileExistsError):
+        open_set(library, name, link=False, known={one.id: one})
+    one.leave()
+    join(library, name, link=False).leave()
 
 
 def test_creating_anew_removes_the_old_one(library, name):
-    old = library.open(name, 1)
-    new = library.open(name, 2, anew=True)
-    assert new.created
-    assert (new.id != old.id, new.value()) == (True, 2)
-    assert refuses(old.value, FileNotFoundError)
-    old.leave()
-    assert new.users() == 1
-    new.leave()
-    library.open(name, 1, anew=True).leave()
-
-
-def test_another_number_is_refused_while_somebody_has_it_open(library, name):
-    first = library.open(name, 3)
-    error = raised(lambda: library.open(name, 5))
-    assert type(error) is ValueError
-    assert name in str(error)
-    assert "3" in str(error)
-    assert "5" in str(error)
-    assert first.users() == 1
-    linked = library.open(name, None)
-    assert linked.created_with() == 3
-    linked.leave()
-    first.leave()
-
-
-def test_no_number_creates_one_token(library, name):
-    only = library.open(name, None)
-    assert (only.created, only.value()) == (True, 1)
-    only.leave()
-
-
-def test_what_died_with_its_users_begins_anew(library, name):
-    def die_inside():
-        ours = library.open(name, 3)
-        assert library.semop(*ours.take(2)) == 0
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    in_child(die_inside)
-    assert refuses(lambda: library.open(name, 3, create=False), FileNotFoundError)
-    in_child(die_inside)
-    new = library.open(name, 5, link=False)
-    assert (new.created, new.value(), new.total()) == (True, 5, 5)
-    new.leave()
+    old = join(library, name)
+    new, created = open_set(library, name, 2, anew=True, known={old.id: old})
+    assert (created, new.id != old.id, new.free()) == (True, True, 2)
+    with pytest.raises(FileNotFoundError, match="removed"):
+        old.free()
+    with pytest.raises(FileNotFoundError, match="removed"):
+        old.remove()
+    assert (old.leave(), new.users(), new.leave()) == (True, 1, True)
 
 
 def test_a_persistent_one_stays_until_it_is_removed(library, name):
-    first = library.open(name, 2, persist=True)
-    first.resize(3)
-    first.leave()
-    second = library.open(name, 2)
-    assert (second.created, second.total(), second.users()) == (False, 3, 1)
-    second.leave()
-    assert refuses(lambda: library.open(name, 4), ValueError, "unlink")
-    assert refuses(lambda: library.open(name, 2, link=False), FileExistsError)
-    third = library.open(name, None, create=False)
-    third.remove()
-    third.leave()
-    assert refuses(lambda: library.open(name, 2, create=False), FileNotFoundError)
+    semset = join(library, name, 2)
+    semset.operate(_set.STAY)
+    semset.operate(_set.STAY)
+    semset.leave()
+    semset, created = open_set(library, name, 3)
+    assert (created, semset.total(), semset.users()) == (False, 2, 1)
+    semset.remove()
 
 
-def test_one_that_links_can_make_it_persistent(library, name):
-    first = library.open(name, 1)
-    second = library.open(name, 1, persist=True)
-    library.open(name, 1, persist=True).leave()
-    second.leave()
-    first.leave()
-    last = library.open(name, None, create=False)
-    last.remove()
+def test_a_process_that_has_just_forked_leaves_the_set_to_its_child(library, name, monkeypatch):
+    semset = join(library, name)
+    monkeypatch.setattr(_set.Set, "forked_at", _set.clock())
+    assert semset.leave()
+    assert library.value(semset.id, USERS) == 0
+    monkeypatch.undo()
+    assert in_child(lambda: semset.join_anew(is_hooked=True) or semset.semid.value != -1) == 0
+    semset, created = open_set(library, name, link=False)
+    assert created
+    semset.leave()
 
 
-def test_the_umask_does_not_cut_the_mode(native, name):
-    before = os.umask(0o077)
-    try:
-        ours = native.open(name, 1, mode=0o666)
-    finally:
-        os.umask(before)
-    assert [listed.mode for listed in list_sets() if listed.name == name] == [0o666]
-    ours.leave()
+def test_a_set_that_was_not_made_ready_is_made_ready(library, name):
+    last = library.system.size - 1
+    semid = library.get(_keys.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
+    library.operate(semid, _set.write_name(0, _keys.words(name)[:3], last))
+    with pytest.raises(FileNotFoundError):
+        open_set(library, name, create=False)
+    semset, created = open_set(library, name, 2)
+    assert (created, semset.id, semset.free()) == (True, semid, 2)
+    assert library.value(semid, last) == 1
+    semset.leave()
 
 
-@pytest.mark.parametrize("bare", ["a", "ab", "abcdefg", "x" * 254, "n-ä.ö_ü", "surrogate\udcff"])
-def test_names_of_any_length_are_kept(native, bare):
-    name = "/" + bare
-    if len(os.fsencode(name)) > _sysv.LONGEST_NAME:
-        name = name[: _sysv.LONGEST_NAME]
-    stored = _sysv.words(name)
-    assert _sysv.name_of(stored) == name
+def test_few_operations_in_one_call_are_enough_to_create(native, name, monkeypatch):
+    library, calls = _sysv.load(), []
+    monkeypatch.setattr(library, "operate", lambda semid, steps: limited(semid, steps))
+
+    def limited(semid, steps):
+        calls.append(len(steps))
+        if len(steps) > 32:
+            raise OSError(errno.E2BIG, "")
+        return native.operate(semid, steps)
+
+    name = name.ljust(60, "x")
+    semset = join(library, name, 3)
+    assert (max(calls) > 32, semset.free()) == (True, 3)
+    semset.leave()
+
+
+@pytest.mark.parametrize("bare", ["a", "ab", "abcdefg", "x" * 254, "n-ä.ö_ü"])
+def test_names_of_any_length_are_kept(bare):
+    stored = _keys.words("/" + bare)
+    assert _keys.name_of([*stored, 1, 2]) == "/" + bare
     assert all(0 < word < 2**15 for word in stored)
-    assert 0 < _sysv.key(name) < 2**31
-
-
-def test_a_name_of_the_greatest_length_opens_and_a_longer_one_does_not(native):
-    name = unique_name().ljust(_sysv.LONGEST_NAME, "x")
-    native.open(name, 1).leave()
-    error = raised(lambda: native.open(name + "x", 1))
-    assert (error.errno, "255" in str(error)) == (errno.ENAMETOOLONG, True)
+    assert 0 < _keys.key("/" + bare) < 2**31
 
 
 def test_values_that_are_no_name_are_none():
-    assert _sysv.name_of([]) is None
-    assert _sysv.name_of([0, 0]) is None
-    assert _sysv.name_of(_sysv.words("no slash")) is None
-    assert _sysv.name_of([1, *_sysv.words("/x")]) is None
+    for values in ([], [0, 0], _keys.words("no slash"), [1, *_keys.words("/x")]):
+        assert _keys.name_of(values) is None
 
 
-# Tokens
+def test_a_name_of_the_greatest_length_opens_and_a_longer_one_does_not(native):
+    longest = unique_name().ljust(_keys.LONGEST_NAME, "x")
+    join(native, longest).leave()
+    for library, name in ((native, longest + "x"), (profiles.sysv_library("openbsd"), longest)):
+        with pytest.raises(OSError, match="at most 255 bytes") as raised:
+            open_set(library, name)
+        assert raised.value.errno == errno.ENAMETOOLONG
+
+
+def test_the_umask_does_not_cut_the_mode_which_must_let_its_owner_in(native, name):
+    before = os.umask(0o077)
+    try:
+        semset = join(native, name, mode=0o666)
+    finally:
+        os.umask(before)
+    assert [row.mode for row in _sets.rows() if row.id == semset.id] == [0o666]
+    semset.leave()
+    with pytest.raises(ValueError, match="0o600"):
+        open_set(native, name, mode=0o066)
+
+
+def test_a_child_that_a_signal_handler_forks_while_it_joins_gets_an_account(native, name):
+    library, parent = _sysv.load(), os.getpid()
+    one = join(native, name)
+
+    def forks(semid, steps):
+        done = native.operate(semid, steps)
+        if (USERS, 1, UNDO) in steps and os.getpid() == parent:
+            pid = os.fork()
+            if pid:
+                assert os.waitpid(pid, 0)[1] == 0
+        return done
+
+    library.operate = forks
+    two = join(library, name)
+    if os.getpid() != parent:
+        os._exit(take(two) + 2 * (two.account in (one.account, accounts[-1])) - 1)
+    assert (one.users(), one.free()) == (2, 1)
+    for semset in (one, two):
+        semset.leave()
+
+
+accounts = [-1]
+
+
+# --- Tokens ---------------------------------------------------------------------------------------
 
 
 def test_taking_and_giving(library, name):
-    ours = library.open(name, 3)
-    assert library.semop_now(*ours.try_to_take(2)) == 0
-    assert library.semop_now(*ours.try_to_take(2)) == -1
-    assert ours.value() == 1
-    assert library.semop(*ours.try_to_take(2)) == -1
-    assert ctypes.get_errno() == errno.EAGAIN
-    assert library.semop(*ours.take()) == 0
-    assert ours.value() == 0
-    assert library.semop_now(*ours.give(3)) == 0
-    assert ours.value() == 3
-    ours.leave()
+    semset = join(library, name, 3)
+    assert take(semset, 2)
+    assert not take(semset, 2)
+    assert (semset.free(), semset.held(), semset.holders()) == (1, 2, [(os.getpid(), 2)])
+    assert not give(semset, 3)
+    assert semset.give_refused(3) == 2
+    assert give(semset, 2)
+    assert (semset.free(), semset.held(), semset.holders()) == (3, 0, [])
+    semset.leave()
 
 
-def test_a_waiter_is_counted_and_gets_what_another_thread_gives(library, name):
-    ours = library.open(name, 1)
-    assert library.semop(*ours.take()) == 0
-    got = []
-    waiter = threading.Thread(target=lambda: got.append(library.semop(*ours.take())))
-    waiter.start()
-    wait_for(lambda: ours.waiting() == 1)
-    assert library.semop_now(*ours.give()) == 0
-    waiter.join()
-    assert got == [0]
-    assert (ours.waiting(), ours.value()) == (0, 0)
-    ours.remove()
+def test_a_waiter_gets_what_another_thread_gives(library, name):
+    semset = join(library, name)
+    assert take(semset)
+    with thread(semset.take, 1, None) as taken:
+        wait_for(lambda: semset.waiting() == 1)
+        assert give(semset)
+    assert (taken, semset.waiting(), semset.free()) == ([True], 0, 0)
+    semset.remove()
 
 
-def test_a_wait_for_several_takes_none_before_it_takes_all(library, name):
-    ours = library.open(name, 3)
-    assert library.semop(*ours.take(2)) == 0
-    got = []
-    waiter = threading.Thread(target=lambda: got.append(library.semop(*ours.take(3))))
-    waiter.start()
-    wait_for(lambda: ours.waiting() == 1)
-    assert ours.value() == 1
-    assert library.semop(*ours.give(1)) == 0
-    assert ours.value() == 2
-    assert library.semop(*ours.give(1)) == 0
-    waiter.join()
-    assert (got, ours.value()) == ([0], 0)
-    ours.remove()
+def test_whoever_wants_several_has_the_turn_until_it_has_them(library, name):
+    semset, other = join(library, name, 3), join(library, name)
+    assert take(other, 2)
+    assert first(semset)
+    assert not rest(semset, 3)
+    assert not first(other)
+    assert give(other)
+    assert not take(other)  # a token is free, but it is not its turn
+    with thread(other.take, 1, None) as taken:
+        wait_for(lambda: semset.waiting() == 1)
+        assert give(other)
+        assert rest(semset, 3)
+        assert (semset.held(), library.value(semset.id, TURN)) == (3, 0)
+        assert give(semset, 3)
+    assert taken == [True]
+    semset.remove()
+
+
+def test_giving_up_gives_the_first_token_and_the_turn_back(library, name):
+    semset, other = join(library, name, 2), join(library, name)
+    assert take(other)
+    assert not semset.take(2, _set.clock() + SECOND // 50)
+    assert (semset.free(), library.value(semset.id, TURN)) == (1, 0)
+    assert first(semset)
+    assert give(semset)  # by another thread
+    assert not rest(semset, 2)
+    assert not semset.operate(_set.give_up(semset.account))
+    other.end_turn()
+    assert (semset.free(), library.value(semset.id, TURN)) == (1, 0)
+    semset.remove()
+
+
+def test_a_child_of_fork_neither_takes_the_rest_nor_ends_its_parents_turn(library, name):
+    semset = join(library, name, 2)
+    assert first(semset)
+
+    def child():
+        semset.join_anew(is_hooked=True)
+        return rest(semset, 2) or semset.operate(_set.give_up(semset.account)) or semset.end_turn()
+
+    assert in_child(child) == 0
+    assert rest(semset, 2)
+    semset.remove()
+
+
+def test_fewer_tokens_end_a_wait_for_more(native, name):
+    semset, other = join(native, name, 2), join(native, name)
+    assert take(other)
+    errors = []
+
+    def want():
+        try:
+            semset.take(2, None)
+        except ValueError as error:
+            errors.append(str(error))
+
+    with thread(want):
+        wait_for(lambda: native.value(semset.id, TURN))
+        other.resize(1)
+    assert "at most 1" in errors[0]
+    assert native.value(semset.id, TURN) == 0
+    semset.remove()
 
 
 def test_removal_ends_a_wait(library, name):
-    ours = library.open(name, 1)
-    assert library.semop(*ours.take()) == 0
-    got = []
+    semset = join(library, name)
+    assert take(semset)
+    errors = []
 
     def wait():
-        status = library.semop(*ours.take())
-        got.append((status, ctypes.get_errno()))
+        try:
+            semset.take(1, None)
+        except FileNotFoundError as error:
+            errors.append(error)
 
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    wait_for(lambda: ours.waiting() == 1)
-    ours.remove()
-    waiter.join()
-    assert got == [(-1, errno.EIDRM)]
-    assert library.semop(*ours.give()) == -1
-    for number in (errno.EIDRM, ctypes.get_errno()):
-        error = ours.failure(number)
-        assert (type(error), error.filename, "removed" in str(error)) == (
-            FileNotFoundError,
-            name,
-            True,
-        )
-    assert refuses(ours.remove, FileNotFoundError)
-    assert refuses(lambda: ours.resize(2), FileNotFoundError)
+    with thread(wait):
+        wait_for(lambda: semset.waiting() == 1)
+        semset.remove()
+    assert errors[0].filename == name
+    assert semset.give_refused(1) is None  # there is nothing to give back
 
 
 def test_a_wait_ends_in_time(library, name):
-    ours = library.open(name, 1)
-    assert library.wait(ours.id, _sysv.take(1), 0)
+    semset = join(library, name)
+    assert semset.take(1, 0)
     start = time.monotonic()
-    assert not library.wait(ours.id, _sysv.take(1), 0.05)
+    assert not semset.take(1, _set.clock() + SECOND // 20)
     assert 0.05 <= time.monotonic() - start < 5 * SLOW
-    assert library.semop(*ours.give()) == 0
-    ours.leave()
+    with thread(semset.take, 1, _set.clock() + 3600 * SECOND) as taken:
+        assert give(semset)
+    assert taken == [True]
+    semset.remove()
 
 
-def test_a_wait_with_a_time_gets_what_is_given(library, name):
-    ours = library.open(name, 1)
-    assert library.wait(ours.id, _sysv.take(1), 0)
-    got = []
-    waiter = threading.Thread(target=lambda: got.append(library.wait(ours.id, _sysv.take(1), 3600)))
-    waiter.start()
-    if library.has_timed_wait:
-        wait_for(lambda: ours.waiting() == 1)
-    assert library.semop(*ours.give()) == 0
-    waiter.join()
-    assert got == [True]
-    ours.remove()
+def test_resizing_takes_effect_at_once_and_newcomers_pay_the_debt(library, name):
+    semset, other = join(library, name, 3), join(library, name)
+    assert take(semset, 3)
+    semset.resize(1)
+    semset.resize(1)
+    assert (semset.free(), semset.total(), take(other)) == (-2, 1, False)
+    assert give(semset, 2)
+    assert (semset.free(), take(other)) == (0, False)
+    assert give(semset)
+    assert take(other)
+    other.resize(4)
+    assert (semset.free(), semset.total()) == (3, 4)
+    semset.remove()
 
 
-def test_resizing_goes_on_after_a_signal(library, name):
-    ours = library.open(name, 2)
-    assert library.semop(*ours.take(2)) == 0
-    seen = []
-
-    def give():  # not in the handler: it may run in the callback of a fake, whose errno it would change
-        wait_for(lambda: len(seen) >= 3)
-        library.semop(*ours.give())
-
-    with alarm(lambda *_: seen.append(1), 0.01, 0.01), thread(give):
-        assert ours.resize(1, 60)
-    assert len(seen) >= 3
-    ours.remove()
+def test_as_many_tokens_as_there_can_be(library, name):
+    most = library.system.bias - 1
+    semset = join(library, name, most)
+    assert take(semset, most)
+    semset.resize(1)
+    assert semset.free() == 1 - most
+    semset.resize(most)
+    assert semset.free() == 0
+    assert first(semset) is False
+    assert give(semset, most)
+    assert (semset.free(), semset.leave()) == (most, True)
 
 
-def test_resizing_waits_in_slices(library, name, monkeypatch):
-    monkeypatch.setattr(_sysv, "SLICE", 0.001)
-    ours = library.open(name, 2)
-    assert library.semop(*ours.take(2)) == 0
-    waits = []
-    monkeypatch.setattr(
-        library,
-        "wait",
-        lambda *arguments: (
-            waits.append(arguments) or (len(waits) == 5 and library.operate(*arguments[:2]))
-        ),
-    )
-    assert library.semop(*ours.give()) == 0
-    assert ours.resize(1)
-    assert [seconds for _, _, seconds in waits] == [0.001 if library.has_timed_wait else 0.02] * 5
-    ours.remove()
+# --- Processes ------------------------------------------------------------------------------------
 
 
-def test_as_many_tokens_as_there_can_be(native, name):
-    ours = native.open(name, MAX_TOKENS)
-    assert native.semop(*ours.take(MAX_TOKENS)) == 0
-    assert ours.value() == 0
-    assert native.semop(*ours.give(MAX_TOKENS)) == 0
-    assert native.semop(*ours.give(1)) == -1
-    assert ctypes.get_errno() == errno.ERANGE
-    assert "32767" in str(ours.failure(errno.ERANGE))
-    assert ours.resize(1)
-    assert ours.resize(MAX_TOKENS)
-    assert ours.value() == MAX_TOKENS
-    ours.leave()
+def test_what_a_killed_process_held_is_back_and_wakes_a_waiter(library, name):
+    semset = join(library, name, 3)
+    with process(lambda: take(join(library, name), 3)) as pid:
+        assert (semset.free(), semset.users(), semset.holders()) == (0, 2, [(pid, 3)])
+        with thread(semset.take, 2, None) as taken:
+            wait_for(lambda: library.value(semset.id, TOKENS) or semset.waiting() == 1)
+            os.kill(pid, signal.SIGKILL)
+    assert (taken, semset.free(), semset.users()) == ([True], 1, 1)
+    semset.remove()
 
 
-# Resizing
+def test_what_died_with_its_users_begins_anew(library, name):
+    with process(lambda: take(join(library, name, 3), 2)):
+        pass
+    with pytest.raises(FileNotFoundError):
+        open_set(library, name, create=False)
+    with process(lambda: first(join(library, name, 3))):
+        pass
+    semset, created = open_set(library, name, 5, link=False)
+    assert (created, semset.free(), semset.users()) == (True, 5, 1)
+    semset.leave()
 
 
-def test_resize_changes_the_total_in_one_step(library, name):
-    ours = library.open(name, 2)
-    assert library.semop(*ours.take(2)) == 0
-    assert ours.resize(5)
-    assert (ours.value(), ours.total(), ours.created_with()) == (3, 5, 2)
-    assert ours.resize(5)
-    assert ours.resize(2)
-    assert (ours.value(), ours.total()) == (0, 2)
-    other = library.open(name, 2)
-    assert (other.created_with(), other.total()) == (2, 2)
-    other.leave()
-    ours.leave()
-
-
-def test_fewer_wait_until_as_many_are_free(library, name):
-    ours = library.open(name, 3)
-    assert library.semop(*ours.take(2)) == 0
-    start = time.monotonic()
-    assert not ours.resize(1, 0)
-    assert not ours.resize(1, 0.05)
-    assert 0.05 <= time.monotonic() - start < 5 * SLOW
-    assert (ours.value(), ours.total()) == (1, 3)
-    got = []
-    waiter = threading.Thread(target=lambda: got.append(ours.resize(1)))
-    waiter.start()
-    if library.has_timed_wait:
-        wait_for(lambda: ours.waiting() == 1)
-    assert library.semop(*ours.give()) == 0
-    waiter.join()
-    assert (got, ours.value(), ours.total()) == ([True], 0, 1)
-    ours.remove()
-
-
-def test_two_that_resize_at_once_do_not_add_up(library, name):
-    ours = library.open(name, 3)
-    assert library.semop(*ours.take(3)) == 0
-    got = []
-    waiter = threading.Thread(target=lambda: got.append(ours.resize(1)))
-    waiter.start()
-    if library.has_timed_wait:
-        wait_for(lambda: ours.waiting() == 1)
-    assert ours.resize(6)
-    assert library.semop(*ours.give(3)) == 0
-    waiter.join()
-    wait_for(lambda: ours.total() == 1)
-    assert (got, ours.value(), ours.total()) == ([True], 1, 1)
-    ours.remove()
-
-
-def test_a_resize_outlives_its_process(library, name):
-    ours = library.open(name, 2)
-    assert in_child(lambda: 0 if library.open(name, 2).resize(4) else 1) == 0
-    wait_for(lambda: ours.users() == 1)
-    assert (ours.value(), ours.total()) == (4, 4)
-    ours.leave()
-
-
-# Processes
-
-
-def test_what_a_killed_process_held_comes_back_and_wakes_a_waiter(library, name):
-    ours = library.open(name, 3)
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        theirs = library.open(name, 3)
-        library.semop(*theirs.take(3))
-        os.write(write, b"x")
-        signal.pause()
-        os._exit(1)
-    os.read(read, 1)
-    assert (ours.value(), ours.users()) == (0, 2)
-    got = []
-    waiter = threading.Thread(target=lambda: got.append(library.semop(*ours.take(2))))
-    waiter.start()
-    wait_for(lambda: ours.waiting() == 1)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    waiter.join()
-    os.close(read)
-    os.close(write)
-    assert (got, ours.value(), ours.users()) == ([0], 1, 1)
-    ours.remove()
-
-
-def test_a_program_executed_in_its_place_keeps_what_the_process_held(native, name):
+def test_a_program_executed_in_its_place_holds_what_the_process_held(native, name):
     code = (
-        "import os, sys; from named_semaphores import _sysv; library = _sysv.system(); ours = library.open(sys.argv[1], 2)\n"
-        "assert library.semop(*ours.take()) == 0\n"
-        "os.execv(sys.executable, [sys.executable, '-c', 'print(1, flush=True); input()'])"
+        "import os, sys; from named_semaphores import RobustSemaphore\n"
+        "sem = RobustSemaphore(sys.argv[1]); sem.acquire()\n"
+        "if sys.argv[2:]: print(os.getpid(), flush=True); input()\n"
+        f"os.execv(sys.executable, [sys.executable, '-c', {{0!r}}, {name!r}, 'again'])"
     )
-    ours = native.open(name, 2)
-    with start_python(code, name) as process:
-        assert process.stdout.readline() == "1\n"
-        assert (ours.value(), ours.users()) == (1, 2)
-        process.communicate("\n")
-    assert (ours.value(), ours.users()) == (2, 1)
-    ours.leave()
+    code = code.format(code.partition("\nos.execv")[0])
+    semset = join(native, name, 3)
+    with start_python(code, name) as child:
+        pid = int(child.stdout.readline())
+        assert (semset.free(), semset.users(), semset.holders()) == (1, 3, [(pid, 2)])
+        child.communicate("\n")
+    assert (semset.free(), semset.users()) == (3, 1)
+    semset.leave()
 
 
-def test_a_child_of_fork_counts_when_it_has_rejoined(library, name):
-    ours = library.open(name, 1)
+def test_a_child_that_c_code_forks_gives_back_what_it_took_for_its_parent(library, name):
+    semset = join(library, name, 2)
+    assert take(semset)
 
     def child():
-        ours.leave()  # the parent's, not the child's
-        if ours.users() != 1:
+        if not take(semset) or semset.free():  # by its parent's account
             return 1
-        again = library.open(name, 1)
-        copy = _sysv.Set(library, name, again.id, 1, False)
-        copy._joined = [os.getppid()]
-        copy.rejoin()
-        if copy.users() != 3:
+        semset.leave()  # it is the parent's use
+        own = open_set(library, name, known={semset.id: semset})[0]
+        if own is not semset or own.pid != os.getpid() or semset.users() != 2:
             return 2
-        copy.leave()
-        return 0 if again.users() == 2 else 3
+        if give(semset) or semset.give_refused(1) is not None:
+            return 3
+        return 0 if (semset.free(), semset.held(), semset.leave()) == (1, 0, True) else 4
 
     assert in_child(child) == 0
-    wait_for(lambda: ours.users() == 1)
-    ours.remove()
-    assert in_child(lambda: 0 if refuses(ours.rejoin, FileNotFoundError, "removed") else 1) == 0
+    assert (semset.free(), semset.held(), semset.users(), give(semset)) == (1, 1, 1, True)
+    semset.leave()
 
 
-def test_a_child_with_its_parents_process_number_counts_too(library, name):
-    # Both may be process 1 of a namespace.
-    ours = library.open(name, 1)
+def test_a_child_of_fork_cannot_use_what_was_removed(native, name):
+    semset = join(native, name)
+    semset.remove()
 
     def child():
-        ours._joined = [os.getpid()]
-        ours.rejoin()
-        return 0 if ours.users() == 2 else 1
+        semset.join_anew(is_hooked=True)
+        with pytest.raises((FileNotFoundError, ValueError)):
+            semset.free()
 
     assert in_child(child) == 0
-    ours.leave()
 
 
-def test_what_another_process_joined_it_alone_leaves(library, name):
-    ours = library.open(name, 1)
-    ours._joined = [os.getpid() + 1]  # as after a fork
-    ours.leave()
-    assert ours.users() == 1
-    ours.rejoin()
-    assert ours.users() == 2
-    ours.remove()
+def test_users_that_find_no_account_share_the_last_one(name):
+    library = profiles.sysv_library("openbsd")
+    name = name.ljust(28, "x")
+    some = [join(library, name, 9) for _ in range(9)]
+    last = library.system.size - 1
+    sharing = [semset for semset in some if semset.account == last]
+    assert len(sharing) >= 2
+    assert len({semset.account for semset in some}) == 10 - len(sharing)
+    one, two = sharing[:2]
+    assert take(one, 2)
+    assert take(some[0])
+    assert (one.holders(), one.users()) == ([(os.getpid(), 1), (None, 2)], 9)
+    assert not two.leave()  # one of those that share it holds tokens
+    assert give(one, 2)
+    assert give(some[0])
+    assert all([semset.leave() for semset in some])
 
 
-def test_a_child_gives_back_nothing_that_its_parent_holds(library, name):
-    ours = library.open(name, 2)
-    assert library.semop(*ours.take()) == 0
-    assert in_child(lambda: 0) == 0
-    assert ours.value() == 1
-    assert library.semop(*ours.give()) == 0
-    ours.leave()
+def test_holders_of_another_pid_namespace_are_not_added_up(native, name, monkeypatch):
+    one, two = join(native, name, 5), join(native, name)
+    assert take(one, 2)
+    assert take(two)
+    monkeypatch.setattr(native, "pid", lambda semid, number: 0)
+    assert sorted(one.holders()) == [(0, 1), (0, 2)]
+    one.remove()
 
 
-@pytest.mark.skipif(
-    not EXACT or "coverage" in sys.modules,
-    reason="an exception may land in other code: before 3.11, or in a tracer",
-)
-def test_a_signal_in_open_and_leave_never_lowers_the_users_of_others(native, name):
+def test_what_is_opened_again_at_the_interpreters_end_does_not_hang(name):
     code = """
-import signal, sys
-from named_semaphores import _sysv
-library, name, semid = _sysv.system(), sys.argv[1], int(sys.argv[2])
-class Stop(Exception): pass
-def stop(*_): raise Stop
-signal.signal(signal.SIGALRM, stop)
-current = library.open(name, 2)
-for i in range(1000):
+import atexit, sys
+def late():
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0001 + i % 100 / 1000000)
-        for _ in range(100):
-            current = library.open(name, 2)
-            current.leave()
-    except Stop:
-        current.leave()
-    if library.value(semid, _sysv.USERS) < 1:
-        sys.exit("too low")
+        print(RobustSemaphore(sys.argv[1]).total)
+    except ValueError:
+        print("closed")
+atexit.register(late)
+from named_semaphores import RobustSemaphore
+sem = RobustSemaphore(sys.argv[1])
 """
-    ours = native.open(name, 2)
-    result = run_python(code, name, str(ours.id))
+    sem = RobustSemaphore(name, 2)
+    result = run_python(code, name)
+    assert result.stdout in ("2\n", "closed\n")
     assert (result.returncode, result.stderr) == (0, "")
-    assert (ours.users(), ours.value()) == (1, 2)
-    ours.leave()
+    sem.close()
 
+
+# --- Kills ----------------------------------------------------------------------------------------
 
 KILLS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import kills
-from kills import _sysv
+from named_semaphores import _set
 {fault}
 print(kills.run({count}, {prefix!r}))
 """
 
 
 def run_kills(count, fault=""):
-    return run_python(
-        KILLS.format(fault=fault, count=count, prefix=PREFIX),
-        os.path.join(HERE, "tools", "stress"),
-        seconds=60 + count / 10,
-    )
+    code = KILLS.format(fault=fault, count=count, prefix=PREFIX)
+    folder = os.path.join(HERE, "tools", "stress")
+    return run_python(code, folder, seconds=60 + count / 10)
 
 
+@pytest.mark.timeout(3000)
 def test_kills_lose_and_gain_nothing(full):
     result = run_kills(20_000 if full else 60 if PYPY else 300)  # a fork of PyPy takes its time
     assert result.returncode == 0, result.stdout + result.stderr
@@ -608,9 +585,11 @@ def test_kills_lose_and_gain_nothing(full):
 @pytest.mark.parametrize(
     "fault",
     [
-        "_sysv.take = lambda n, flags=0: [(_sysv.TOKENS, -n, flags)]",
-        "_sysv.give = lambda n: [(_sysv.TOKENS, n, 0)]",
+        "_set.take = lambda account, n, bias, flags=0: [(_set.TOKENS, -bias - n, flags), "
+        "(_set.TOKENS, bias, 0), (account, n, _set.UNDO)]",
+        "_set.give = lambda account, n: [(account, -n, _set.UNDO), (_set.TOKENS, n, 0)]",
     ],
+    ids=["taking without undo", "giving without undo"],
 )
 def test_kills_find_a_fault(fault):
     result = run_kills(100, fault)
@@ -618,8 +597,77 @@ def test_kills_find_a_fault(fault):
     assert "AssertionError" in result.stderr
 
 
-# Other users and other programs
+# --- Removal --------------------------------------------------------------------------------------
 
+
+def idle(library, name, total=1):
+    """Return a set that its users have left, as after a kill."""
+    semset = join(library, name, total)
+    library.operate(semset.id, _set.leave(semset.account))
+    semset.semid.value = -1
+    return semset
+
+
+def unready(library, name):
+    """Return the id of a set whose creator was killed before it was ready."""
+    return library.get(_keys.key(name), library.system.size, _sysv.IPC_CREAT | 0o600)
+
+
+@pytest.mark.parametrize("mark", [_set.MARK_IDLE, _set.MARK_UNREADY], ids=["idle", "unready"])
+def test_a_remover_that_was_stopped_does_not_hang_whoever_opens(native, name, mark):
+    old = unready(native, name) if mark is _set.MARK_UNREADY else idle(native, name).id
+    with process(lambda: native.operate(old, mark)):
+        semset, created = open_set(native, name, 3, link=False)
+        assert (created, semset.id != old, semset.total()) == (True, True, 3)
+    assert semset.users() == 1
+    semset.leave()
+
+
+def test_only_idle_sets_of_this_user_are_removed(native, monkeypatch):
+    names = [unique_name() for _ in range(5)]
+    used, unused, stays, new, old = names
+    kept = join(native, used)
+    idle(native, unused)
+    persistent = join(native, stays)
+    persistent.operate(_set.STAY)
+    persistent.leave()
+    ids = [unready(native, old), unready(native, new)]
+    rows = [row for row in _sets.rows() if row.key in map(_keys.key, names)]
+    for row in rows:
+        row.changed -= 100 * (row.id == ids[0])
+    monkeypatch.setattr(_sets, "rows", lambda: iter(rows))
+    assert _sets.remove_idle(most=0) == []
+    assert sorted(_sets.remove_idle()) == sorted([unused, ""])
+    assert _sets.remove_idle([stays, used]) == [stays]
+    assert _sets.remove_idle() == []
+    with pytest.raises(_sysv.Removed):
+        native.value(ids[0], 0)
+    native.remove(ids[1])
+    kept.leave()
+
+
+def test_what_is_joined_meanwhile_is_not_removed(native, name, monkeypatch):
+    semset = idle(native, name)
+    listed = list(_sets.listed(lambda row: row.id == semset.id))
+    semset.join_anew(is_hooked=True)
+    again = _set.Set(native, name, semset.id, semset.accounts, semset.account)
+    monkeypatch.setattr(_sets, "listed", lambda wanted: iter(listed))
+    assert _sets.remove_idle() == []
+    assert (again.users(), again.leave()) == (1, True)
+
+
+def test_a_listing_shows_this_packages_sets_alone(native, name, semget):
+    semset = join(native, name, 3)
+    assert take(semset)
+    foreign = semget(_keys.key(name) ^ 1, native.system.size)
+    (one,) = (one for one in _sets.listed() if one.name == name)
+    assert (one.row.id, one.free, one.total, one.users, one.waiting) == (semset.id, 2, 3, 1, 0)
+    assert (one.persistent, one.row.mode, one.holders) == (False, 0o600, [(os.getpid(), 1)])
+    assert foreign not in [one.row.id for one in _sets.listed()]
+    semset.remove()
+
+
+# --- Other users and other programs ---------------------------------------------------------------
 
 as_root = pytest.mark.skipif(
     why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}"
@@ -640,266 +688,51 @@ def as_another_user(work):
 
 @as_root
 def test_another_user_is_told_whose_it_is(library, name):
-    ours = library.open(name, 1, mode=0o600)
+    semset = join(library, name)
 
     def work():
-        error = raised(lambda: library.open(name, 1))
-        if (
-            not isinstance(error, PermissionError)
-            or error.filename != name
-            or "user 0" not in str(error)
-            or "0600" not in str(error)
-        ):
-            return 1
-        return 0 if refuses(lambda: library.open(name, 1, anew=True), PermissionError) else 2
+        for options in ({}, {"anew": True}):
+            with pytest.raises(PermissionError, match="user 0, group 0, with mode 0600"):
+                open_set(library, name, **options)
+        shown = [one.name for one in _sets.listed() if one.row.id == semset.id]
+        return shown != [None] and library.system.size == _sysv.system().system.size
 
     assert as_another_user(work) == 0
-    assert (ours.value(), ours.users()) == (1, 1)
-    ours.leave()
+    semset.leave()
 
 
 @as_root
 def test_another_user_shares_it_if_the_mode_lets_them(library, name):
-    ours = library.open(name, 2, mode=0o666)
+    semset = join(library, name, 2, mode=0o666)
 
     def work():
-        theirs = library.open(name, 2)
-        if library.semop(*theirs.take()) or theirs.value() != 1 or theirs.users() != 2:
+        theirs = join(library, name)
+        if not take(theirs) or theirs.users() != 2:
             return 1
-        if not refuses(theirs.remove, PermissionError, "user 0"):
-            return 2
-        if not refuses(lambda: library.open(name, 2, anew=True), PermissionError):
-            return 3
-        theirs.leave()
-        return 0 if theirs.users() == 1 else 4
+        with pytest.raises(PermissionError, match="user 0"):
+            theirs.remove()
+        return 0 if give(theirs) and theirs.leave() else 2
 
     assert as_another_user(work) == 0
-    wait_for(lambda: ours.value() == 2)
-    ours.leave()
+    assert (semset.free(), semset.users(), semset.leave()) == (2, 1, True)
 
 
 @as_root
-def test_an_idle_one_of_another_user_is_used_if_it_is_as_a_new_one_would_be(library, name):
-    ours = library.open(name, 2, mode=0o666)
-
-    def last_user():
-        theirs = library.open(name, 2)
-        while theirs.users() != 1:
-            time.sleep(0.001)
-        theirs.leave()
-        if theirs.users() != 0 or not refuses(
-            lambda: library.open(name, 2, create=False), FileNotFoundError
-        ):
-            return 1
-        again = library.open(name, 2, link=False)
-        if not again.created or again.id != theirs.id or again.users() != 1:
-            return 2
-        again.resize(3)
-        again.leave()
-        for total in (None, 2, 3):
-            if not refuses(lambda total=total: library.open(name, total), PermissionError, "ipcrm"):
-                return 3
-        return 0
-
-    pid = os.fork()
-    if not pid:
-        os._exit(as_another_user(last_user))
-    wait_for(lambda: ours.users() == 2)
-    ours.leave()
-    assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 0
-    new = library.open(name, 5)  # root may remove it
-    assert (new.created, new.total()) == (True, 5)
-    new.leave()
-
-
-def guest(monkeypatch, denied=("IPC_RMID", "IPC_SET"), number=errno.EPERM):
-    """Return the native calls, as for a user who may not remove the sets of this one."""
-    library = _sysv.load()
-    commands = [getattr(library.system, command) for command in denied]
-    real = library._semctl
-
-    def semctl(semid, number_of_semaphore, command, *more):
-        if command in commands:
-            ctypes.set_errno(number)
-            return -1
-        return real(semid, number_of_semaphore, command, *more)
-
-    monkeypatch.setattr(library, "_semctl", semctl)
-    return library
-
-
-def test_a_guest_leaves_it_idle_and_uses_an_idle_one(monkeypatch, native, name):
-    library = guest(monkeypatch)
-    idle = native.open(name, 2)
-    theirs = library.open(name, 2)
-    idle._joined.clear()  # as if it had left without a look at it
-    native.operate(idle.id, _sysv.LEAVE)
-    theirs.leave()
-    assert (theirs.users(), theirs.value()) == (0, 2)
-    assert refuses(lambda: library.open(name, 2, create=False), FileNotFoundError)
-    assert refuses(
-        lambda: library.open(name, 2, anew=True), PermissionError, f"user {os.geteuid()}"
-    )
-    for total in (2, None):
-        again = library.open(name, total, link=False)
-        assert (again.id, again.created, again.users()) == (idle.id, True, 1)
-        again.leave()
-    assert refuses(lambda: library.open(name, 3), PermissionError, f"ipcrm -s {idle.id}")
-    new = native.open(name, 3)
-    assert (new.created, new.total()) == (True, 3)
-    assert refuses(library.open(name, 3).remove, PermissionError)
-    new.remove()
-
-
-def test_a_guest_waits_for_a_removal_that_another_has_begun(monkeypatch, native, name):
-    library = guest(monkeypatch)
-    ours = native.open(name, 2)
-    native.operate(ours.id, _sysv.LEAVE)
-    assert native.operate(ours.id, _sysv.REMOVE_IDLE)
-    pauses = []
-
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            native.remove(ours.id)
-
-    monkeypatch.setattr(library, "sleep", sleep)
-    theirs = library.open(name, 3)
-    assert (len(pauses), theirs.created, theirs.total()) == (3, True, 3)
-    native.remove(theirs.id)
-
-
-def test_a_child_cannot_rejoin_what_is_being_removed(native, name):
-    ours = native.open(name, 1)
-    native.operate(ours.id, _sysv.LEAVE)
-    assert native.operate(ours.id, _sysv.REMOVE_IDLE)
-    ours._joined = [os.getpid() + 1]
-    assert refuses(ours.rejoin, FileNotFoundError, "removed")
-    native.remove(ours.id)
-
-
-def test_a_removal_that_another_has_begun_is_finished(library, name):
-    ours = library.open(name, 2)
-    library.operate(ours.id, _sysv.LEAVE)
-    assert library.operate(ours.id, _sysv.REMOVE_IDLE)
-    new = library.open(name, 3, link=False)
-    assert (new.created, new.id != ours.id) == (True, True)
-    ours.leave()
-    assert new.users() == 1
-    new.leave()
-
-
-def test_a_guest_may_not_even_read_it(monkeypatch, native, name, semget):
-    library = guest(monkeypatch, ("GETVAL", "GETALL"), errno.EACCES)
-    ours = native.open(name, 1)
-    private, small = (
-        semget(0, NAME + 5),
-        semget(_sysv.key(name) ^ 1, NAME),
-    )  # no key, and no room for a name: not this package's
-    real = _sysv._listed
-    monkeypatch.setattr(
-        _sysv, "_listed", lambda: sorted(real(), key=lambda found: found[1] == ours.id)
-    )  # ours is not the first
-    error = raised(lambda: library.open(name, 1))
-    assert (type(error), error.errno) == (PermissionError, errno.EACCES)
-    assert (
-        f"set {ours.id} belongs to user {os.geteuid()}, group {os.getegid()}, with mode 0600"
-        in str(error)
-    )
-    monkeypatch.setattr(_sysv, "_found", library)
-    listing = {listed.id: listed for listed in list_sets()}
-    assert not listing.keys() & {private, small}
-    found = listing[ours.id]
-    assert (found.name, found.free, found.mode) == (None, None, 0o600)
-    monkeypatch.undo()
-    ours.leave()
-
-
-def test_permission_errors_without_a_listing(monkeypatch, native, name):
-    monkeypatch.setattr(_sysv, "_listed", lambda: iter(()))
-    assert "another user" in str(native.failure(PermissionError(errno.EACCES, ""), name))
-
-
-def test_systems_without_a_listing_list_nothing(monkeypatch, native):
-    monkeypatch.setattr(
-        "builtins.open", lambda *arguments, **options: (_ for _ in ()).throw(FileNotFoundError)
-    )
-    assert list_sets() == []
-
-
-def test_a_set_that_is_removed_meanwhile_is_not_listed(monkeypatch, native, name):
-    ours = native.open(name, 1)
-    monkeypatch.setattr(
-        native, "waiters", lambda *arguments: native.remove(ours.id) or native.value(ours.id, 0)
-    )
-    assert name not in [listed.name for listed in list_sets()]
-
-
-@as_root
-def test_a_listing_shows_what_this_user_may_not_read_without_values(native, name):
-    ours = native.open(name, 1)
+def test_another_user_takes_an_idle_one_over_and_resizes_it(library, name):
+    semset = join(library, name, 2, mode=0o666)
+    library.operate(semset.id, _set.leave(semset.account))
 
     def work():
-        found = [listed for listed in list_sets() if listed.id == ours.id]
-        if len(found) != 1 or found[0].name is not None or found[0].free is not None:
+        with pytest.raises(FileNotFoundError):
+            open_set(library, name, create=False)
+        theirs, created = open_set(library, name, 3, link=False)
+        if (created, theirs.id, theirs.users(), theirs.free()) != (True, semset.id, 1, 3):
             return 1
-        return 0 if (found[0].uid, found[0].mode) == (0, 0o600) else 2
+        return 0 if theirs.leave() and not library.value(semset.id, USERS) else 2
 
     assert as_another_user(work) == 0
-    ours.leave()
-
-
-def test_a_listing_shows_ours_alone(native, name, semget):
-    ours = native.open(name, 3)
-    foreign, blank = semget(_sysv.key(name) ^ 1, NAME + 3), semget(_sysv.key(name) ^ 2, NAME + 3)
-    assert native.operate(foreign, [(_sysv.LIVE, 1, 0)])
-    assert native.semop(*ours.take()) == 0
-    (found,) = (listed for listed in list_sets() if listed.name == name)
-    assert (found.id, found.free, found.total, found.users) == (ours.id, 2, 3, 1)
-    assert (found.waiting, found.persistent, found.mode) == (0, False, 0o600)
-    assert abs(found.ctime - time.time()) < 60
-    assert not {foreign, blank} & {listed.id for listed in list_sets() if listed.name is not None}
-    ours.leave()
-
-
-@pytest.mark.parametrize("more", [-3, 0, 5])
-def test_another_programs_set_is_refused_and_left_alone(library, name, semget, more):
-    size = NAME + len(_sysv.words(name)) + more
-    foreign = semget(_sysv.key(name), size)
-    assert library.operate(foreign, [(2, 4, 0)])
-    for options in ({}, {"link": False}, {"create": False}, {"anew": True}):
-        error = raised(lambda options=options: library.open(name, 1, **options))
-        assert (type(error), error.filename) == (FileExistsError, name)
-        assert "another program" in str(error)
-        assert "another name" in str(error)
-    assert library.values(foreign, size) == [0, 0, 4, *[0] * (size - 3)]
-
-
-def test_another_programs_set_with_a_value_where_ours_is_not_ready_is_refused(
-    library, name, semget
-):
-    size = NAME + len(_sysv.words(name))
-    for number in (0, NAME):
-        foreign = semget(_sysv.key(name), size)
-        assert library.operate(foreign, [(number, 4, 0)])
-        assert refuses(lambda: library.open(name, 1), FileExistsError, "another program")
-        library.remove(foreign)
-
-
-def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
-    number = _sysv.key(unique_name() + ".key")
-    monkeypatch.setattr(_sysv, "key", lambda name: number)
-    one, other, longer = f"/{PREFIX}.one", f"/{PREFIX}.two", f"/{PREFIX}.three.and.more"
-    ours = library.open(one, 1)
-    assert refuses(lambda: library.open(other, 1), FileExistsError, one)
-    assert refuses(lambda: library.open(longer, 1), FileExistsError)
-    assert refuses(lambda: library.open(other, 1, anew=True), FileExistsError, one)
-    assert ours.users() == 1
-    ours.leave()
-    library.open(other, 1).leave()
-
-
-# Errors
+    new, created = open_set(library, name, 5)  # root may remove it
+    assert (created, new.id != semset.id, new.leave()) == (True, True, True)
 
 
 def failing(monkeypatch, symbol, number, condition=lambda *arguments: True):
@@ -917,170 +750,147 @@ def failing(monkeypatch, symbol, number, condition=lambda *arguments: True):
     return library
 
 
+def test_who_may_not_remove_it_waits_for_a_removal_that_was_begun(monkeypatch, native, name):
+    denied = (_sysv._Linux.IPC_RMID, _sysv._Linux.IPC_SET)
+    guest = failing(monkeypatch, "_semctl", errno.EPERM, lambda *given: given[2] in denied)
+    old = idle(native, name)
+    assert native.operate(old.id, _set.MARK_IDLE)
+    pauses = []
+    monkeypatch.setattr(
+        guest, "sleep", lambda s: pauses.append(s) or len(pauses) == 3 and native.remove(old.id)
+    )
+    semset, created = open_set(guest, name, 3)
+    assert (len(pauses), created, semset.total()) == (3, True, 3)
+    native.remove(semset.id)
+
+
+@pytest.mark.parametrize("more", [-3, 0, 5])
+def test_another_programs_set_is_refused_and_left_alone(native, name, semget, more):
+    foreign = semget(_keys.key(name), native.system.size + more)
+    assert native.operate(foreign, [(NAME, 4, 0)])
+    for options in ({}, {"link": False}, {"create": False}, {"anew": True}):
+        with pytest.raises(FileExistsError, match="another program.*another name") as raised:
+            open_set(native, name, **options)
+        assert raised.value.filename == name
+    assert native.value(foreign, NAME) == 4
+
+
+def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
+    number = _keys.key(unique_name() + ".key")
+    monkeypatch.setattr(_opening, "key", lambda name: number)
+    one, other, longer = f"/{PREFIX}.one", f"/{PREFIX}.two", f"/{PREFIX}.three"
+    semset = join(library, one)
+    for name, text in ((other, one), (longer, "the key")):
+        for anew in (False, True):
+            with pytest.raises(FileExistsError, match=text):
+                open_set(library, name, anew=anew)
+    assert (semset.users(), semset.leave()) == (1, True)
+    join(library, other).leave()
+
+
 @pytest.mark.parametrize(
     ("symbol", "number", "kind", "text"),
     [
         ("_semget", errno.ENOSPC, OSError, "kernel.sem"),
         ("_semget", errno.ENOMEM, OSError, "memory"),
         ("_semget", errno.ENOSYS, NotImplementedError, "no System V semaphores"),
+        ("_semget", errno.EINVAL, OSError, "kernel.sem"),
         ("semop", errno.ENOSPC, OSError, "ipcs -s"),
-        ("semop", errno.ENOMEM, OSError, "memory"),
+        ("semop", errno.E2BIG, OSError, "five are needed"),
         ("semop", errno.EACCES, PermissionError, "set"),
-        ("semop", errno.ERANGE, OSError, "32767"),
+        ("semop", errno.ERANGE, OSError, "16383"),
         ("semop", errno.EINVAL, OSError, "one process"),
         ("semop", errno.EIO, OSError, os.strerror(errno.EIO)),
     ],
 )
 def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, text):
-    monkeypatch.setattr(_sysv, "remove_idle_sets", list)  # there may be idle sets of others
-    error = raised(lambda: failing(monkeypatch, symbol, number).open(name, 1))
-    assert isinstance(error, kind)
-    assert text in str(error)
+    monkeypatch.setattr(_opening, "remove_idle", list)  # there may be idle sets of others
+    monkeypatch.setattr(_opening, "check_undo", lambda library, semid: None)
+    with pytest.raises(kind, match=text) as raised:
+        open_set(failing(monkeypatch, symbol, number), name)
     if kind is not NotImplementedError:
-        assert (error.errno, error.filename) == (number, name)
-    native.open(name, 1, anew=True).leave()
+        assert (raised.value.errno, raised.value.filename) == (number, name)
+    join(native, name, anew=True).leave()
 
 
 def test_idle_sets_make_room(monkeypatch, name):
     rooms = []
-    monkeypatch.setattr(_sysv, "remove_idle_sets", lambda: rooms.append("removed") or rooms)
-    library = failing(
-        monkeypatch, "_semget", errno.ENOSPC, lambda key, size, flags: flags and len(rooms) < 2
-    )
-    library.open(name, 1).leave()
+    monkeypatch.setattr(_opening, "remove_idle", lambda: rooms.append("removed") or rooms)
+    full = failing(monkeypatch, "_semget", errno.ENOSPC, lambda *a: a[2] and len(rooms) < 2)
+    join(full, name).leave()
     assert rooms == ["removed"] * 2
-
-
-def test_only_sets_without_users_are_removed(native, monkeypatch):
-    used, idle, stays = (
-        native.open(unique_name(), 1, persist=persist) for persist in (False, False, True)
-    )
-    mine = {ours.name for ours in (used, idle, stays)}
-    real = list_sets
-    monkeypatch.setattr(
-        _sysv, "list_sets", lambda: [listed for listed in real() if listed.name in mine]
-    )
-    native.operate(idle.id, _sysv.LEAVE)
-    stays.leave()
-    assert _sysv.idle_sets() == [idle.name]
-    assert _sysv.idle_sets(mine) == sorted([idle.name, stays.name])
-    assert _sysv.remove_idle_sets() == [idle.name]
-    assert _sysv.remove_idle_sets(mine) == [stays.name]
-    assert _sysv.remove_idle_sets(mine) == []
-    assert (idle.is_gone(), stays.is_gone(), used.is_gone()) == (True, True, False)
-    used.leave()
-
-
-def test_what_is_used_or_removed_meanwhile_is_not_removed(native, monkeypatch):
-    ours, removed = native.open(unique_name(), 1), native.open(unique_name(), 1)
-    native.operate(ours.id, _sysv.LEAVE)
-    native.operate(removed.id, _sysv.LEAVE)
-    found = [listed for listed in list_sets() if listed.id in (ours.id, removed.id)]
-    monkeypatch.setattr(_sysv, "list_sets", lambda: found)
-    again = _sysv.Set(native, ours.name, ours.id, 1, False)
-    again.rejoin()
-    removed.remove()
-    assert _sysv.remove_idle_sets() == []
-    assert again.users() == 1
-    again.leave()
-
-
-def test_a_persistent_one_that_is_being_removed_is_waited_for(monkeypatch, native, name):
-    ours = native.open(name, 2, persist=True)
-    native.operate(ours.id, _sysv.LEAVE)
-    assert native.operate(ours.id, _sysv.REMOVE_UNUSED)
-    pauses = []
-
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            native.remove(ours.id)
-
-    monkeypatch.setattr(native, "sleep", sleep)
-    new = native.open(name, 3)
-    assert (len(pauses), new.created) == (3, True)
-    new.leave()
-
-
-def test_a_set_too_large_for_the_system_is_said_to_be_a_name_too_long(monkeypatch, name):
-    library = failing(monkeypatch, "_semget", errno.EINVAL, lambda key, size, flags: flags)
-    error = raised(lambda: library.open(name, 1))
-    assert (error.errno, "kernel.sem" in str(error)) == (errno.ENAMETOOLONG, True)
-
-
-def test_linux_says_so_before_it_looks_for_the_set(monkeypatch, name):
-    library = failing(monkeypatch, "_semget", errno.EINVAL, lambda key, size, flags: size)
-    error = raised(lambda: library.open(name, 1))
-    assert (error.errno, "kernel.sem" in str(error)) == (errno.ENAMETOOLONG, True)
-
-
-def test_openbsd_has_no_room_for_a_long_name():
-    library = profiles.sysv_library("openbsd")
-    error = raised(lambda: library.open(unique_name().ljust(120, "x"), 1))
-    assert (error.errno, "kern.seminfo" in str(error)) == (errno.ENAMETOOLONG, True)
 
 
 @pytest.mark.parametrize("profile", ["macos", "netbsd", "openbsd"])
 def test_more_sets_than_one_process_may_use_there_are_refused(profile):
-    library = profiles.sysv_library(profile)
-    opened = [library.open(unique_name(), 1) for _ in range(10)]
-    refused = unique_name()
-    error = raised(lambda: library.open(refused, 1))
-    assert (error.errno, "one process" in str(error)) == (errno.EINVAL, True)
-    opened.pop().leave()
-    opened.append(
-        library.open(refused, 1)
-    )  # the set is there, not ready: whoever may use one more makes it ready
-    assert (opened[-1].created, opened[-1].value()) == (True, 1)
-    for ours in opened:
-        ours.leave()
+    library, names = profiles.sysv_library(profile), [unique_name() for _ in range(6)]
+    some = [join(library, name) for name in names[:5]]
+    with pytest.raises(OSError, match="one process") as raised:
+        open_set(library, names[5])
+    assert raised.value.errno == errno.EINVAL
+    some.pop().leave()
+    some.append(join(library, names[5]))  # the set is there, not ready
+    assert some[-1].free() == 1
+    for semset in some:
+        semset.leave()
 
 
-# Platforms
+# --- Platforms ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "platform", ["cygwin", "msys", "android", "emscripten", "wasi", "win32", "aix", "ios"]
 )
 def test_refused_systems_get_no_call(monkeypatch, platform):
-    def never(*arguments):
-        raise AssertionError("a library was loaded")
-
-    monkeypatch.setattr(_sysv.ctypes, "CDLL", never)
-    assert refuses(lambda: _sysv.load(platform), NotImplementedError, platform)
-    assert refuses(lambda: SysV(None, platform), NotImplementedError, platform)
+    monkeypatch.setattr(_sysv.ctypes, "CDLL", lambda *arguments: 1 / 0)
+    for refused in (lambda: _sysv.load(platform), lambda: _sysv.SysV(None, platform)):
+        with pytest.raises(NotImplementedError, match=platform):
+            refused()
 
 
 def test_android_of_before_3_13_gets_no_call_though_it_says_linux(monkeypatch):
     monkeypatch.setattr(sys, "getandroidapilevel", lambda: 30, raising=False)
     monkeypatch.setattr(_sysv.ctypes, "CDLL", lambda *arguments: 1 / 0)
-    assert refuses(lambda: _sysv.load("linux"), NotImplementedError, "android")
+    with pytest.raises(NotImplementedError, match="android"):
+        _sysv.load("linux")
 
 
 def test_a_library_without_the_calls_is_refused(monkeypatch):
     monkeypatch.setattr(_sysv.ctypes, "CDLL", lambda *arguments: object())
-    assert refuses(lambda: _sysv.load("linux"), NotImplementedError, "linux")
+    with pytest.raises(NotImplementedError, match="linux"):
+        _sysv.load("linux")
 
 
-def test_the_running_systems_calls_are_found_once():
-    assert _sysv.system() is _sysv.system()
+def test_a_kernel_that_ignores_undo_is_refused_and_nothing_is_left(name):
+    library = profiles.sysv_library("gvisor")
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match=r"SEM_UNDO.*NamedSemaphore"):
+            open_set(library, name)
+    assert _keys.key(name) not in [row.key for row in _sets.rows()]
+
+
+def test_asking_the_kernel_whether_it_undoes_changes_nothing(native, name):
+    semset = join(native, name)
+    _opening._undo_kept.pop(native)
+    join(native, name).leave()
+    assert (_opening._undo_kept[native], native.value(semset.id, ZERO)) == (True, 0)
+    assert native.value(semset.id, DEAD) == 0
+    semset.leave()
 
 
 @pytest.mark.parametrize("profile", ["glibc32", "musl32"])
 def test_32_bit_systems_wait_by_the_symbol_with_64_bit_time(profile, name):
     library = profiles.sysv_library(profile)
-    ours = library.open(name, 1)
-    plain = library.lib.plain_calls
-    assert library.wait(ours.id, _sysv.take(1), 1)
+    semset, plain = join(library, name), library.lib.plain_calls
+    assert semset.take(1, _set.clock() + SECOND)
     start = time.monotonic()
-    assert not library.wait(ours.id, _sysv.take(1), 0.05)
-    assert time.monotonic() - start >= 0.05
-    assert library.lib.plain_calls == plain
-    ours.remove()
+    assert not semset.take(1, _set.clock() + SECOND // 20)
+    assert (time.monotonic() - start >= 0.05, library.lib.plain_calls) == (True, plain)
+    semset.remove()
 
 
 def test_who_has_a_timed_wait():
-    have = {name for name in profiles.SYSV_NAMES if profiles.sysv_library(name).has_timed_wait}
+    have = {name for name in profiles.SYSV_NAMES if profiles.sysv_library(name).semtimedop}
     assert have == {"native", "illumos", "musl", "glibc32", "musl32"}
 
 
@@ -1088,14 +898,9 @@ def test_semctl_declares_three_parameters_and_so_is_called_as_variadic(library):
     assert tuple(library._semctl.argtypes) == (ctypes.c_int,) * 3
 
 
-def test_no_transition_has_more_than_five_operations():
-    transitions = [_sysv.JOIN, _sysv.LEAVE, _sysv.STAY, _sysv.REMOVE_IDLE, _sysv.TAKE_OVER]
-    transitions += [
-        _sysv.make_ready(1),
-        _sysv.take(1),
-        _sysv.take_of_total(2),
-        _sysv.give(1),
-        _sysv.resize(1, 2),
-        _sysv.write_name(0, [1, 2, 3, 4]),
-    ]
-    assert max(map(len, transitions)) == 5
+def test_a_limit_of_five_operations_a_call_is_enough():
+    steps = [_set.JOIN_LAST, _set.STAY, _set.MARK_IDLE, _set.MARK_UNUSED, _set.MARK_UNREADY]
+    steps += [_set.take_first(99, 9), _set.take_rest(99, 2, 9, False), _set.give_up(99)]
+    steps += [_set.take_over(99), _set.leave_last(99), _set.give_number(99, 0), _set.resize(1, 2)]
+    steps += [_set.make_ready(99, 1, 9), _set.write_name(0, [1, 2, 3], 99)]
+    assert max(map(len, steps)) == 5

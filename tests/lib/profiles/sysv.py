@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The System V semaphores of other platforms, made of the host's, which must be Linux.
 
-A fake has the attributes of a library object: ``semget``, ``semop``, ``semctl`` and so on. Where a platform does as the host does, the
-attribute is the host's own function; where it differs, it is Python code behind a C callback. What a fake does not show: the BSDs and macOS
-wake all who wait, not the longest waiter; their limits on all processes together; FreeBSD takes back a dead process's sums one by one.
-``test_sysv_model.py`` searches the last. No fake knows anything of ``named_semaphores``.
+A fake has the attributes of a library object: ``semget``, ``semop``, ``semctl`` and so on. Where a
+platform does as the host does, the attribute is the host's own function; where it differs, it is
+Python code behind a C callback. A fake does not show that the BSDs and macOS wake all waiters, not
+the longest one; the limits of all processes together; and that FreeBSD takes back a dead process's
+sums one by one, which ``test_sysv_model.py`` searches. No fake knows ``named_semaphores``.
 
-Facts are from sources: XNU (bsd/kern/sysv_sem.c, bsd/sys/sem.h, sem_internal.h), FreeBSD, NetBSD, OpenBSD, DragonFly (sys/kern/sysv_sem.c,
-sys/sys/sem.h, ipc.h; NetBSD's lib/libc/sys/semctl.c), illumos (usr/src/uts/common/syscall/sem.c, sys/sem.h, sys/ipc.h), glibc 2.34
-(sysdeps/unix/sysv/linux/semtimedop.c), musl 1.2.5 (src/ipc/semtimedop.c, include/sys/sem.h).
+Facts are from sources: XNU (bsd/kern/sysv_sem.c, bsd/sys/sem.h, sem_internal.h), FreeBSD, NetBSD,
+OpenBSD, DragonFly (sys/kern/sysv_sem.c, sys/sys/sem.h, ipc.h; NetBSD's lib/libc/sys/semctl.c),
+illumos (usr/src/uts/common/syscall/sem.c, sys/sem.h, sys/ipc.h), glibc 2.34
+(sysdeps/unix/sysv/linux/semtimedop.c), musl 1.2.5 (src/ipc/semtimedop.c, include/sys/sem.h), gVisor
+(pkg/sentry/kernel/semaphore, pkg/sentry/syscalls/linux/sys_sem.go).
 """
 
 from __future__ import annotations
@@ -24,24 +27,14 @@ from .fake import nanoseconds, timespec, timespec32, timespec64
 
 # Linux's
 _IPC_RMID, _IPC_SET, _IPC_STAT = 0, 1, 2
-_GETPID, _GETVAL, _GETALL, _GETNCNT = 11, 12, 13, 14
+_GETPID, _GETVAL, _GETALL, _GETNCNT, _GETZCNT = 11, 12, 13, 14, 15
 _IPC_CREAT = 0o1000
 _SEM_UNDO = 0o10000
 
-_LINUX = {
-    number: number
-    for number in (_IPC_RMID, _IPC_SET, _IPC_STAT, _GETPID, _GETVAL, _GETALL, _GETNCNT)
-}
-_BSD = {0: _IPC_RMID, 1: _IPC_SET, 2: _IPC_STAT, 3: _GETNCNT, 4: _GETPID, 5: _GETVAL, 6: _GETALL}
-_ILLUMOS = {
-    10: _IPC_RMID,
-    11: _IPC_SET,
-    12: _IPC_STAT,
-    3: _GETNCNT,
-    4: _GETPID,
-    5: _GETVAL,
-    6: _GETALL,
-}
+_ASKING = {3: _GETNCNT, 4: _GETPID, 5: _GETVAL, 6: _GETALL, 7: _GETZCNT}
+_BSD = {0: _IPC_RMID, 1: _IPC_SET, 2: _IPC_STAT, **_ASKING}
+_ILLUMOS = {10: _IPC_RMID, 11: _IPC_SET, 12: _IPC_STAT, **_ASKING}
+_LINUX = {number: number for number in _BSD.values()}
 
 
 class sembuf(ctypes.Structure):
@@ -52,7 +45,7 @@ def _prototype(*arguments: Any) -> Any:
     return CFUNCTYPE(c_int, *arguments, use_errno=True)
 
 
-# semctl is called with three arguments or four; the fourth is then whatever is in its place, and not looked at.
+# semctl is called with three arguments or four. The fourth may be whatever is in its place.
 _PROTOTYPES = {
     "semget": _prototype(c_long, c_int, c_int),
     "semctl": _prototype(c_int, c_int, c_int, c_void_p),
@@ -98,13 +91,14 @@ def _with_errno(method: Callable[..., int]) -> Callable[..., int]:
 
 
 class Fake:
-    """Symbols are methods ``do_<symbol>``, or the host's functions if ``hosts`` names them. Others are missing."""
+    """Symbols are methods ``do_<symbol>``, or the host's if ``hosts`` names them, or missing."""
 
     hosts: tuple[str, ...] = ("semop",)
     commands = _BSD
     most_operations = 100  # SEMOPM
     most_sums: int | None = None  # SEMUME: semaphores of which a process has a sum to take back
     most_semaphores = 32000  # SEMMSL: in a set
+    largest_sum = 32767  # SEMAEM
 
     def __init__(self) -> None:
         global HOST
@@ -165,10 +159,12 @@ class Fake:
                 place = (os.getpid(), semid, op.sem_num)
                 with self.lock:
                     self.sums[place] = self.sums.get(place, 0) - op.sem_op
+                    if abs(self.sums[place]) > self.largest_sum:
+                        raise AssertionError("ERANGE: SEMAEM")
 
 
 class _Limited(Fake):
-    """Python code for semop, since it may do less in one call, and for fewer sets of a process, than the host's."""
+    """semop does less in one call, and for fewer sets of a process, than the host's."""
 
     hosts = ()
 
@@ -186,10 +182,12 @@ class MacOS(_Limited):
     most_sums = 10
 
 
-class FreeBSD(Fake):
-    """kern.ipc.semume is 50; and a process may have 16,384 tokens of a set at most (SEMAEM)."""
+class FreeBSD(_Limited):
+    """Undo sums end at 16,384 (SEMAEM), and a process has 50 of them (kern.ipc.semume)."""
 
+    most_sums = 50
     most_semaphores = 340
+    largest_sum = 16384
 
 
 class NetBSD(_Limited):
@@ -215,7 +213,7 @@ class DragonFly(FreeBSD):
 
 
 class Illumos(Fake):
-    """Other numbers than the BSDs for half of the commands; and there is semtimedop."""
+    """Some commands have other numbers than on the BSDs; and there is semtimedop."""
 
     hosts = ("semop", "semtimedop")
     commands = _ILLUMOS
@@ -229,7 +227,7 @@ class Musl(Fake):
 
 
 class _Short(Fake):
-    """32 bits: the plain semtimedop is for old binaries, with a 32-bit time_t, whatever the caller passes."""
+    """32 bits: the plain semtimedop is for old binaries, with a 32-bit time_t."""
 
     hosts = ("semop",)
     commands = _LINUX
@@ -261,6 +259,19 @@ class Musl32(_Short):
         return self.wait(semid, operations, count, timeout.contents)
 
 
+class GVisor(Fake):
+    """It says that it is Linux, accepts SEM_UNDO, and ignores it."""
+
+    hosts = ()
+    commands = _LINUX
+
+    def do_semop(self, semid: int, operations: Any, count: int) -> int:
+        copy = (sembuf * count)(*operations[:count])
+        for op in copy:
+            op.sem_flg &= ~_SEM_UNDO
+        return _host("semop", semid, copy, count)
+
+
 FAKES: dict[str, tuple[type[Fake], str]] = {
     "macos": (MacOS, "darwin"),
     "freebsd": (FreeBSD, "freebsd14"),
@@ -271,4 +282,5 @@ FAKES: dict[str, tuple[type[Fake], str]] = {
     "musl": (Musl, "linux"),
     "glibc32": (Glibc32, "linux"),
     "musl32": (Musl32, "linux"),
+    "gvisor": (GVisor, "linux"),
 }
