@@ -10,7 +10,7 @@ from typing import Any, Callable
 import pytest
 from kazoo.client import KazooClient
 from server import SESSION, NoServer, Server
-from support import unique_name, wait_for
+from support import wait_for
 
 _servers: list[Server] = []
 
@@ -56,12 +56,6 @@ def connect(server: Server) -> Iterator[Callable[..., KazooClient]]:
 def client(connect: Callable[..., KazooClient]) -> KazooClient:
     """A started client."""
     return connect()
-
-
-@pytest.fixture
-def name() -> str:
-    """A semaphore's name for this test alone."""
-    return unique_name()
 
 
 @pytest.fixture(autouse=True)
