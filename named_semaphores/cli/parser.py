@@ -81,9 +81,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description=f"Example: {prog} run build --slots 2 make all\n\n"
         "Limits how many processes on one machine do something at the same time. They only need "
-        "to agree on a name. Robust semaphores: the kernel takes the tokens of a process back "
-        "when it ends. POSIX semaphores (--posix): for C programs and NamedSemaphore; who is "
-        "killed with a token loses it.",
+        "to agree on a name. There are two kinds. Robust semaphores: the kernel takes the tokens "
+        "of a process back when it ends. POSIX semaphores (--posix): for C programs and "
+        "NamedSemaphore; the token of a killed process is lost.",
         epilog="Exit codes: 0: done; 1: no token in time; 2: wrong usage, or the system refused. "
         "run has the command's exit code; 127: not found, 126: not executable.\n\n"
         "COMMAND --help tells more.",
@@ -126,7 +126,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "holders",
         "show who holds tokens",
         "build",
-        "Of a POSIX semaphore, only the processes that have it open are known.",
+        "Of a POSIX semaphore only the processes that have it open are known.",
     )
     _add_name(holders)
     _add_kind(holders)
@@ -143,8 +143,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "create",
         "create a semaphore that stays",
         "pool --slots 4 --mode 0660",
-        "A robust one, or with --posix a POSIX one. It exists until unlink or a restart of the "
-        "machine, also without users. An error if it exists.",
+        "Makes a robust semaphore, or with --posix a POSIX one. It exists until unlink or a "
+        "restart of the machine, also without users. An error if there is one of this name.",
     )
     _add_name(create)
     create.add_argument(
@@ -171,8 +171,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "resize",
         "change the number of tokens of a robust semaphore",
         "build 4",
-        "At once, for all processes. Who holds tokens keeps them: after a change to fewer, "
-        "newcomers wait until enough have come back.",
+        "Changes the number at once, for all processes. Processes that hold tokens keep them: "
+        "after a change to fewer, newcomers wait until enough tokens are back.",
     )
     _add_name(resize)
     resize.add_argument(
@@ -195,9 +195,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     unlink.add_argument(
         "--unused",
         action="store_true",
-        help="only robust semaphores that no process has open; without NAME all of this user's "
-        "that were not created to stay, as processes leave them that are killed. Asks first "
-        "(Linux)",
+        help="only robust semaphores that no process has open. Without NAME: all of this user's, "
+        "but those that create made; killed processes leave such ones. Asks first. Linux only",
     )
     unlink.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -207,7 +206,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "take a token of a POSIX semaphore",
         "pool --timeout 5",
         "The token stays taken after this command ends, until somebody releases it: use run if "
-        'you can. Who is killed with a token loses it: "release NAME" puts one back.',
+        'you can. The token of a killed process is lost: "release NAME" puts one back.',
     )
     _add_name(acquire)
     wait = acquire.add_mutually_exclusive_group()
@@ -228,7 +227,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "release",
         "put tokens of a POSIX semaphore back",
         "pool",
-        "Nothing checks that they were taken.",
+        "The system does not check that they were taken.",
     )
     _add_name(release)
     release.add_argument(
