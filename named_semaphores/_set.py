@@ -38,7 +38,7 @@ from ctypes import byref, c_int, c_size_t, sizeof
 from itertools import starmap
 
 from ._checks import clock
-from ._sysv import NOWAIT, UNDO, Removed, SysV, sembuf
+from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, sembuf
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -224,8 +224,8 @@ class Set:
         if self.pid != os.getpid() or self.has_left():  # forked in C: it is the parent's use
             return True
         is_last = self.account == library.system.size - 1
-        arguments = Block(self, (leave_last if is_last else leave)(self.account)).arguments
-        for failed in starmap(library.semop_now, arguments):
+        call = arguments(self.semid, (leave_last if is_last else leave)(self.account))
+        for failed in starmap(library.semop_now, (call,)):
             if not failed:  # no call comes between: see self.semid
                 self.semid.value = -1
             break
