@@ -28,6 +28,7 @@ except ImportError:  # run from a checkout
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "../../..")))
     from named_semaphores import RobustSemaphore
 from named_semaphores import _set, _sets
+from named_semaphores._sysv import system
 
 PROCESSES = 16
 TOKENS = 4
@@ -238,6 +239,15 @@ LINK = RobustSemaphore.Flags.RAISE_IF_NOT_EXISTS
 def run(kills: int, prefix: str = f"nst{os.getpid()}_") -> str:
     """Kill so many processes. Return what happened; AssertionError if anything was lost or left."""
     names = [f"/{prefix}kills.{number}" for number in range(NAMES)]
+    try:
+        return measure(kills, names)
+    finally:  # after a failure there may be some
+        for one in _sets.listed():
+            if one.name in names:
+                system().remove(one.row.id)
+
+
+def measure(kills: int, names: list[str]) -> str:
     notes = Notes()
     kept = RobustSemaphore(names[0], TOKENS)
     begin = time.perf_counter()
