@@ -60,6 +60,7 @@ class ZooKeeperSemaphore(Semaphore):
             tokens. The client then keeps this object.
 
     Raises:
+        ValueError: An argument is wrong. In a method: the node has no number of tokens.
         FileNotFoundError: The client's chroot does not exist. In a method: somebody unlinked.
         PermissionError: An ACL refuses the client, here or in a method.
         ConnectionAbortedError: The client was stopped. Methods raise it.
@@ -79,7 +80,7 @@ class ZooKeeperSemaphore(Semaphore):
         if self._name in ("/.", "/.."):
             raise ValueError(f"semaphore {self._name!r}: ZooKeeper has no such name")
         if initial_value is not None:
-            check_integer(self._name, "initial_value", initial_value, 1)
+            check_integer(self._name, "initial_value", initial_value, 1, 2**31 - 1)
         if not isinstance(client, KazooClient) or client.client_state == KeeperState.CLOSED:
             what = f"client must be a started KazooClient, not {client!r}"
             raise ValueError(f"semaphore {self._name!r}: {what}")
@@ -117,7 +118,7 @@ class ZooKeeperSemaphore(Semaphore):
             with suppress(FileNotFoundError):  # released meanwhile
                 data, _ = self._call(self._client.get, f"{self._path}/{node}")
                 host, _, pid = data.decode("utf-8", "replace").rpartition(" ")
-                is_ours = host and pid.isdecimal()
+                is_ours = host and pid.isdecimal() and len(pid) < 20
                 counts[(host, int(pid)) if is_ours else (f"{host} {pid}".strip(), None)] += 1
         return [Holder(host, pid, tokens) for (host, pid), tokens in counts.items()]
 
@@ -228,7 +229,7 @@ class ZooKeeperSemaphore(Semaphore):
         data, stat = self._call(client.get, self._path)
         if stat.czxid != self._created:  # another semaphore of this name
             raise FileNotFoundError(*_ERRORS[exceptions.NoNodeError], self._name)
-        if not data.isdigit():
+        if not data.isdigit() or len(data) > 10 or not int(data):
             what = f"{data!r} in the node {self._path} is no number of tokens"
             raise ValueError(f"semaphore {self._name!r}: {what}; an initial_value replaces it")
         return int(data), stat.numChildren
@@ -260,7 +261,8 @@ class ZooKeeperSemaphore(Semaphore):
         finally:
             if not lock.taken:
                 with suppress(FileNotFoundError, ConnectionAbortedError):
-                    self._delete(f"{lock.path}/{lock.node or self._call(lock._find_node)}")
+                    if node := lock.node or self._call(lock._find_node):
+                        self._delete(f"{lock.path}/{node}")
                 self._drop(lock)
         if lock.cancelled:
             self._undo(lock)
