@@ -322,6 +322,12 @@ def test_a_wait_for_more_than_a_resize_left_ends(opened, bare, timeout):
     opened.release(1)
 
 
+def test_a_wait_that_a_resize_ended_too_early_begins_anew(bare, capfd, monkeypatch, cannot_execute):
+    takes = iter([False, False, True])
+    monkeypatch.setattr(_set.Set, "take", lambda *arguments: next(takes))
+    assert quick(capfd, bare, "no-such-command")[1] == 127
+
+
 @pytest.mark.parametrize("conflict", [[], ["-E", "75"]], ids=str)
 @pytest.mark.parametrize(
     ("wait", "within"),
@@ -569,11 +575,8 @@ def test_an_error_is_one_line_that_says_what_to_type(bare, capfd, monkeypatch, w
 
 
 def test_help_is_for_the_other_module(capfd):
-    assert quick(capfd, "--help") == ("", None)
-    assert quick(capfd, "x", "-h") == ("", None)
-    result = run("x", "--help")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("usage: ")
+    assert [quick(capfd, *words) for words in (["--help"], ["x", "-h"])] == [("", None)] * 2
+    assert run("x", "--help").stdout.startswith("usage: ")
 
 
 def test_a_system_without_such_semaphores(capfd, monkeypatch):

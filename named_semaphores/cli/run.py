@@ -278,7 +278,8 @@ def _take(semset: Set, options: _Options) -> int | None:
             waits = f" ({others} other{' waits' if others == 1 else 's wait'})" if others else ""
             wanted = _of(n, semset.total())
             complain(f"waiting for {wanted} of {options.name}{waits}{_held_by(semset)}")
-    if number is None and limit != 0:
+    # A wait for several ends early if there are too few for a moment.
+    while number is None and limit != 0 and (deadline is None or clock() < deadline):
         number = _take_until(deadline, semset, options)
     if number is None:
         within = f" within {limit:g} s" if limit else ""
