@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import socket
+from _thread import start_new_thread
 from collections import Counter, namedtuple
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -169,7 +170,7 @@ class ZooKeeperSemaphore(Semaphore):
         if asyncio._get_running_loop() is None:
             self.release()
         else:  # the loop must not wait for ZooKeeper
-            self._client.handler.spawn(self._put_back, 1)
+            start_new_thread(self._put_back, (1,))
 
     def _wait_endless(self, handle: Any = None) -> bool:
         return self._wait(None, handle)
@@ -187,7 +188,7 @@ class ZooKeeperSemaphore(Semaphore):
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()  # a cancelled task does not cancel the future
         deadline = deadline_of(self._name, timeout)
-        self._client.handler.spawn(_answer, future.set_result, self._attempt, lock, deadline)
+        start_new_thread(_answer, (future.set_result, self._attempt, lock, deadline))
         try:
             return bool(_result(await asyncio.wrap_future(future)))
         except BaseException:
@@ -247,10 +248,11 @@ class ZooKeeperSemaphore(Semaphore):
         """Make the call in a thread, where no signal handler runs, and wait for it.
 
         kazoo waits by threading.Condition. An exception of a signal handler may leave the lock of
-        that taken, and kazoo's own threads would then wait for it forever.
+        that taken, and kazoo's own threads would then wait for it forever. Thread.start() waits in
+        the same way; start_new_thread is one C call.
         """
         outcomes: SimpleQueue[Any] = SimpleQueue()
-        self._client.handler.spawn(_answer, outcomes.put, function, *args)
+        start_new_thread(_answer, (outcomes.put, function, *args))
         return _result(outcomes.get())
 
     def _attempt(self, lock: Lock, deadline: int | None) -> bool:
@@ -272,7 +274,7 @@ class ZooKeeperSemaphore(Semaphore):
         """End an attempt for whose result nobody waits any more."""
         lock.cancel()
         self._changed.set()
-        self._client.handler.spawn(self._undo, lock)
+        start_new_thread(self._undo, (lock,))
 
     def _undo(self, lock: Lock) -> None:
         with self._mutex:  # the attempt and _abandon may both call this
@@ -335,7 +337,7 @@ class ZooKeeperSemaphore(Semaphore):
     def _listen(self, state: str) -> None:
         sessions = [lock.session for lock in list(self._held)]
         if state == KazooState.LOST and self._client._session_id in sessions:
-            self._client.handler.spawn(self._on_lost, self)
+            start_new_thread(self._on_lost, (self,))  # type: ignore[arg-type]
 
     def _wake(self, event: object) -> None:
         self._changed.set()

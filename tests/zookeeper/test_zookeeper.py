@@ -572,11 +572,12 @@ def test_a_stopped_client_has_no_tokens(connect, client, name):
             use()
 
 
-def test_waits_and_tokens_outlast_a_restart_of_the_server(server, client, connect, name):
+def test_waits_and_tokens_outlast_a_restart_of_the_server(server, connect, name):
     logging.getLogger("kazoo").setLevel(logging.CRITICAL)
+    client, second = (connect(timeout=10) for _ in range(2))
     sem, other = (
         ZooKeeperSemaphore(name, 1, client=client),
-        ZooKeeperSemaphore(name, client=connect()),
+        ZooKeeperSemaphore(name, client=second),
     )
     sem.acquire()
     with thread(other.acquire) as got:
