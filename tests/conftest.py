@@ -28,9 +28,8 @@ MARKERS = (
 )
 
 PYPY = platform.python_implementation() == "PyPy"
-collect_ignore = [
-    "zookeeper"
-]  # needs kazoo and a server; tox -e zookeeper names the folder, and so runs it
+# They need other packages, and a server; tox -e zookeeper names the folder, and so runs it.
+collect_ignore = ["neighbours", "zookeeper"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

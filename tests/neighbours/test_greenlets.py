@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In a process that gevent or eventlet has patched, a wait must let the other greenlets run: one of
+them may hold the token. A wait in the kernel would never end.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from support import run_python, unique_name
+
+# What a program does first. Threads are greenlets after each of these.
+PATCHES = {
+    "gevent": "import gevent; from gevent import monkey; monkey.patch_all()",
+    "gevent-threads-only": "import gevent; from gevent import monkey; monkey.patch_thread()",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+    "eventlet-threads-only": "import eventlet; eventlet.monkey_patch(all=False, thread=True)",
+}
+IMPORT = "from named_semaphores import NamedSemaphore, RobustSemaphore"
+
+# A greenlet that holds the tokens ends only if the waiting one lets it run.
+SETUP = """
+import faulthandler, sys, threading, time
+faulthandler.dump_traceback_later(30, exit=True)
+name = sys.argv[1]
+pause = (sys.modules.get("gevent") or sys.modules["eventlet"]).sleep
+
+def hold_for_a_while():
+    with sem, sem, sem:
+        held.append(True)
+        pause(0.05)
+        while stays:
+            pause(0.001)
+
+def while_held(wait):
+    held.clear()
+    holder = threading.Thread(target=hold_for_a_while)
+    holder.start()
+    while not held:
+        pause(0.001)
+    wait()
+    stays.clear()
+    holder.join()
+    assert sem.value == 3, sem
+
+held, stays = [], []
+"""
+
+WAITS = """
+def acquire():
+    assert sem.acquire()
+    sem.release()
+
+def acquire_in_time():
+    assert sem.acquire(timeout=20)
+    sem.release()
+
+def statement():
+    with sem:
+        pass
+
+def hold():
+    with sem.hold(timeout=20):
+        pass
+    with sem.hold():
+        pass
+
+def too_late():
+    stays.append(True)
+    start = time.monotonic()
+    assert not sem.acquire(timeout=0.01)
+    assert time.monotonic() - start >= 0.01
+    try:
+        with sem.hold(timeout=0.01):
+            raise AssertionError("entered")
+    except TimeoutError:
+        pass
+
+def all_at_once():
+    threads = [threading.Thread(target=statement) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+for sem in (NamedSemaphore(name, 3), RobustSemaphore(name, 3)):
+    for wait in (acquire, acquire_in_time, statement, hold, too_late, all_at_once):
+        while_held(wait)
+    sem.close()
+print("ok")
+"""
+
+SEVERAL = """
+def acquire():
+    assert sem.acquire(n=3)
+    sem.release(3)
+
+def acquire_in_time():
+    assert sem.acquire(timeout=20, n=2)
+    sem.release(2)
+
+def hold():
+    with sem.hold(3):
+        assert sem.value == 0, sem
+
+def too_late():
+    stays.append(True)
+    assert not sem.acquire(timeout=0.01, n=2)
+
+def slot():
+    with sem.slot() as number:
+        assert number == 0, number
+
+def all_at_once():
+    ways = [acquire, acquire_in_time, hold, slot] * 5
+    threads = [threading.Thread(target=wait) for wait in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+sem = RobustSemaphore(name, 3)
+for wait in (acquire, acquire_in_time, hold, too_late, slot, all_at_once):
+    while_held(wait)
+assert not sem.holders, sem.holders
+assert not sem.waiting, sem.waiting
+sem.close()
+print("ok")
+"""
+
+# The tasks wait for the thread that runs them.
+TASKS = """
+import asyncio
+
+async def work(entered):
+    async with sem:
+        entered.append(True)
+        await asyncio.sleep(0.001)
+
+async def main():
+    entered = []
+    with sem, sem, sem:  # the tasks must wait
+        tasks = [asyncio.ensure_future(work(entered)) for _ in range(20)]
+        await asyncio.sleep(0.02)
+        assert not entered
+        assert not await sem.acquire_async(timeout=0.01)
+    await asyncio.gather(*tasks)
+    assert len(entered) == 20
+    async with sem.hold(timeout=20):
+        pass
+
+for sem in (NamedSemaphore(name, 3), RobustSemaphore(name, 3)):
+    asyncio.run(main())
+    assert sem.value == 3, sem
+    sem.close()
+print("ok")
+"""
+
+KILLED = """
+def want():
+    with sem:
+        got.append(True)
+
+got = []
+for sem in (NamedSemaphore(name, 3), RobustSemaphore(name, 3)):
+    for _ in range(20):
+        with sem, sem, sem:
+            waiting = gevent.spawn(want)
+            pause(0.003)
+            waiting.kill()
+        assert sem.value == 3, sem
+    sem.close()
+assert not got
+print("ok")
+"""
+
+
+@pytest.fixture(params=PATCHES)
+def patch(request: pytest.FixtureRequest) -> str:
+    """The statement that patches a process."""
+    package = request.param.partition("-")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    return PATCHES[request.param]
+
+
+def run_patched(*parts):
+    done = run_python("\n".join(parts), unique_name(), options=("-W", "ignore::DeprecationWarning"))
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
+@pytest.mark.parametrize("imported", ["first", "last"])
+def test_a_waiting_greenlet_lets_the_holder_run(patch, imported):
+    begin = [IMPORT, patch] if imported == "first" else [patch, IMPORT]
+    run_patched(*begin, SETUP, WAITS)
+
+
+def test_a_greenlet_that_waits_for_several_lets_the_holders_run(patch):
+    run_patched(patch, IMPORT, SETUP, SEVERAL)
+
+
+def test_tasks_wait_in_a_patched_process(patch):
+    run_patched(patch, IMPORT, SETUP, TASKS)
+
+
+def test_a_greenlet_that_is_killed_while_it_waits_has_no_token():
+    pytest.importorskip("gevent")
+    run_patched(PATCHES["gevent"], IMPORT, SETUP, KILLED)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gunicorn: its workers are killed, replaced by a reload with another number, or run greenlets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import wait_for
+from web import Load, Server, serving
+
+from named_semaphores import RobustSemaphore
+
+pytest.importorskip("gunicorn")
+
+COMMAND = (sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "app:application")
+
+
+def gunicorn(folder: Path, name: str, number: int, *options: str):
+    return serving(folder, name, "", number, *COMMAND, *options)
+
+
+def held(monitor: RobustSemaphore) -> int:
+    return sum(tokens for _, tokens in monitor.holders)
+
+
+def reload(server: Server, monitor: RobustSemaphore, number: int) -> float:
+    """Reload the server with this number; return when it was in force."""
+    server.tell_number(number)
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: monitor.total == number)
+    wait_for(lambda: held(monitor) <= number)
+    return time.monotonic()
+
+
+def test_the_number_named_at_a_reload_holds(name, tmp_path):
+    with gunicorn(tmp_path, name, 2, "--workers", "6") as server:
+        monitor = RobustSemaphore(name)
+        with Load(server, clients=8) as load:
+            load.assert_at_once(2, since=0)
+            for number in (4, 1, 3):
+                before = load.pids()
+                since = reload(server, monitor, number)
+                load.assert_at_once(number, since)
+                wait_for(lambda before=before: load.pids() - before)
+        assert server.process.poll() is None, server.log()
+        wait_for(lambda: not monitor.holders)
+        assert (monitor.value, monitor.total, monitor.waiting) == (3, 3, 0)
+        monitor.close()
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
+def test_a_killed_worker_loses_no_token(options, name, tmp_path):
+    with gunicorn(tmp_path, name, 2, "--workers", "4", *options) as server:
+        monitor = RobustSemaphore(name)
+        with Load(server, clients=6) as load:
+            for _ in range(10):
+                wait_for(lambda: monitor.holders)
+                for pid, _ in monitor.holders[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                load.wait_for_answers(10, since=time.monotonic())
+            load.assert_at_once(2, since=0)
+        assert load.lost
+        wait_for(lambda: not monitor.holders)
+        assert (monitor.value, monitor.total, monitor.waiting) == (2, 2, 0)
+        monitor.close()
+
+
+def test_workers_of_greenlets_serve_all_requests(name, tmp_path):
+    pytest.importorskip("gevent")
+    options = ("--worker-class", "gevent", "--workers", "2")
+    with gunicorn(tmp_path, name, 3, *options) as server:
+        with Load(server, clients=30) as load:
+            load.assert_at_once(3, since=0)
+            wait_for(lambda: len(load.pids()) == 2)
+        with RobustSemaphore(name) as monitor:
+            assert (monitor.value, monitor.total) == (2, 3)
+        monitor.close()

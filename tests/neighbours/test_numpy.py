@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""numpy's numbers are numbers; its arrays are none."""
+
+from __future__ import annotations
+
+import pytest
+from support import thread, wait_for
+
+from named_semaphores import NamedSemaphore, RobustSemaphore
+
+numpy = pytest.importorskip("numpy")
+
+
+@pytest.fixture(params=[NamedSemaphore, RobustSemaphore])
+def sem(request, name):
+    """A semaphore of one token."""
+    sem = request.param(name, 1)
+    yield sem
+    sem.close()
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "longdouble"])
+def test_infinity_is_a_timeout(sem, kind):
+    infinity = getattr(numpy, kind)("inf")
+    assert sem.acquire(timeout=infinity)
+    with thread(sem.acquire, timeout=infinity) as got:
+        if isinstance(sem, RobustSemaphore):
+            wait_for(lambda: sem.waiting)
+        sem.release()
+        wait_for(lambda: got == [True])
+    sem.release()
+    with sem.hold(timeout=infinity):
+        assert not sem.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "longdouble", "int8", "uint64"])
+def test_a_number_is_a_timeout(sem, kind):
+    assert sem.acquire(timeout=getattr(numpy, kind)(1))
+    assert not sem.acquire(timeout=getattr(numpy, kind)(0))
+    sem.release()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [numpy.array([1.0]), numpy.array([1.0, 2.0]), numpy.array([]), numpy.float16("nan")]
+    + [numpy.float32(-1), numpy.array(["x"])],
+    ids=["one", "two", "empty", "NaN", "negative", "text"],
+)
+def test_no_other_timeout_takes_a_token(sem, given):
+    for wait in (lambda: sem.acquire(timeout=given), lambda: sem.hold(timeout=given)):
+        with pytest.raises(ValueError, match=f"{sem.name}.*timeout"):
+            wait()
+    assert sem.value == 1
+
+
+def test_integers_are_counts(name):
+    sem = RobustSemaphore(name, numpy.int64(3))
+    assert sem.total == 3
+    assert sem.acquire(n=numpy.uint8(2))
+    assert sem.value == 1
+    sem.release(numpy.int16(2))
+    sem.resize(numpy.int32(2))
+    assert sem.value == 2
+    for given in (numpy.array([1, 2]), numpy.float64(1)):
+        with pytest.raises(ValueError, match=sem.name):
+            sem.acquire(n=given)
+        with pytest.raises(ValueError, match=sem.name):
+            sem.release(given)
+    assert sem.value == 2
+    sem.close()

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Web servers that serve ``app.py``, and clients that keep them busy."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from support import SLOW, wait_for
+
+from named_semaphores import RobustSemaphore
+
+FOLDER = Path(__file__).parent
+SCRIPTS = Path(sys.executable).parent
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket, so that no test needs a free port."""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20 * SLOW)
+        self.sock.connect(self.host)
+
+
+class Server:
+    """A running web server."""
+
+    def __init__(self, folder: Path, robust: str, named: str, number: int, *command: str) -> None:
+        self.robust = robust
+        self.path = str(folder / "socket")
+        self._number = folder / "number"
+        self.tell_number(number)
+        self._log = folder / "log"
+        environment = {
+            **os.environ,
+            "ROBUST": robust,
+            "NAMED": named,
+            "NUMBER": str(self._number),
+            "PYTHONWARNINGS": "ignore",
+        }
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [part.format(socket=self.path) for part in command],
+                cwd=FOLDER,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def tell_number(self, number: int) -> None:
+        """Let workers that begin later name this number of tokens."""
+        self._number.write_text(str(number))
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def get(self, seconds: float) -> tuple[int, float, float]:
+        """Let a worker hold its tokens for so long; return its pid, and from when to when it did.
+
+        Raises:
+            ConnectionError: The server does not listen, or the worker was killed.
+        """
+        connection = _Connection(self.path)
+        try:
+            connection.request("GET", f"/{seconds}")
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, self.log()
+            pid, start, end = json.loads(body)
+            return pid, start, end
+        except (FileNotFoundError, http.client.HTTPException) as error:
+            raise ConnectionError(*error.args) from error
+        finally:
+            connection.close()
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        try:
+            self.get(0)
+        except ConnectionError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End the server and its workers."""
+        try:
+            self.process.send_signal(signal.SIGINT)
+            for _ in range(10 * SLOW):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(2)
+                    return
+                # uWSGI's workers miss the master's signal in their first moments.
+                os.killpg(self.process.pid, signal.SIGINT)
+            raise AssertionError(f"the server does not end: {self.log()}")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def serving(*arguments: object) -> Iterator[Server]:
+    """Run a server during the block; the arguments are those of ``Server``."""
+    server = Server(*arguments)  # type: ignore[arg-type]
+    try:
+        wait_for(server.is_up)
+        yield server
+    finally:
+        server.stop()
+        # uWSGI's master calls no atexit functions, and gunicorn's may have forked just before: then
+        # the set stays, without users, until the next process opens and closes the name.
+        RobustSemaphore(server.robust).close()
+
+
+class Load:
+    """Clients that make requests during a with statement."""
+
+    def __init__(self, server: Server, clients: int, seconds: float = 0.01) -> None:
+        self._server, self._seconds = server, seconds
+        self.answers: list[tuple[int, float, float]] = []
+        self.lost = 0  # requests of workers that were killed
+        self.failures: list[BaseException] = []
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def _ask(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.answers.append(self._server.get(self._seconds))
+            except ConnectionError:
+                self.lost += 1
+                self._stopped.wait(0.01)
+            except BaseException as error:
+                self.failures.append(error)
+                return
+
+    def pids(self) -> set[int]:
+        """Return the workers that have answered."""
+        return {pid for pid, _, _ in self.answers}
+
+    def wait_for_answers(self, count: int, since: float) -> list[tuple[int, float, float]]:
+        """Return the answers to requests that got their tokens since then: at least so many."""
+
+        def answers() -> list[tuple[int, float, float]]:
+            assert not self.failures, self.failures
+            return [answer for answer in self.answers if answer[1] >= since]
+
+        wait_for(lambda: len(answers()) >= count)
+        return answers()
+
+    def assert_at_once(self, number: int, since: float) -> None:
+        """Assert that since then so many requests held a token at the same moment, and no more."""
+        wait_for(lambda: most_at_once(self.wait_for_answers(50, since)) >= number)
+        assert most_at_once(self.wait_for_answers(50, since)) == number
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+        assert not self.failures, self.failures
+
+
+def most_at_once(answers: list[tuple[int, float, float]]) -> int:
+    """Return how many requests held a token at the same moment."""
+    changes = sorted(
+        change for _, start, end in answers for change in ((start, 1), (end, -1))
+    )  # an end comes before a start of the same moment
+    inside = most = 0
+    for _, change in changes:
+        inside += change
+        most = max(most, inside)
+    return most
