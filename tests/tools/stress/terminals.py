@@ -363,8 +363,11 @@ def kill_alone(subject: Run) -> str:
 
 
 def by_timeout(subject: Run) -> str:
-    """`timeout 4 ...`"""  # long enough for Python to start on a busy machine
-    return _signalled(subject, lambda pid: None, "timeout", "4")
+    """`timeout SECONDS ...`"""
+    begin = time.monotonic()
+    subject.token()
+    seconds = 0.5 + 10 * (time.monotonic() - begin)  # long enough for Python to start
+    return _signalled(subject, lambda pid: None, "timeout", f"{seconds:.2f}")
 
 
 def in_its_own_session(subject: Run) -> str:
