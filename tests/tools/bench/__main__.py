@@ -70,6 +70,13 @@ GROUPS = {
         "two tokens, held for 20 ms (fewest to most)",
         report.range_of_counts,
     ),
+    "starvation": Group(
+        "starvation.measure",
+        1,
+        1,
+        "some want several tokens, or many wait (median)",
+        report.plain,
+    ),
     "death": Group(
         "processes.measure_deaths",
         1,

@@ -37,6 +37,10 @@ def range_of_counts(values: list[float]) -> str:
     return f"{min(values):.0f} to {max(values):.0f} ({min(values) / max(1, max(values)):.2f})"
 
 
+def plain(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f}"
+
+
 def share(values: list[float]) -> str:
     return f"{statistics.median(values):.3%}"
 

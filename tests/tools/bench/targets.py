@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
+import starvation
 from calls import BASE, IMPORT, LINK, LINK_AGAIN, PAIR, TIMEOUT, TRY, WITH
 from handles import CREATED, FORK, LINKED, PROCESSES, PYTHONS
 from latency import CPU_TASKS, CPU_WAIT, IN_TASK, IN_THREAD
@@ -81,6 +82,7 @@ def rows(results: Results) -> Iterator[tuple[str, str, bool]]:
     yield from _serving(results)
     yield from _waiting(results)
     yield from _memory(results)
+    yield from _starvation(results)
 
 
 def _with_of_a_pair(results: Results) -> Iterator[tuple[str, str, bool]]:
@@ -195,6 +197,24 @@ def _memory(results: Results) -> Iterator[tuple[str, str, bool]]:
                         f"{used:.0f} bytes",
                         used <= most,
                     )
+
+
+def _starvation(results: Results) -> Iterator[tuple[str, str, bool]]:
+    for what, least, most in (
+        *((starvation.share(mix), 0.8, 1.25) for mix in starvation.MIXES),
+        *((starvation.longest(mix), 0, 100) for mix in starvation.MIXES),
+        (starvation.FEWEST, 0.7, 1),
+        (starvation.OVERTAKEN, 0, 80),
+        (starvation.CALL, 0, 5),
+        (starvation.IN_FORCE, 0, 100),
+    ):
+        values = results.get("starvation", what, ROBUST)
+        if values:
+            yield (
+                f"{ROBUST}: {what}: from {least} to {most}",
+                f"{min(values):.2f} to {max(values):.2f}",
+                least <= min(values) and max(values) <= most,
+            )
 
 
 def _name(group: str, operation: str) -> str:
