@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Holder = namedtuple("Holder", ("host", "pid", "tokens"))  # noqa: PYI024
 
+_UNLINKED = b"unlinked"  # instead of the number of tokens, while unlink() deletes the nodes
 _ERRORS = {
     exceptions.NoNodeError: (errno.ENOENT, "the semaphore was unlinked"),
     exceptions.NoAuthError: (errno.EACCES, "an ACL refuses the client"),
@@ -143,6 +144,8 @@ class ZooKeeperSemaphore(Semaphore):
     def unlink(self) -> None:
         """Remove the name. Whoever waits gets FileNotFoundError; holders run on."""
         self._read(self._open_handle())
+        # Deleting begins with the tokens of the holders, which waiters must not take.
+        self._call(self._client.set, self._path, _UNLINKED)
         while True:
             with suppress(exceptions.NotEmptyError):  # somebody came between
                 self._call(self._client.delete, os.path.dirname(self._path), recursive=True)
@@ -214,21 +217,27 @@ class ZooKeeperSemaphore(Semaphore):
             if client.chroot and not client.exists("/"):
                 what = f"semaphore {self._name!r}: the client's chroot does not exist"
                 raise FileNotFoundError(errno.ENOENT, what, client.chroot)
-            with suppress(exceptions.NoNodeError):
+            with suppress(
+                exceptions.NoNodeError, exceptions.NotEmptyError, exceptions.BadVersionError
+            ):
                 self._linked = True
                 with suppress(exceptions.NodeExistsError):
                     client.create(self._path, data, makepath=True)
                     self._linked = False
                 client.ensure_path(f"{self._path}-__lock__")
+                found, stat = client.get(self._path)
+                if found == _UNLINKED:  # whoever unlinks it may have died
+                    client.delete(os.path.dirname(self._path), recursive=True)
+                    continue
                 if number is not None:
-                    client.set(self._path, data)
-                self._created = client.get(self._path)[1].czxid
+                    client.set(self._path, data, stat.version)
+                self._created = stat.czxid
                 return
 
     def _read(self, client: KazooClient) -> tuple[int, int]:
         """Return the number of tokens, and how many of them are taken."""
         data, stat = self._call(client.get, self._path)
-        if stat.czxid != self._created:  # another semaphore of this name
+        if data == _UNLINKED or stat.czxid != self._created:  # or another one of this name
             raise FileNotFoundError(*_ERRORS[exceptions.NoNodeError], self._name)
         if not data.isdigit() or len(data) > 10 or not int(data):
             what = f"{data!r} in the node {self._path} is no number of tokens"

@@ -298,6 +298,8 @@ def test_unlink_ends_waits_and_frees_the_name(client, pair, name):
             use()
     sem.release()  # of nothing any more
     assert (new.value, queue(client, name)) == (2, [])
+    client.set(f"/named-semaphores{name}/tokens", b"unlinked")  # by one that died meanwhile
+    assert ZooKeeperSemaphore(name, 3, client=client).linked_existing_semaphore is False
 
 
 def test_unlink_works_while_others_come_and_go(connect, name):
@@ -414,8 +416,8 @@ client.stop()
 
 @pytest.mark.timeout(600)
 def test_signal_handlers_that_raise_in_acquire_cost_no_token(server, name, full):
-    number = 3000 if full else 100
-    done = run_python(STORM, server.address, name, str(number))
+    number = 1500 if full else 100
+    done = run_python(STORM, server.address, name, str(number), seconds=300)
     assert done.stderr == ""
     seen, value, waiting = map(int, done.stdout.split())
     assert seen > number / 4
