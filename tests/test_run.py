@@ -516,64 +516,6 @@ def test_it_says_so_of_another_users_posix_semaphore(bare, capfd, cannot_execute
     assert "a POSIX semaphore of this name, too" in err
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        pytest.param(words, says, id=words)
-        for words, says in (
-            ("", "a name and a command: named-semaphores run NAME [--slots N] COMMAND..."),
-            ("--slots 2", "a name and a command"),
-            ("-- true", "a name and a command"),
-            ("NAME", "a command: named-semaphores run NAME [--slots N] COMMAND..."),
-            ("NAME --", "a command"),
-            ("NAME --slot 2 true", "no option --slot (did you mean --slot-env or --slots? "),
-            ("NAME --conflict 2 true", "did you mean --conflict-exit-code? "),
-            ("NAME --nowait true", "did you mean --no-wait? "),
-            ("NAME --nonblock true", "did you mean --no-wait? "),
-            ("NAME --wait 5 true", "did you mean --timeout? "),
-            ("NAME --slit=2 true", "did you mean --slots"),
-            ("NAME -x true", "no option -x (named-semaphores run --help"),
-            ("NAME -n5 true", "no option -n5"),
-            ("NAME --verbose=1 true", "no option --verbose=1"),
-            ("NAME --slots", "--slots needs a value"),
-            ("NAME --slots 0 true", "run NAME: --slots: '0' is not a number from 1 to 16383"),
-            ("NAME --slots -1 true", "--slots: '-1' is not a number from 1"),
-            ("NAME --slots=16384 true", "--slots: '16384' is not"),
-            ("NAME --slots 99999999999999999999 true", "'99999999999999999999' is not"),
-            ("NAME --slots many true", "--slots: 'many' is not"),
-            ("NAME --slots 1_0 true", "--slots: '1_0' is not"),
-            ("NAME --slots \uff12 true", "--slots: '\uff12' is not"),
-            ("NAME --take 0 true", "--take: '0' is not"),
-            ("NAME --slots 2 --take 3 true", "--take 3 is more than --slots 2"),
-            ("NAME --take 2 true", "--take 2 is more than the 1 of NAME"),
-            ("NAME --timeout nan true", "--timeout: 'nan' is not a number of seconds from 0"),
-            ("NAME --timeout -1 true", "--timeout: '-1' is not"),
-            ("NAME -w soon true", "--timeout: 'soon' is not"),
-            ("NAME -w 1_0 true", "--timeout: '1_0' is not"),
-            ("NAME -w \uff12 true", "--timeout: '\uff12' is not"),
-            ("NAME --timeout 1 --no-wait true", "either --timeout or --no-wait"),
-            ("NAME -E 256 true", "--conflict-exit-code: '256' is not an exit code"),
-            ("NAME --mode 0999 true", "--mode: '0999' is not a mode in octal, as 0660"),
-            ("NAME --mode 1777 true", "--mode: '1777' is not"),
-            ("NAME --mode 0400 true", "mode must allow its owner"),
-            ("NAME --slot-env A=B true", "--slot-env: 'A=B' is not the name of an environment"),
-            ("NAME --slot-env A --take 2 true", "either --slot-env or --take"),
-            ("a/b true", "'a/b' has '/'"),
-            ("EMPTY NAME true", "a semaphore's name must not be empty: ''"),
-        )
-    ],
-)
-def test_an_error_is_one_line_that_says_what_to_type(bare, capfd, monkeypatch, words, says):
-    monkeypatch.setattr(os, "execv", lambda *arguments: os._exit(99))
-    replaced = [word.replace("NAME", bare).replace("EMPTY", "") for word in words.split(" ")]
-    err, code = quick(capfd, *filter(None, replaced) if "EMPTY" not in words else replaced)
-    assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("named-semaphores: ")
-    if words.startswith("NAME"):
-        says = says.replace("run NAME", f"run {bare}").replace("of NAME", f"of {bare}")
-    assert says in err
-
-
 def test_help_is_for_the_other_module(capfd):
     assert [quick(capfd, *words) for words in (["--help"], ["x", "-h"])] == [("", None)] * 2
     assert run("x", "--help").stdout.startswith("usage: ")
