@@ -322,10 +322,12 @@ class RobustSemaphore(Semaphore):
                     break
                 self._raise_unless_free_later(handle.n, error)
             for refused in give_up:
-                took_first = []  # no call before this: somebody else may have the turn now
-                if refused:
-                    semset.end_turn()
+                if not refused:
+                    took_first = []  # no call before this: somebody else may have the turn now
                 break
+            if took_first:  # refused
+                semset.end_turn()
+                took_first = []
             return is_lost and self._wait(deadline, handle)
         except BaseException:  # no call before one that gives back: a second signal may come
             if took_rest and not took_rest[0]:
