@@ -217,9 +217,7 @@ class ZooKeeperSemaphore(Semaphore):
             if client.chroot and not client.exists("/"):
                 what = f"semaphore {self._name!r}: the client's chroot does not exist"
                 raise FileNotFoundError(errno.ENOENT, what, client.chroot)
-            with suppress(
-                exceptions.NoNodeError, exceptions.NotEmptyError, exceptions.BadVersionError
-            ):
+            with suppress(exceptions.NoNodeError, exceptions.NotEmptyError):
                 self._linked = True
                 with suppress(exceptions.NodeExistsError):
                     client.create(self._path, data, makepath=True)
@@ -229,8 +227,9 @@ class ZooKeeperSemaphore(Semaphore):
                 if found == _UNLINKED:  # whoever unlinks it may have died
                     client.delete(os.path.dirname(self._path), recursive=True)
                     continue
-                if number is not None:
-                    client.set(self._path, data, stat.version)
+                if number is not None and found != data:
+                    with suppress(exceptions.BadVersionError):  # another one names its own now
+                        client.set(self._path, data, stat.version)
                 self._created = stat.czxid
                 return
 
