@@ -251,7 +251,8 @@ class RobustSemaphore(Semaphore):
         """Return a context manager that holds a token and a number: ``with sem.slot() as k:``.
 
         The number is the lowest from 0 to ``total - 1`` that nobody has; the kernel gives both
-        back when the process ends. Also async. Numbers serve for GPUs, ports, accounts.
+        back when the process ends. Also async. Numbers serve for GPUs, ports, accounts. Call this
+        once for each with statement: a number belongs to the object that this returns.
 
         Args:
             timeout: the longest wait, in seconds, as for ``acquire``.
