@@ -56,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
+    # A process that has just forked leaves its sets to its child, so that they would seem to be
+    # left behind. Here children join at once.
+    _set.FORKING = 0
     refusal = why_no_files() or why_no_sets()
     if refusal:
         pytest.exit(refusal, returncode=pytest.ExitCode.USAGE_ERROR)

@@ -128,6 +128,15 @@ def why_no_sets() -> str | None:
     return None
 
 
+def set_of(name: str) -> Any:
+    """Return the line of /proc/sysvipc/sem for RobustSemaphore's set of this name, or None: its
+    ``id``, ``mode`` (permissions), ``size`` and so on.
+    """
+    from named_semaphores import _keys, _sets
+
+    return next((row for row in _sets.rows() if row.key == _keys.key(name)), None)
+
+
 @cache
 def why_always_the_same_user() -> str | None:
     """Return why this process can become no other user, or None. Root of a user namespace cannot, nor can root without capabilities."""
