@@ -36,6 +36,14 @@ def test_a_storm_on_with(interrupts, peer, statement):
     assert_nothing_lost(storm.busy(peer(), interrupts, statement), interrupts)
 
 
+@pytest.mark.parametrize(
+    ("peer", "statement"),
+    [(Named, "hold"), (Robust, "hold"), (Robust, "release"), (Robust, "slot")],
+)
+def test_a_storm_on_hold_slot_and_several(interrupts, peer, statement):
+    assert_nothing_lost(storm.busy(peer(), interrupts, statement), interrupts)
+
+
 @pytest.mark.skipif(
     sys.implementation.name != "cpython",
     reason="PyPy promises nothing, and whether its compiled loop can be hit is luck",
@@ -45,10 +53,17 @@ def test_the_storm_would_show_a_naive_class():
     assert outcome["lost"] > 0
 
 
-@pytest.mark.parametrize("peer", [Named, NamedCtypes, NamedPolling, Robust])
-def test_a_storm_on_waits_in_with(interrupts, peer):
+WAITS = [
+    *((peer, "with") for peer in (Named, NamedCtypes, NamedPolling, Robust)),
+    (Named, "timed"),
+    *((Robust, statement) for statement in ("timed", "first", "rest")),
+]
+
+
+@pytest.mark.parametrize(("peer", "statement"), WAITS)
+def test_a_storm_on_waits(interrupts, peer, statement):
     count = interrupts // (10 if peer is NamedPolling else 1)
-    outcome = storm.waiting(peer(), count, "with")
+    outcome = storm.waiting(peer(), count, statement)
     assert outcome["interrupts"] == count
     if EXACT:
         assert (outcome["lost"], outcome["gained"]) == (0, 0)

@@ -48,6 +48,7 @@ class Peer:
     has_name = True
     waits_in_kernel = True  # else it polls
     has_asyncio = False  # acquire_async, async with
+    takes_several = False  # hold(2)
     opens_at_once = True  # else a file is opened at each acquire
     closes_when_deleted = False  # has no close
 
@@ -169,6 +170,7 @@ def without(lib: Any, *parts: str) -> Any:
 
 class Robust(Named):
     label = "RobustSemaphore"
+    takes_several = True
 
     def __init__(self) -> None:
         from named_semaphores import RobustSemaphore
@@ -187,19 +189,14 @@ class Robust(Named):
         sem.close()
 
     def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
-        """Release what this process holds: it should hold nothing. Then look at what is free."""
-        lost = 0
-        while True:
-            try:
-                sem.release()
-            except ValueError:
-                break
-            lost += 1
-        missing = expected - self.value(sem)
-        if missing:
-            from named_semaphores import _set
+        """Release what this process holds, and end its turn: it should have nothing."""
+        from named_semaphores import _set
 
-            sem._set.operate([(_set.TOKENS, missing, 0)])
+        lost = dict(sem.holders).get(os.getpid(), 0)
+        if lost:
+            sem.release(lost)
+        lost += sem._set.operate(_set.END_TURN)
+        missing = expected - self.value(sem)
         return lost + max(0, missing), max(0, -missing)
 
 

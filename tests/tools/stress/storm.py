@@ -87,18 +87,28 @@ STATEMENTS = {
     "body": "with sem:\n    for i in range(3): abs(i)",
     "nested": "with sem:\n    with sem: pass",
     "try": "sem.acquire()\ntry: pass\nfinally: sem.release()",
+    "hold": "with hold: pass",
+    "slot": "with sem.slot(): pass",
+    # RobustSemaphore's. What acquire has returned is the caller's: the peer counts as lost what is
+    # neither two tokens nor none.
+    "release": "if sem.acquire(n=2): sem.release(2)",
 }
 
 
 def busy(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
     """Interrupt a statement that is run over and over, on a semaphore with free tokens."""
+
+    def count() -> None:
+        if statement == "release" and sem.value == 0:
+            sem.release(2)
+        storm.count(peer, sem, 2)
+
     storm = _Storm()
     sem = peer.create(unique_name(), 2)
-    rounds = _compiled(
-        _BUSY_ROUNDS,
-        STATEMENTS[statement],
-        {"arm": storm.arm, "Interrupt": Interrupt, "count": lambda: storm.count(peer, sem, 2)},
-    )
+    names: dict[str, Any] = {"arm": storm.arm, "Interrupt": Interrupt, "count": count}
+    if statement == "hold":
+        names["hold"] = sem.hold(2 if peer.takes_several else 1)
+    rounds = _compiled(_BUSY_ROUNDS, STATEMENTS[statement], names)
     try:
         with storm.handling(signal.SIGALRM):
             rounds(sem, interrupts)
@@ -130,13 +140,21 @@ def rounds(sem, interrupts):
 """
 
 
-def _release_and_kill(sem: Any, held: Gate, go: Gate, done: Gate, spread: float) -> None:
-    """The other process: take the token; then release it and send a signal, in any order and with any gap, about when the wait begins."""
+def _release_and_kill(
+    sem: Any, several: tuple[int, ...], held: Gate, go: Gate, done: Gate, spread: float
+) -> None:
+    """The other process: take tokens; then release them and send a signal, in any order and with
+    any gap, about when the wait begins.
+    """
     parent, rng = os.getppid(), random.Random()
-    steps: list[Callable[[], object]] = [sem.release, lambda: os.kill(parent, signal.SIGUSR1)]
+    steps: list[Callable[[], object]] = [
+        lambda: sem.release(*several),
+        lambda: os.kill(parent, signal.SIGUSR1),
+    ]
     while True:
         go.wait()
-        sem.acquire()
+        for _ in range(sum(several) or 1):
+            sem.acquire()
         held.give()
         go.wait()
         steps.reverse()
@@ -151,12 +169,18 @@ def _release_and_kill(sem: Any, held: Gate, go: Gate, done: Gate, spread: float)
 def waiting(
     peer: Peer, interrupts: int, statement: str, limit: float = 10, spread: float = 40e-6
 ) -> dict[str, Any]:
-    """Interrupt waits for a token that another process releases at the same time."""
+    """Interrupt waits for what another process releases at the same time.
+
+    statement: "first" and "rest" wait for two of three tokens, of which the other process has three
+        or two.
+    """
     storm = _Storm()
-    sem = peer.create(unique_name(), 1)
+    several = {"first": (3,), "rest": (2,)}.get(statement, ())
+    total = 3 if several else 1
+    sem = peer.create(unique_name(), total)
     call = {"timed": peer.timed_acquire, "wait": peer.acquire}.get(statement)
     source = (
-        "with sem:\n    while True: nap(0)"
+        f"with {'hold' if several else 'sem'}:\n    while True: nap(0)"
         if call is None
         else f"{call}; got = True"
         if peer.busy
@@ -166,7 +190,7 @@ def waiting(
     def count(got: bool) -> None:
         if got:
             sem.release()
-        storm.count(peer, sem, 1)
+        storm.count(peer, sem, total)
 
     try:
         with Children() as children, Gate() as held, Gate() as go, Gate() as done:
@@ -178,13 +202,14 @@ def waiting(
                 "Interrupt": (Interrupt, *peer.interrupted),
                 "busy": peer.busy,
                 "count": count,
+                "hold": sem.hold(2) if several else None,
             }
             rounds = _compiled(
                 _WAITING_ROUNDS,
                 source,
                 {"held": held.wait, "go": go.give, "done": done.wait, **names},
             )
-            children.start(_release_and_kill, sem, held, go, done, spread)
+            children.start(_release_and_kill, sem, several, held, go, done, spread)
             with storm.handling(signal.SIGUSR1):
                 rounds(sem, interrupts)
     finally:  # when the other process has ended: the last user removes a robust semaphore
