@@ -293,8 +293,13 @@ class RobustSemaphore(Semaphore):
         return super()._wait_endless(handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
-        if handle.n == 1 or (deadline is not None and deadline <= clock()):
+        if handle.n == 1:
             return super()._wait(deadline, handle)
+        if deadline is not None and deadline <= clock():
+            if super()._wait(deadline, handle):
+                return True
+            handle.set.check_total(handle.n)
+            return False
         # Take the first token together with the turn, in the queue like everybody; then the rest,
         # before everybody.
         semset, calls = handle.set, handle.calls
@@ -349,19 +354,18 @@ class RobustSemaphore(Semaphore):
         if status:
             self._raise_unless_free_later(handle.n, error)
             return False
+        has_rest = False
         try:
             while is_wanted():
                 status, error = calls.rest.wait_until(clock() + FIRST_SLICE)
-                if not status:
-                    return True
-                if error == errno.EAGAIN and not semset.held():
+                has_rest = not status
+                if has_rest or (error == errno.EAGAIN and not semset.held()):
                     break
                 self._raise_unless_free_later(handle.n, error)
-        except OSError:  # the set was removed
-            pass
-        if next(calls.give_up):
-            semset.end_turn()
-        return False
+        finally:
+            if not has_rest and next(calls.give_up):
+                semset.end_turn()
+        return has_rest
 
     def _raise_unless_free_later(self, n: int, error: int) -> None:
         self._raise_unless_retry(-1, error)

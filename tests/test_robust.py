@@ -1071,19 +1071,41 @@ def test_who_waits_for_several_is_told_of_unlink_and_of_too_few(sem, phase, way)
             return error
         return None
 
+    if not sem._handle.is_steady and (way, phase) == ("task", "the rest"):
+        pytest.skip("a loop that polls takes all at once, without the turn")
     waits = fill(sem, phase)
     with thread(wait) as resized:
         wait_for(waits)
         sem.resize(1)
+        sem.release(held(sem))  # without timed waits it looks when a token is free
     assert isinstance(resized[0], ValueError)
-    assert "n must be at most 1" in str(resized[0])
-    sem.resize(3)
+    assert "n must be" in str(resized[0])
     wait_for(lambda: (turn(sem), sem.waiting) == (0, 0))
+    sem.resize(3)
+    waits = fill(sem, phase)
     with thread(wait) as unlinked:
         wait_for(waits)
         sem.unlink()
     assert isinstance(unlinked[0], FileNotFoundError)
     assert unlinked[0].filename == sem.name
+
+
+@PHASES
+@pytest.mark.parametrize("way", ["thread", "task"])
+def test_a_resize_below_what_is_waited_for_is_told_at_once(native, phase, way):
+    def wait():
+        with pytest.raises(ValueError, match="n must be at most 1"):
+            if way == "thread":
+                native.acquire(n=2)
+            else:
+                asyncio.run(native.acquire_async(n=2))
+
+    waits = fill(native, phase)
+    with thread(wait):
+        wait_for(waits)
+        native.resize(1)
+    native.resize(3)
+    empty(native, phase)
 
 
 @PHASES
