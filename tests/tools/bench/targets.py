@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from typing import Callable, Union
 
 import starvation
 from calls import BASE, IMPORT, LINK, LINK_AGAIN, PAIR, TIMEOUT, TRY, WITH
@@ -25,20 +26,21 @@ from processes import DEATH
 from results import Results, percentile
 from serving import ALL_ASYNCIO, ALL_BLOCKING, FAIRNESS, MIXED_ASYNCIO, MIXED_BLOCKING
 
-NAMED, ROBUST, BEFORE = Named.label, Robust.label, RobustBefore.label
+NAMED, ROBUST, POLLING = Named.label, Robust.label, NamedPolling.label
+BEFORE, POSIX_IPC, PREDECESSOR = RobustBefore.label, PosixIpc.label, Predecessor.label
 
 # Group, operation, whose, the peer, at most so many times as long.
 _AT_MOST = (
-    ("calls", WITH, NAMED, PosixIpc.label, 0.95),
-    ("calls", PAIR, NAMED, PosixIpc.label, 1.75),
-    ("calls", TRY, NAMED, PosixIpc.label, 1.15),
-    ("calls", TIMEOUT, NAMED, PosixIpc.label, 1.25),
-    ("calls", WITH, NAMED, Predecessor.label, 0.3),
-    ("calls", PAIR, NAMED, Predecessor.label, 0.45),
-    ("calls", TRY, NAMED, Predecessor.label, 0.3),
-    ("calls", TIMEOUT, NAMED, Predecessor.label, 0.2),
+    ("calls", WITH, NAMED, POSIX_IPC, 0.95),
+    ("calls", PAIR, NAMED, POSIX_IPC, 1.75),
+    ("calls", TRY, NAMED, POSIX_IPC, 1.15),
+    ("calls", TIMEOUT, NAMED, POSIX_IPC, 1.25),
+    ("calls", LINK, NAMED, POSIX_IPC, 2.6),
+    ("calls", WITH, NAMED, PREDECESSOR, 0.3),
+    ("calls", PAIR, NAMED, PREDECESSOR, 0.45),
+    ("calls", TRY, NAMED, PREDECESSOR, 0.3),
+    ("calls", TIMEOUT, NAMED, PREDECESSOR, 0.2),
     ("calls", WITH, NAMED, Multiprocessing.label, 0.75),
-    ("calls", LINK, NAMED, PosixIpc.label, 2.6),
     ("import", IMPORT, NAMED, BASE, 1.15),
     ("calls", PAIR, ROBUST, BEFORE, 1.12),
     ("calls", WITH, ROBUST, BEFORE, 0.92),
@@ -50,156 +52,118 @@ _AT_MOST = (
 )
 # The same, at least so many times as often.
 _AT_LEAST = (
-    ("hand-over", "round trip, one CPU", NAMED, PosixIpc.label, 0.75),
-    ("hand-over", "round trip, two CPUs", NAMED, PosixIpc.label, 0.9),
-    ("contention", "8 processes", NAMED, PosixIpc.label, 0.85),
+    ("hand-over", "round trip, one CPU", NAMED, POSIX_IPC, 0.75),
+    ("hand-over", "round trip, two CPUs", NAMED, POSIX_IPC, 0.9),
+    ("contention", "8 processes", NAMED, POSIX_IPC, 0.85),
     ("calls", PAIR, ROBUST, Filelock.label, 30),
     ("calls", PAIR, ROBUST, Portalocker.label, 15),
 )
 
+Row = tuple[str, str, bool]
+# What is measured, the value or values, how a value is shown, the least and the most.
+Measured = tuple[str, Union[float, list[float], None], str, float, float]
+_ENDLESS = float("inf")
 
-def rows(results: Results) -> Iterator[tuple[str, str, bool]]:
+
+def rows(results: Results) -> Iterator[Row]:
     """Yield each target that was measured: the target, what was measured, and whether it is met."""
     for group, operation, whose, other, limit in _AT_MOST:
         ratio = results.ratio(group, operation, whose, other)
+        text = f"{whose}: {_name(group, operation)}: at most {limit} times as long as {other}"
         if ratio:
-            name = _name(group, operation)
-            yield (
-                f"{whose}: {name}: at most {limit} times as long as {other}",
-                _quartiles(ratio),
-                ratio[0] <= limit,
-            )
+            yield text, _quartiles(ratio), ratio[0] <= limit
     for group, operation, whose, other, limit in _AT_LEAST:
         ratio = results.ratio(group, operation, other, whose)
+        text = f"{whose}: {_name(group, operation)}: at least {limit} times as often as {other}"
         if ratio:
-            name = _name(group, operation)
-            yield (
-                f"{whose}: {name}: at least {limit} times as often as {other}",
-                _quartiles(ratio),
-                ratio[0] >= limit,
-            )
-    yield from _with_of_a_pair(results)
-    yield from _serving(results)
-    yield from _waiting(results)
-    yield from _memory(results)
-    yield from _starvation(results)
+            yield text, _quartiles(ratio), ratio[0] >= limit
+    for measure in (_calls, _serving, _waiting, _memory, _starvation):
+        for text, value, shown, least, most in measure(results):
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            if values:
+                ends = dict.fromkeys((min(values), max(values)))
+                met = least <= min(values) and max(values) <= most
+                yield (
+                    f"{text}: {_bounds(least, most, shown)}",
+                    " to ".join(format(end, shown) for end in ends),
+                    met,
+                )
 
 
-def _with_of_a_pair(results: Results) -> Iterator[tuple[str, str, bool]]:
-    ratios = [
-        a / b
-        for a, b in zip(results.get("calls", WITH, ROBUST), results.get("calls", PAIR, ROBUST))
-    ]
-    if ratios:
-        middle = statistics.median(ratios)
-        yield (
-            f"{ROBUST}: {WITH}: at most 1.5 times as long as {PAIR}",
-            f"{middle:.2f}",
-            middle <= 1.5,
-        )
+def _bounds(least: float, most: float, shown: str) -> str:
+    if most == _ENDLESS:
+        return f"at least {least:{shown}}"
+    return f"{least:{shown}} to {most:{shown}}" if least else f"at most {most:{shown}}"
 
 
-def _serving(results: Results) -> Iterator[tuple[str, str, bool]]:
+def _divided(
+    function: Callable[[list[float]], float], values: list[float], others: list[float]
+) -> float | None:
+    return function(values) / function(others) if values and others else None
+
+
+def _p99(values: list[float]) -> float:
+    return percentile(values, 99)
+
+
+def _calls(results: Results) -> Iterator[Measured]:
+    both = (results.get("calls", operation, ROBUST) for operation in (WITH, PAIR))
+    ratios = [a / b for a, b in zip(*both)]
+    median = statistics.median(ratios) if ratios else None
+    yield f"{ROBUST}: {WITH}, times as long as {PAIR}", median, ".2f", 0, 1.5
+
+
+def _serving(results: Results) -> Iterator[Measured]:
     counts = results.get("fairness", FAIRNESS, ROBUST)
-    if counts:
-        even = min(counts) / max(counts)
-        yield (
-            f"{ROBUST}: fewest requests of {len(counts)} processes at least 0.9 of the most",
-            f"{even:.2f}",
-            even >= 0.9,
-        )
-    for whose, least, most, worst in ((ROBUST, 0.9, 1.1, 0.0), (NAMED, 0.4, float("inf"), 0.3)):
-        blocking, tasks = (
+    even = min(counts) / max(counts) if counts else None
+    yield f"{ROBUST}: fewest requests of 8 processes, of the most", even, ".2f", 0.9, _ENDLESS
+    for whose, least, most, late in (
+        (ROBUST, 0.9, 1.1, 1.5),
+        (NAMED, 0.4, _ENDLESS, 2.0),
+    ):
+        tasks, blocking = (
             results.get("asyncio", operation, whose)
-            for operation in (MIXED_BLOCKING, MIXED_ASYNCIO)
+            for operation in (MIXED_ASYNCIO, MIXED_BLOCKING)
         )
-        if blocking:
-            usual = statistics.mean(blocking)
-            share, smallest = statistics.mean(tasks) / usual, min(tasks) / usual
-            what = (
-                f"between {least} and {most}"
-                if worst == 0
-                else f"at least {least}, the worst at least {worst}"
-            )
-            met = least <= share <= most and smallest >= worst
-            yield (
-                f"{whose}: requests of an asyncio worker {what} of a blocking one's",
-                f"{share:.2f}, worst {smallest:.2f}",
-                met,
-            )
+        share = _divided(statistics.mean, tasks, blocking)
+        yield (f"{whose}: an asyncio worker's requests, of a blocking one's", share, ".2f", least,
+               most)  # fmt: skip
         tasks = results.get("asyncio", ALL_ASYNCIO, whose)
-        if tasks:
-            even = min(tasks) / max(tasks)
-            yield (
-                f"{whose}: fewest requests of {len(tasks)} asyncio workers at least half the most",
-                f"{even:.2f}",
-                even >= 0.5,
-            )
-    for whose, limit in ((ROBUST, 1.5), (NAMED, 2.0)):
-        blocking, tasks = (
-            results.get("poisson", operation, whose) for operation in (ALL_BLOCKING, ALL_ASYNCIO)
+        even = min(tasks) / max(tasks) if tasks else None
+        yield (f"{whose}: fewest requests of 8 asyncio workers, of the most", even, ".2f", 0.5,
+               _ENDLESS)  # fmt: skip
+        waits = (
+            results.get("poisson", operation, whose) for operation in (ALL_ASYNCIO, ALL_BLOCKING)
         )
-        if blocking:
-            ratio = percentile(tasks, 99) / percentile(blocking, 99)
-            yield (
-                f"{whose}: wait of random arrivals, p99, asyncio at most {limit} of blocking",
-                f"{ratio:.2f}",
-                ratio <= limit,
-            )
+        yield (f"{whose}: wait of random arrivals, p99, asyncio's of blocking's",
+               _divided(_p99, *waits), ".2f", 0, late)  # fmt: skip
 
 
-def _waiting(results: Results) -> Iterator[tuple[str, str, bool]]:
-    seconds = results.median("death", DEATH, ROBUST)
-    if seconds is not None:
-        yield (
-            f"{ROBUST}: a killed holder's token taken within 3 ms at the median",
-            f"{seconds * 1e3:.2f} ms",
-            seconds < 0.003,
-        )
+def _waiting(results: Results) -> Iterator[Measured]:
+    def ms(group: str, operation: str, whose: str) -> float | None:
+        seconds = results.median(group, operation, whose)
+        return None if seconds is None else seconds * 1e3
+
+    yield f"{ROBUST}: a killed holder's token taken, ms", ms("death", DEATH, ROBUST), ".2f", 0, 3
     for whose in (NAMED, ROBUST):
-        task, thread = (
-            results.median("latency", IN_TASK, whose),
-            results.median("latency", IN_THREAD, whose),
-        )
-        if task is not None and thread is not None:
-            yield (
-                f"{whose}: release to a task's next line at most 3 times a thread's",
-                f"{task / thread:.2f}",
-                task <= 3 * thread,
-            )
+        both = (results.get("latency", operation, whose) for operation in (IN_TASK, IN_THREAD))
+        times = _divided(statistics.median, *both)
+        yield f"{whose}: release to a task's next line, of a thread's", times, ".2f", 0, 3
         cpu = results.median("idle", CPU_TASKS, whose)
-        if cpu is not None:
-            yield f"{whose}: {CPU_TASKS} take less than 0.2 % of a core", f"{cpu:.3%}", cpu < 0.002
-    late = results.median("latency", IN_THREAD, NamedPolling.label)
-    if late is not None:
-        yield (
-            f"{NamedPolling.label}: a token taken within 10 ms at the median",
-            f"{late * 1e3:.1f} ms",
-            late <= 0.010,
-        )
-    cpu = results.median("idle", CPU_WAIT, NamedPolling.label)
-    if cpu is not None:
-        yield (
-            f"{NamedPolling.label}: {CPU_WAIT} takes less than 1 % of a core",
-            f"{cpu:.2%}",
-            cpu < 0.01,
-        )
+        yield f"{whose}: {CPU_TASKS}, CPU", cpu, ".3%", 0, 0.002
+    yield f"{POLLING}: a token taken, ms", ms("latency", IN_THREAD, POLLING), ".1f", 0, 10
+    yield f"{POLLING}: {CPU_WAIT}, CPU", results.median("idle", CPU_WAIT, POLLING), ".2%", 0, 0.01
 
 
-def _memory(results: Results) -> Iterator[tuple[str, str, bool]]:
+def _memory(results: Results) -> Iterator[Measured]:
     for whose, most in ((NAMED, 2048), (ROBUST, 4450)):
         for kind in (LINKED, CREATED):
             for which in (PYTHONS, PROCESSES):
                 used = results.median("memory", f"{kind}: {which}", whose)
-                if used is not None:
-                    yield (
-                        f"{whose}: memory of a {kind} handle ({which}) at most {most} bytes",
-                        f"{used:.0f} bytes",
-                        used <= most,
-                    )
+                yield f"{whose}: bytes of a {kind} handle, {which}", used, ".0f", 0, most
 
 
-def _starvation(results: Results) -> Iterator[tuple[str, str, bool]]:
+def _starvation(results: Results) -> Iterator[Measured]:
     for what, least, most in (
         *((starvation.share(mix), 0.8, 1.25) for mix in starvation.MIXES),
         *((starvation.longest(mix), 0, 100) for mix in starvation.MIXES),
@@ -208,13 +172,7 @@ def _starvation(results: Results) -> Iterator[tuple[str, str, bool]]:
         (starvation.CALL, 0, 5),
         (starvation.IN_FORCE, 0, 100),
     ):
-        values = results.get("starvation", what, ROBUST)
-        if values:
-            yield (
-                f"{ROBUST}: {what}: from {least} to {most}",
-                f"{min(values):.2f} to {max(values):.2f}",
-                least <= min(values) and max(values) <= most,
-            )
+        yield f"{ROBUST}: {what}", results.get("starvation", what, ROBUST), ".2f", least, most
 
 
 def _name(group: str, operation: str) -> str:
