@@ -204,19 +204,27 @@ def _locked(lock: Any, blocking: bool = True) -> Iterator[bool]:
 def _leave_unused() -> None:
     # Never waits: the collector may call this in a thread that has another library's lock, for
     # which a thread that has ours may wait. Who has the lock calls this again.
+    holding = []  # asked again next time: a generator that is collected may still be inside
     while _unused:
         lock = _lock  # a signal handler may fork, and the child have another
         for has_lock in _locked(lock, False):
             if not has_lock:
-                return
+                break
             try:
                 semset = _unused.pop()
-                if not semset.handles and semset.leave() and _joined.get(semset.id) is semset:
+                if semset.handles:
+                    pass
+                elif not semset.leave():
+                    holding.append(semset)
+                elif _joined.get(semset.id) is semset:
                     del _joined[semset.id]
             except IndexError:  # another thread was faster
                 pass
             finally:
                 lock.release()
+        if not has_lock:
+            break
+    _unused.extend(holding)
 
 
 def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]:

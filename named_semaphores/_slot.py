@@ -27,8 +27,10 @@ class Slot:
         take, give = self._block.arguments
         self._tries = starmap(library.semop_now, repeat(take))
         ended = _SlotEnded({0: None})
-        ended.set, ended.array = semset, self._block.array
-        self._exit = partial(library.semop_exit(ended.__getitem__), *give[:2], 4)
+        ended.set, ended.block = semset, self._block
+        # A with statement keeps this alone, and so the handle, and the block that a fork changes.
+        self._exit: Any = partial(library.semop_exit(ended.__getitem__), *give[:2], 4)
+        self._exit.handle = handle
 
     def __enter__(self) -> int:
         posts = self._handle.posts
@@ -73,12 +75,12 @@ class _SlotEnded(dict):  # type: ignore[type-arg]
     """As ``_Ended``, for a token with a number."""
 
     set: Any
-    array: Any
+    block: Any
 
     def __missing__(self, status: int) -> None:
         # Somebody released the token inside the block; or it is a parent's. The number is this
         # process's if it changed it last.
-        semset, number = self.set, self.array[-1].sem_num
+        semset, number = self.set, self.block.array[-1].sem_num
         try:
             if semset.library.pid(semset.semid, number) == os.getpid():
                 semset.operate([(number, -1, UNDO | NOWAIT)])

@@ -343,6 +343,19 @@ def test_tasks_have_slots(sem):
     assert seen == {0, 1, 2}
 
 
+@pytest.mark.refcounts
+def test_a_with_statement_keeps_the_use_of_its_semaphore(native):
+    name = native.name + "x"
+    for context in (
+        lambda: RobustSemaphore(name),
+        lambda: RobustSemaphore(name, 2).hold(2),
+        lambda: RobustSemaphore(name).slot(),
+    ):
+        with context():
+            assert set_of(name)
+        assert not exists(name)
+
+
 def test_the_kernel_gives_a_dead_holders_slot_back(native):
     with holder(native.name, "slot = sem.slot(); slot.__enter__()") as process:
         with native.slot() as number:
@@ -668,7 +681,9 @@ def test_a_generator_that_is_collected_inside_leaves_no_user(native):
                 yield
 
     Cycle()
-    wait_for(lambda: collect() and not exists(native.name + "x"))
+    collect()
+    close(RobustSemaphore(native.name))  # the next use sees to what was left
+    assert not exists(native.name + "x")
 
 
 def test_after_unlink_there_is_nothing_to_acquire(sem):
