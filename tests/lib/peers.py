@@ -184,8 +184,9 @@ class Robust(Named):
         )  # the name ends with its last user; after unlink() nobody could acquire
 
     def drop(self, sem: Any) -> None:
-        with contextlib.suppress(ValueError):  # a process that holds a token stays a user
-            sem.release()
+        # A process that holds tokens, or has just forked, does not remove the set when it closes.
+        with contextlib.suppress(FileNotFoundError):
+            sem.unlink()
         sem.close()
 
     def put_right(self, sem: Any, expected: int) -> tuple[int, int]:
