@@ -172,6 +172,19 @@ for sem in (NamedSemaphore(name, 3), RobustSemaphore(name, 3)):
         assert sem.value == 3, sem
     sem.close()
 assert not got
+
+# While it waits for several, in the queue and, with the first of them, for the rest.
+sem = RobustSemaphore(name, 3)
+for held in 3, 2, 1:
+    for delay in 0, 0.001, 0.005:
+        sem.acquire(n=held)
+        waiting = gevent.spawn(sem.acquire, n=3)
+        pause(delay)
+        waiting.kill()
+        assert sem.acquire(blocking=False) is (held < 3)  # nobody has the turn
+        sem.release(min(held + 1, 3))
+        assert sem.value == 3, sem
+sem.close()
 print("ok")
 """
 
