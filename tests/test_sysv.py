@@ -507,6 +507,18 @@ sem = RobustSemaphore(sys.argv[1])
     sem.close()
 
 
+def test_another_thread_that_releases_the_first_of_several_tokens_leaves_no_turn(native, name):
+    sem = RobustSemaphore(name, 3)
+    with process(lambda: RobustSemaphore(name).acquire(n=2)):
+        with thread(sem.acquire, timeout=0.3, n=3) as taken:
+            wait_for(lambda: native.value(sem._set.id, TURN))
+            sem.release()
+        assert (taken, native.value(sem._set.id, TURN)) == ([False], 0)
+        assert sem.acquire(False)
+    sem.release()
+    sem.close()
+
+
 # --- Kills ----------------------------------------------------------------------------------------
 
 KILLS = """
