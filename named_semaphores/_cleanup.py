@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Names that are still to be unlinked: by which process, and how.
 _names: dict[object, tuple[int, Callable[..., None], tuple[Any, ...]]] = {}
-_at_exit: dict[Callable[[], None], None] = {}  # what this process does at its end
+_at_exit: list[Callable[[], None]] = []
 
 
 class Owner:
@@ -38,7 +38,6 @@ class Owner:
     _key: object = None  # for __del__, if a signal's exception ends __init__ early
 
     def __init__(self, unlink: Callable[..., None], *arguments: Any) -> None:
-        at_exit(_unlink_all)
         self._key = object()
         _names[self._key] = (os.getpid(), unlink, arguments)
 
@@ -70,7 +69,7 @@ def _unlink_or_warn(key: object) -> None:
     try:
         _unlink(key)
     except OSError as error:
-        import warnings  # at run time only when needed
+        import warnings
 
         text = f"a semaphore's name could not be unlinked: {error}"
         try:
@@ -85,20 +84,24 @@ def _unlink_all() -> None:
 
 
 def at_exit(function: Callable[[], None]) -> None:
-    """Call the function once at the end of this process, and of each of its children.
+    """Call the function at the end of this process, and of each child, after names are unlinked."""
+    _at_exit.append(function)
 
-    It is called after the children of multiprocessing have ended: they may need the names.
-    """
-    if function not in _at_exit:
-        _register()
-        _at_exit[function] = None
+
+def _run() -> None:
+    try:
+        _unlink_all()
+    finally:  # a signal handler may have raised
+        for function in _at_exit:
+            function()
 
 
 def _register() -> None:
+    # Children of multiprocessing may need the names, so _run must be called after they have ended.
     # Of two atexit functions the later one runs first. So atexit is right if multiprocessing is
-    # imported later, or not at all. Else its finalizers: those below 0 run after its children have
-    # ended. Before 3.14 its children run finalizers, but no atexit functions; a child forgets its
-    # parent's, then calls what is registered for it. multiprocess is pathos' multiprocessing.
+    # imported later, or not at all. Else its finalizers are: those below 0 run after its children
+    # have ended. Before 3.14 its children run finalizers, but no atexit functions; a child forgets
+    # its parent's, then calls what is registered for it. multiprocess is pathos' multiprocessing.
     utils = [sys.modules.get(f"{package}.util") for package in ("multiprocessing", "multiprocess")]
     utils = [util for util in utils if hasattr(util, "register_after_fork")]  # imported completely
     for util in utils:
@@ -109,19 +112,7 @@ def _register() -> None:
         atexit.register(_run)
 
 
-def _run() -> None:
-    try:
-        while _at_exit:
-            _at_exit.popitem()[0]()
-    finally:
-        if _at_exit:  # the function raised
-            _run()
-
-
-def _register_again() -> None:
-    if _at_exit:  # multiprocessing may have been imported since this child's parent registered
-        _register()
-
-
+_register()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_register_again)
+    # Again: multiprocessing may have been imported since.
+    os.register_at_fork(after_in_child=_register)
