@@ -101,7 +101,7 @@ class NamedSemaphore(Semaphore):
             # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it
             # refers to the owner, too.
             inode = file and (file.st_dev, file.st_ino)
-            self._owner = Owner(_unlink, libc, name, handle, inode)
+            self._owner = Owner(unlink_name, libc, name, handle, inode)
             self._exit = partial(handle.leave)
             self._exit.owner = self._owner  # type: ignore[attr-defined]
 
@@ -177,7 +177,7 @@ class NamedSemaphore(Semaphore):
             ValueError: This object is closed.
         """
         handle: Handle = self._open_handle()
-        _unlink(handle.libc, self.name)
+        unlink_name(handle.libc, self.name)
 
     def close(self) -> None:
         """Close the semaphore, and unlink its name if ``unlink_on_delete`` says so.
@@ -260,7 +260,7 @@ def _check_size(libc: Libc, name: str, size: int) -> None:
         raise oserror(errno.EINVAL, libc, name, hint)
 
 
-def _unlink(
+def unlink_name(
     libc: Libc,
     name: str,
     handle: Handle | None = None,  # stays open until this returns, so that no file gets its inode

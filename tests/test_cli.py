@@ -464,9 +464,8 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
     def refuse(*arguments):
         raise NotImplementedError("this system has none")
 
-    monkeypatch.setattr(core, "system", refuse)
-    monkeypatch.setattr(commands, "posix_system", refuse)
-    monkeypatch.setattr(_sysv, "system", refuse)
+    for module in (core, listing, _sets, _sysv):
+        monkeypatch.setattr(module, "system", refuse)
     none = "named-semaphores: this system has none\n"
     for words in ("list", "release x", "create x", "create x --posix", "holders x --robust"):
         assert quick(capfd, *words.split()) == ("", none, 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands except run. ``words`` reads the command line.
+"""The commands except run. ``parser`` reads the command line.
 
 Signals have their default actions (``__main__`` sets them). Only acquire can lose a token by a
 signal, and blocks signals.
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 
 from .. import NamedSemaphore, _keys, _set, _sets, _sysv
 from .._checks import check_integer, check_name
-from .._errors import oserror
 from .._opening import open_set
 from .._semlock import system as posix_system
+from ..core import unlink_name
 from ..listing import list_posix, list_robust
 from .run import ERROR, NO_TOKEN, complain
 from .tables import bare, show, show_processes, show_semaphores
@@ -26,7 +26,7 @@ from .tables import bare, show, show_processes, show_semaphores
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import Any
 
     from ..listing import SemaphoreInfo
@@ -77,18 +77,19 @@ def _is_robust(name: str) -> bool:
         return False
 
 
-def _kind(name: str, given: str | None) -> str:
+def _kind(name: str, options: argparse.Namespace) -> str:
     """Return the kind of the semaphore of this name, which must be clear."""
-    if given:
-        return given
+    if options.robust or options.posix:
+        return "robust" if options.robust else "posix"
     posix, robust = _is_posix(name), _is_robust(name)
     if posix and robust:
         raise ValueError(
             f"a POSIX and a robust semaphore have the name {name!r}: add --posix or --robust"
         )
     if not posix and not robust:
+        reason = os.strerror(errno.ENOENT)
         raise FileNotFoundError(
-            errno.ENOENT, f"{os.strerror(errno.ENOENT)} (there is no semaphore of this name)", name
+            errno.ENOENT, f"{reason} (there is no semaphore of this name)", name
         )
     return "posix" if posix else "robust"
 
@@ -104,7 +105,7 @@ def _listed(name: str, kind: str) -> SemaphoreInfo | None:
 
 def value(options: argparse.Namespace) -> int:
     name = check_name(options.name)
-    kind = _kind(name, options.kind)
+    kind = _kind(name, options)
     try:
         if kind == "posix":
             free = _open_posix(name).value
@@ -135,7 +136,8 @@ def acquire(options: argparse.Namespace) -> int:
         options, "the kernel would take the token back when this command ends; use run"
     )
     begin, told = time.monotonic(), not (options.verbose or os.isatty(2))
-    deadline = float("inf") if options.timeout is None else begin + options.timeout
+    limit = 0.0 if options.no_wait else options.timeout
+    deadline = float("inf") if limit is None else begin + limit
     # The exit code must tell the truth: no signal may end this process between the acquire and
     # its exit. So signals are blocked during each slice of the wait, and with a token for good.
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
@@ -143,8 +145,9 @@ def acquire(options: argparse.Namespace) -> int:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         now = time.monotonic()
         if now >= deadline:
-            within = f" within {options.timeout:g} s" if options.timeout else ""
-            complain(f"{options.name}: no token was free{within}")
+            complain(
+                f"{options.name}: no token was free" + (f" within {limit:g} s" if limit else "")
+            )
             return NO_TOKEN
         if not told and now > begin + 1:
             told = True
@@ -213,27 +216,28 @@ def unlink(options: argparse.Namespace) -> int:
     code = _DONE
     for typed in options.names:
         try:
-            _unlink(check_name(typed), options.kind)
+            _unlink(check_name(typed), options)
         except (NotImplementedError, OSError, ValueError) as error:
             complain(error, typed)
             code = ERROR
     return code
 
 
-def _unlink(name: str, kind: str | None) -> None:
+def _unlink(name: str, options: argparse.Namespace) -> None:
     set_before = _set_of(name)
     try:
-        if _kind(name, kind) == "posix":
-            _unlink_posix(name)
+        if _kind(name, options) == "posix":
+            # Not opened: its mode may forbid that to its owner.
+            unlink_name(posix_system(), name)
         else:
             with _open_robust(name) as semset:
                 semset.remove()
     except FileNotFoundError:
         # An idle set counts as not there, and an attempt to open it removes it.
-        if kind == "posix" or set_before is None:
+        if options.posix or set_before is None:
             raise
         if _set_of(name) == set_before:
-            raise _sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name) from None
+            raise _not_permitted(name) from None
 
 
 def _set_of(name: str) -> int | None:
@@ -244,18 +248,13 @@ def _set_of(name: str) -> int | None:
         return None
 
 
-def _unlink_posix(name: str) -> None:
-    # Not opened: its mode may forbid that to its owner.
-    libc = posix_system()
-    try:
-        libc.unlink(name)
-    except OSError as error:
-        raise oserror(error.errno, libc, name) from None
+def _not_permitted(name: str) -> Exception:
+    return _sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name)
 
 
 def _unlink_unused(options: argparse.Namespace) -> int:
     """Remove this user's idle sets, or the unused ones of these names. Name those that remain."""
-    if options.kind == "posix":
+    if options.posix:
         options.parser.error("POSIX semaphores are removed by name only, without --unused")
     typed = {check_name(name): name for name in options.names}
     names = list(typed) or None
@@ -283,7 +282,7 @@ def _why_not_removed(name: str) -> str:
         return "a process has it open"
     if _set_of(name) is None:
         return "there is no robust semaphore of this name"
-    return str(_sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name).args[1])
+    return str(_not_permitted(name).args[1])
 
 
 def _agrees(options: argparse.Namespace, count: int) -> bool:
@@ -302,19 +301,16 @@ def _agrees(options: argparse.Namespace, count: int) -> bool:
 
 def list_(options: argparse.Namespace) -> int:
     found: list[SemaphoreInfo] = []
-    missing, refusals = [], []
-    for system, look in ((posix_system, list_posix), (_sysv.system, list_robust)):
-        try:
-            system()
-        except NotImplementedError as error:
-            missing.append(str(error))
-            continue
+    refusals: dict[str, None] = {}
+    kinds = 0
+    for look in (list_posix, list_robust):
         try:
             found += look()
+            kinds += 1
         except NotImplementedError as error:
-            refusals.append(str(error))
-    if len(missing + refusals) == 2:
-        raise NotImplementedError("; ".join(dict.fromkeys(missing + refusals)))
+            refusals[str(error)] = None
+    if not kinds:
+        raise NotImplementedError("; ".join(refusals))
     show_semaphores(sorted(found, key=lambda info: (info.name, info.kind)), options.json)
     for refusal in refusals:
         complain(refusal)
@@ -323,8 +319,16 @@ def list_(options: argparse.Namespace) -> int:
 
 def holders(options: argparse.Namespace) -> int:
     name = check_name(options.name)
-    if _kind(name, options.kind) == "robust":
-        show_processes(_holders(name), options.json)
+    if _kind(name, options) == "robust":
+        try:
+            with _open_robust(name) as semset:
+                found = semset.holders()
+        except PermissionError:
+            info = _listed(name, "robust")
+            if info is None:
+                raise
+            found = list(info.holders or ())
+        show_processes(found, options.json)
         return _DONE
     info = _listed(name, "posix")
     if info is None or info.pids is None:
@@ -338,14 +342,3 @@ def holders(options: argparse.Namespace) -> int:
         "hold tokens is not known"
     )
     return _DONE
-
-
-def _holders(name: str) -> Sequence[tuple[int | None, int]]:
-    try:
-        with _open_robust(name) as semset:
-            return semset.holders()
-    except PermissionError:  # it may be read, and not changed
-        info = _listed(name, "robust")
-        if info is None:
-            raise
-        return info.holders or ()
