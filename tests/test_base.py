@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the classes have in common and a contract does not show: how they wait, and how old interpreters enter a with statement."""
+"""How waits are made of calls, whatever the class, and where with differs from threading's."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
-import sys
 
 import kinds
 import pytest
 from kinds import tokens
-from support import Struck, forget_copy, import_copy, strike, thread, wait_for
+from support import Struck, run_python, strike, thread, wait_for
 
-from named_semaphores import NamedSemaphore, _base
+from named_semaphores import NamedSemaphore, _base, _waiting
 
 KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
@@ -25,17 +23,18 @@ def sem(kind, name):
     sem.close()
 
 
-# --- waiting --------------------------------------------------------------------------------------------------------------------------
-
-
 class Timeless:
-    """A handle on which nothing happens; the calls are noted with how long they may take, and take that long on the clock of the test."""
+    """A handle on which nothing happens. Its calls are noted with how long they may take, and take
+    that long on the clock of the test.
+    """
+
+    slices = (10**8, 10**9)
 
     def __init__(self, monkeypatch, is_steady=True):
         self.is_steady, self.now, self.notes = is_steady, 0, []
         self.tries, self.first_waits = iter(()), iter(())
-        monkeypatch.setattr(_base, "monotonic_ns", lambda: self.now)
-        monkeypatch.setattr(_base, "sleep", lambda seconds: self.take(round(seconds * 1e9)))
+        monkeypatch.setattr(_waiting, "clock", lambda: self.now)
+        monkeypatch.setattr(_waiting.time, "sleep", lambda seconds: self.take(round(seconds * 1e9)))
 
     def take(self, nanoseconds):
         self.notes.append(nanoseconds)
@@ -53,49 +52,34 @@ class Timeless:
 
 def test_an_endless_waits_slices_are_short_at_first(monkeypatch):
     handle = Timeless(monkeypatch)
-    for _ in itertools.islice(_base._calls(handle, None), 5):
+    for _ in itertools.islice(_waiting.waits(handle, None), 3):
         pass
-    assert handle.notes == [
-        10**8,
-        10**9,
-        10**9,
-        10**9,
-        10**9,
-    ]  # after a first one of 10 ms, made beforehand
-
-
-def test_a_handle_without_a_ready_wait_waits_shortly_at_first_too(monkeypatch):
-    handle = Timeless(monkeypatch)
-    handle.first_waits = handle.tries
-    for _ in itertools.islice(_base._calls(handle, None), 3):
+    assert handle.notes == [10**8, 10**9, 10**9]  # after a first one of 10 ms, made beforehand
+    handle.notes.clear()
+    handle.first_waits = handle.tries  # it has none that is made beforehand
+    for _ in itertools.islice(_waiting.waits(handle, None), 3):
         pass
     assert handle.notes == [10**7, 10**8, 10**9]
 
 
 def test_a_timed_waits_slices_end_at_the_deadline_with_a_last_try(monkeypatch):
     handle = Timeless(monkeypatch)
-    for _ in _base._calls(handle, 2_500_000_000):
+    for _ in _waiting.waits(handle, 2_500_000_000):
         pass
     assert handle.notes == [10**7, 10**8, 10**9, 10**9, 390_000_000, "try"]
+    for _ in _waiting.waits(handle, -1):  # in the past
+        pass
+    assert handle.notes[6:] == ["try"]
 
 
 def test_without_a_steady_wait_it_looks_soon_at_first_and_then_seldom(monkeypatch):
     handle = Timeless(monkeypatch, is_steady=False)
-    for _ in _base._calls(handle, 10**9):
+    for _ in _waiting.waits(handle, 10**9):
         pass
     pauses = handle.notes[:-1:2]
     assert set(handle.notes[1::2]) == {"try"}
-    assert pauses[0] == 100_000
-    assert max(pauses) == 15_000_000
-    assert sum(pauses) == 10**9
+    assert (pauses[0], max(pauses), sum(pauses)) == (100_000, 15_000_000, 10**9)
     assert len(pauses) < 80
-
-
-def test_a_deadline_in_the_past_still_tries_once(monkeypatch):
-    handle = Timeless(monkeypatch)
-    for _ in _base._calls(handle, -1):
-        pass
-    assert handle.notes == ["try"]
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -109,7 +93,7 @@ def test_what_a_handler_raises_leaves_no_token_with_the_caller(sem, monkeypatch,
         yield itertools.chain(handle.try_once(), map(handler, (None,)))
 
     if taken:
-        monkeypatch.setattr(_base, "_calls", struck)
+        monkeypatch.setattr(_base, "waits", struck)
     for wait in (sem.acquire, sem.__enter__, lambda: sem.acquire(timeout=60)):
         strike(wait, 0 if taken else 0.02)
         assert sem.acquire(False) is taken  # it was put back
@@ -117,91 +101,33 @@ def test_what_a_handler_raises_leaves_no_token_with_the_caller(sem, monkeypatch,
 
 def test_what_the_system_refuses_ends_a_wait(sem, monkeypatch):
     def refused(handle, deadline):
-        yield iter([(-1, errno.EINTR)])
-        yield iter([(-1, errno.EINVAL)])
+        yield iter([(-1), errno.EINTR])
+        yield iter([(-1), errno.EINVAL])
 
-    monkeypatch.setattr(_base, "_calls", refused)
+    monkeypatch.setattr(_base, "waits", refused)
     for wait in (sem.acquire, sem.__enter__, lambda: sem.acquire(timeout=60)):
         with pytest.raises(OSError, match=sem.name) as raised:
             wait()
         assert raised.value.errno == errno.EINVAL
 
 
-@pytest.mark.parametrize("enter", [False, True], ids=["acquire", "with"])
-def test_a_wait_that_was_closed_in_its_first_slice_goes_on_after_it(kind, sem, enter, monkeypatch):
+def test_a_wait_that_was_closed_in_its_first_slice_goes_on_after_it(kind, sem, monkeypatch):
     def noting(*arguments):
-        for call in calls(*arguments):
+        for call in waits(*arguments):
             made.append(call)
             yield call
 
-    def wait():
-        if enter:
-            with link:
-                return True
-        return link.acquire()
-
-    made, calls = [], _base._calls
+    made, waits = [], _base.waits
     link = kind.cls(sem.name)
-    monkeypatch.setattr(_base, "_calls", noting)
-    with thread(wait) as got:
+    monkeypatch.setattr(_base, "waits", noting)
+    with thread(link.acquire) as got:
         wait_for(lambda: made)
         link.close()
         count = len(made)
         wait_for(lambda: len(made) > count + 1)
         sem.release()
     assert got == [True]
-    assert sem.value == enter
-
-
-# --- entering in C, as CPython before 3.11 and PyPy do: here on every interpreter -------------------------------------------------------
-
-
-@pytest.fixture
-def old(monkeypatch):
-    """NamedSemaphore of a copy of the package that was imported by an old interpreter."""
-    monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
-    copy = import_copy("nst_old")
-    yield copy.NamedSemaphore
-    forget_copy("nst_old")
-
-
-def test_old_interpreters_enter_in_c(old, name):
-    sem = old(name, 2)
-    assert type(sem).__enter__.fget is not None
-    with sem as same, sem:
-        assert same is sem
-        assert sem.value == 0
-    assert sem.value == 2
-    with contextlib.ExitStack() as stack:  # which calls type(sem).__enter__(sem)
-        assert stack.enter_context(sem) is sem
-        assert sem.value == 1
-        sem.close()
-    with pytest.raises(ValueError, match="closed"), sem:
-        pytest.fail("it entered")
-    with contextlib.ExitStack() as stack, pytest.raises(ValueError, match="closed"):
-        stack.enter_context(sem)
-
-
-def test_old_interpreters_wait_and_lose_nothing(old, name):
-    def enter():
-        with sem as same:
-            return same is sem
-
-    def fail():
-        with sem:
-            pytest.fail("it entered")
-
-    sem = old(name, 0)
-    with thread(enter) as got:
-        sem.release()
-    assert got == [True]
-    assert sem.acquire(False)
-    strike(fail)
     assert sem.value == 0
-    sem.close()
-
-
-# --- where this differs from threading ------------------------------------------------------------------------------------------------
 
 
 def test_with_does_not_call_an_overridden_release(name):
@@ -216,25 +142,53 @@ def test_with_does_not_call_an_overridden_release(name):
     sem.close()
 
 
-@pytest.mark.parametrize("was_released", [False, True])
-def test_an_interrupted_wait_gives_its_token_back(was_released):
-    class Handle:
-        """Its wait gets a token, and then an exception comes, as a signal handler's does."""
+# A package that looks like gevent, or eventlet: its sleep runs the others, of which one releases.
+GREEN = """
+import asyncio, sys, threading, time, types
+package, lock, cls, name = sys.argv[1:]
+import named_semaphores
+sem = getattr(named_semaphores, cls)(name, 1)
+slept = []
+def sleep(seconds=0):
+    slept.append(seconds)
+    if len(slept) == 3:
+        sem.release()
+sleep.__module__ = f"{package}.hub"
+green = types.ModuleType(package)
+green.sleep = sleep
+sys.modules[package] = green
+if lock == "lock":
+    threading.Lock = lambda real=threading.Lock: real()
+    threading.Lock.__module__ = f"{package}.thread"
+else:
+    time.sleep = sleep
+def wait(acquire):
+    slept.clear()
+    assert acquire()
+    print(len(slept), max(slept) < 0.02)
+sem.acquire()
+wait(sem.acquire)
+wait(lambda: sem.acquire(timeout=60))
+wait(lambda: sem.__enter__())
+wait(lambda: sem.hold(timeout=60).__enter__())
+if cls == "RobustSemaphore":
+    wait(lambda: sem.acquire(timeout=float("inf")))
+sem.release()
+async def main():  # the loop itself polls
+    await sem.acquire_async()
+    asyncio.get_running_loop().call_later(0.02, sem.release)
+    threads = threading.active_count()
+    assert await asyncio.wait_for(sem.acquire_async(), 60)
+    assert threading.active_count() == threads
+    sem.release()
+asyncio.run(main())
+"""
 
-        tries = first_waits = None
 
-        def __init__(self):
-            self.given = []
-            self.posts = map([].pop, [0]) if was_released else map(self.given.append, ["quickly"])
-
-        def wait(self, _):
-            yield 0, 0
-            raise KeyError
-
-        def post_once(self):
-            self.given.append("otherwise")
-
-    handle = Handle()
-    with pytest.raises(KeyError):
-        _base.Semaphore()._wait(None, handle)
-    assert handle.given == ["otherwise" if was_released else "quickly"]
+@pytest.mark.parametrize("package", ["gevent", "eventlet"])
+@pytest.mark.parametrize("replaced", ["sleep", "lock"])
+@pytest.mark.parametrize("cls", ["NamedSemaphore", "RobustSemaphore"])
+def test_in_a_patched_process_a_wait_sleeps_as_greenlets_do(name, package, replaced, cls):
+    done = run_python(GREEN, package, replaced, cls, name)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.splitlines()) == {"3 True"}

@@ -12,16 +12,17 @@ import sys
 
 import peers
 import pytest
-from support import SETS, run_python, unique_name, why_no_files, why_no_sets
+from support import SETS, run_python, set_of, unique_name, why_no_files, why_no_sets
 
-from named_semaphores import _sysv
+from named_semaphores import RobustSemaphore, _sysv
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 LIB = os.path.join(TESTS, "lib")
 
 LEAVING = """
 import pytest
-from named_semaphores import _sysv
+from named_semaphores import _keys, _opening, _set, _sysv
+library = _sysv.system()
 
 @pytest.fixture(scope="module")
 def late(request):
@@ -30,21 +31,20 @@ def late(request):
     leave_idle(unique_name())
 
 def leave_idle(name):
-    opened = _sysv.system().open(name, 2)
-    opened.leave = None  # closed by nobody
-    assert _sysv.system().operate(opened.id, _sysv.LEAVE)
+    semset, _ = _opening.open_set(library, name)
+    assert semset.operate(_set.leave(semset.account))
 
 def leave_unready(name):
-    words = _sysv.words(name)
-    semid = _sysv.system().get(_sysv.key(name), _sysv.NAME + len(words), _sysv.IPC_CREAT | 0o600)
-    for place in range(0, len(words), 4):
-        assert _sysv.system().operate(semid, _sysv.write_name(place, words[place : place + 4]))
+    words, last = _keys.words(name), library.system.size - 1
+    semid = library.get(_keys.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
+    for place in range(0, len(words), 3):
+        assert library.operate(semid, _set.write_name(place, words[place : place + 3], last))
 
 def leave_nameless(name):
-    print("nameless:", _sysv.system().get(_sysv.key(name), 3, _sysv.IPC_CREAT | 0o600))
+    print("nameless:", library.get(_keys.key(name), 3, _sysv.IPC_CREAT | 0o600))
 
 def test_used(name):
-    _sysv.system().open(name, 2)
+    _opening.open_set(library, name)
 
 def test_idle(name):
     leave_idle(name)
@@ -56,7 +56,7 @@ def test_nameless(name):
     leave_nameless(name)
 
 def test_removed(name):
-    _sysv.system().open(name, 2).leave()
+    _opening.open_set(library, name)[0].leave()
 
 def test_of_other_runs():
     leave_idle({others!r} + ".idle")
@@ -78,11 +78,9 @@ def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
     library.remove(
         int(re.search(r"nameless: (\d+)", done.stdout)[1])
     )  # by its key it might have been another program's
-    others = [f"{name}.idle", f"{name}.unready"]
-    for other in others:  # made ready here, if it is there
-        words = _sysv.words(other)
-        library.get(_sysv.key(other), _sysv.NAME + len(words), 0)
-        library.open(other, 1).leave()
+    for other in (f"{name}.idle", f"{name}.unready"):
+        assert set_of(other)
+        RobustSemaphore(other).close()
     assert done.returncode == 1, done.stdout + done.stderr
     errors = re.findall(r"^ERROR .*::(\w+)", done.stdout, re.MULTILINE)
     assert errors == ["test_used", "test_idle", "test_unready", "test_nameless", "test_late"]
