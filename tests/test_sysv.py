@@ -150,46 +150,6 @@ def test_what_has_left_is_closed_and_does_not_count_again(library, name):
     assert two.leave()
 
 
-def test_a_process_that_holds_tokens_stays_a_user(library, name):
-    semset = join(library, name)
-    assert take(semset)
-    assert not semset.leave()
-    assert (semset.users(), give(semset), semset.leave()) == (1, True, True)
-
-
-def test_only_creating_refuses_what_is_open(library, name):
-    one = join(library, name, link=False)
-    with pytest.raises(FileExistsError) as raised:
-        open_set(library, name, link=False)
-    assert raised.value.filename == name
-    assert open_set(library, name, known={one.id: one}) == (one, False)
-    with pytest.raises(FileExistsError):
-        open_set(library, name, link=False, known={one.id: one})
-    one.leave()
-    join(library, name, link=False).leave()
-
-
-def test_creating_anew_removes_the_old_one(library, name):
-    old = join(library, name)
-    new, created = open_set(library, name, 2, anew=True, known={old.id: old})
-    assert (created, new.id != old.id, new.free()) == (True, True, 2)
-    with pytest.raises(FileNotFoundError, match="removed"):
-        old.free()
-    with pytest.raises(FileNotFoundError, match="removed"):
-        old.remove()
-    assert (old.leave(), new.users(), new.leave()) == (True, 1, True)
-
-
-def test_a_persistent_one_stays_until_it_is_removed(library, name):
-    semset = join(library, name, 2)
-    semset.operate(_set.STAY)
-    semset.operate(_set.STAY)
-    semset.leave()
-    semset, created = open_set(library, name, 3)
-    assert (created, semset.total(), semset.users()) == (False, 2, 1)
-    semset.remove()
-
-
 def test_a_process_that_has_just_forked_leaves_the_set_to_its_child(library, name, monkeypatch):
     semset = join(library, name)
     monkeypatch.setattr(_set, "FORKING", SECOND)
@@ -301,34 +261,6 @@ def test_taking_and_giving(library, name):
     semset.leave()
 
 
-def test_a_waiter_gets_what_another_thread_gives(library, name):
-    semset = join(library, name)
-    assert take(semset)
-    with thread(semset.take, 1, None) as taken:
-        wait_for(lambda: semset.waiting() == 1)
-        assert give(semset)
-    assert (taken, semset.waiting(), semset.free()) == ([True], 0, 0)
-    semset.remove()
-
-
-def test_whoever_wants_several_has_the_turn_until_it_has_them(library, name):
-    semset, other = join(library, name, 3), join(library, name)
-    assert take(other, 2)
-    assert first(semset)
-    assert not rest(semset, 3)
-    assert not first(other)
-    assert give(other)
-    assert not take(other)  # a token is free, but it is not its turn
-    with thread(other.take, 1, None) as taken:
-        wait_for(lambda: semset.waiting() == 1)
-        assert give(other)
-        assert rest(semset, 3)
-        assert (semset.held(), library.value(semset.id, TURN)) == (3, 0)
-        assert give(semset, 3)
-    assert taken == [True]
-    semset.remove()
-
-
 def test_giving_up_gives_the_first_token_and_the_turn_back(library, name):
     semset, other = join(library, name, 2), join(library, name)
     assert take(other)
@@ -343,38 +275,6 @@ def test_giving_up_gives_the_first_token_and_the_turn_back(library, name):
     semset.remove()
 
 
-def test_a_child_of_fork_neither_takes_the_rest_nor_ends_its_parents_turn(library, name):
-    semset = join(library, name, 2)
-    assert first(semset)
-
-    def child():
-        semset.join_anew(is_hooked=True)
-        return rest(semset, 2) or semset.operate(_set.give_up(semset.account)) or semset.end_turn()
-
-    assert in_child(child) == 0
-    assert rest(semset, 2)
-    semset.remove()
-
-
-def test_fewer_tokens_end_a_wait_for_more(native, name):
-    semset, other = join(native, name, 2), join(native, name)
-    assert take(other)
-    errors = []
-
-    def want():
-        try:
-            semset.take(2, None)
-        except ValueError as error:
-            errors.append(str(error))
-
-    with thread(want):
-        wait_for(lambda: native.value(semset.id, TURN))
-        other.resize(1)
-    assert "at most 1" in errors[0]
-    assert native.value(semset.id, TURN) == 0
-    semset.remove()
-
-
 def test_a_wait_ends_in_time(library, name):
     semset = join(library, name)
     assert semset.take(1, 0)
@@ -384,21 +284,6 @@ def test_a_wait_ends_in_time(library, name):
     with thread(semset.take, 1, _set.clock() + 3600 * SECOND) as taken:
         assert give(semset)
     assert taken == [True]
-    semset.remove()
-
-
-def test_resizing_takes_effect_at_once_and_newcomers_pay_the_debt(library, name):
-    semset, other = join(library, name, 3), join(library, name)
-    assert take(semset, 3)
-    semset.resize(1)
-    semset.resize(1)
-    assert (semset.free(), semset.total(), take(other)) == (-2, 1, False)
-    assert give(semset, 2)
-    assert (semset.free(), take(other)) == (0, False)
-    assert give(semset)
-    assert take(other)
-    other.resize(4)
-    assert (semset.free(), semset.total()) == (3, 4)
     semset.remove()
 
 
@@ -438,26 +323,6 @@ def test_what_died_with_its_users_begins_anew(library, name):
         pass
     semset, created = open_set(library, name, 5, link=False)
     assert (created, semset.free(), semset.users()) == (True, 5, 1)
-    semset.leave()
-
-
-def test_a_child_that_c_code_forks_gives_back_what_it_took_for_its_parent(library, name):
-    semset = join(library, name, 2)
-    assert take(semset)
-
-    def child():
-        if not take(semset) or semset.free():  # by its parent's account
-            return 1
-        semset.leave()  # it is the parent's use
-        own = open_set(library, name, known={semset.id: semset})[0]
-        if own is not semset or own.pid != os.getpid() or semset.users() != 2:
-            return 2
-        if give(semset) or semset.give_refused(1) is not None:
-            return 3
-        return 0 if (semset.free(), semset.held(), semset.leave()) == (1, 0, True) else 4
-
-    assert in_child(child) == 0
-    assert (semset.free(), semset.held(), semset.users(), give(semset)) == (1, 1, 1, True)
     semset.leave()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, NamedTuple
 
 import pytest
@@ -135,7 +135,7 @@ class Script(NamedTuple):
         """Return the process, stopped at its next call."""
         action, joined, held, results = process[:4]
         pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at)
-        _set.os = _opening.os = Os(pid)  # type: ignore[attr-defined]
+        _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid)  # type: ignore[attr-defined]
         try:
             while action < len(self.actions):
                 if self.actions[action][0] == "fork" and not results:
@@ -156,16 +156,6 @@ class Script(NamedTuple):
             _set.os, _set.Set.forked_at = before
             _opening.os = before[0]
         return Process(len(self.actions), joined, held)
-
-
-class Os:
-    """The module, as a process of the model sees it."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
-    def getpid(self) -> int:
-        return self.pid
 
 
 def do(
@@ -202,7 +192,7 @@ def do(
             if held and not current.operate(_set.give(current.account, *arguments)):
                 raise Violation("a token cannot be given back")
             return joined, max(0, held - arguments[0])
-        elif what == "give more":  # than it holds
+        elif what == "overgive":  # than it holds
             if current.operate(_set.give(current.account, held + 1)):
                 raise Violation("more was given back than was held")
         elif what == "resize":
@@ -216,7 +206,7 @@ def do(
             if current.has_left():
                 raise EndOfScript
             return Joined(current.id, current.account, current.pid), held
-        elif what == "go on waiting":  # as the child of a process that waits for the rest
+        elif what == "wait":  # as the child of a process that waits for the rest
             rest = _set.take_rest(current.account, *arguments, BIAS, True, NOWAIT)
             if current.operate(rest) or current.operate(_set.give_up(current.account)):
                 raise Violation("a child has ended its parent's turn")
@@ -662,7 +652,7 @@ class Search:
             raise Violation("USERS or DEAD is wrong")
         if values[PERSIST]:
             return
-        new = user(7, 7, link=False)._replace(name=self.scripts[0].name)
+        new = script("open 7 create, take 7, give 7, leave")._replace(name=self.scripts[0].name)
         newcomer = Search(new, deaths=0, accounts=len(self.accounts))
         born = newcomer.scripts[0].go_on(Process())
         kernel = Kernel(state.kernel.id, values, ((0,) * self.size,))
@@ -679,51 +669,56 @@ class Search:
 # --- The tests ------------------------------------------------------------------------------------
 
 
-def script(*actions: tuple[Any, ...], **options: Any) -> Script:
-    return Script(actions, **options)
+FLAGS = {"create": {"link": False}, "link": {"create": False}, "anew": {"anew": True}}
 
 
-def user(total: int | None, n: int = 1, **options: Any) -> Script:
-    return script(("open", total, options), ("take", n), ("give", n), ("leave",))
+def script(text: str, **options: Any) -> Script:
+    """Return a script. The flags of open are for create only, link only, and anew."""
+    actions = []
+    for what, *words in map(str.split, text.split(", ")):
+        arguments = tuple(int(word) for word in words if word.isdigit())
+        if what == "open":
+            flags = [FLAGS[word] for word in words if word in FLAGS]
+            actions.append((what, *(arguments or (None,)), flags[0] if flags else {}))
+        else:
+            actions.append((what, *arguments))
+    return Script(tuple(actions), **options)
 
 
-def visitor(total: int | None, **options: Any) -> Script:
-    return script(("open", total, options), ("leave",))
-
-
-def opener(total: int, *actions: tuple[Any, ...]) -> Script:
-    return script(("open", total, {}), *actions, ("leave",))
+def user(total: int, n: int = 1) -> Script:
+    return script(f"open {total}, take {n}, give {n}, leave")
 
 
 def busy(total: int, n: int) -> Script:
-    return script(("open", total, {}), ("take", n), ("give", n), loops=True)
+    return script(f"open {total}, take {n}, give {n}", loops=True)
 
 
 def guest(one: Script) -> Script:
     return one._replace(privileged=False)
 
 
-SLOW = 1  # a deadline: the wait may time out at any time
-USER, SECOND, VISITOR = user(1), user(2), visitor(1)
-SEVERAL, HURRIED = user(2, 2), opener(2, ("take", 2, SLOW), ("give", 2))
-CREATOR, LINKER, ANEW = visitor(1, link=False), visitor(1, create=False), visitor(1, anew=True)
-TWICE = opener(1, ("leave",), ("open", 2, {}), ("take", 1), ("give", 1))
-PERSISTENT, EARLY = opener(1, ("stay",)), opener(1, ("leave", "early"))
-KEEPER = opener(1, ("take", 1), ("leave", "early"), ("give", 1))
-RELEASER = opener(2, ("take", 1), ("give more",), ("give", 1), ("give more",))
-MORE, FEWER = opener(2, ("resize", 3)), opener(2, ("resize", 1))
-DEBTOR = opener(2, ("take", 2), ("resize", 1), ("give", 2))
-TAKING_AWAY = opener(2, ("take", 1), ("resize", 1), ("resize", 2), ("give", 1))
-SWEEPER = script(("sweep",))
+USER, SECOND, SEVERAL = user(1), user(2), user(2, 2)
+VISITOR, OTHER_VISITOR = script("open 1, leave"), script("open 2, leave")
+CREATOR, LINKER = script("open 1 create, leave"), script("open 1 link, leave")
+ANEW = script("open 1 anew, leave")
+HURRIED = script("open 2, take 2 1, give 2, leave")  # its wait may time out at any time
+TWICE = script("open 1, leave, open 2, take 1, give 1, leave")
+PERSISTENT, EARLY = script("open 1, stay, leave"), script("open 1, leave 1, leave")
+KEEPER = script("open 1, take 1, leave 1, give 1, leave")
+RELEASER = script("open 2, take 1, overgive, give 1, overgive, leave")
+MORE, FEWER = script("open 2, resize 3, leave"), script("open 2, resize 1, leave")
+DEBTOR, ANY = (
+    script("open 2, take 2, resize 1, give 2, leave"),
+    script("open, take 1, give 1, leave"),
+)
+TAKING_AWAY = script("open 2, take 1, resize 1, resize 2, give 1, leave")
+UNLINKER, SWEEPER = script("open 2, unlink, leave"), script("sweep")
 # Two names whose words are as many, more than are written at once.
 ONE, OTHER = VISITOR._replace(name="/model.a"), VISITOR._replace(name="/other.b")
-DAEMON = (
-    script(("open", 1, {}), ("fork",), ("leave",)),
-    script(("join",), ("take", 1), ("give", 1), ("leave",), is_child=True),
-)
+DAEMON = script("open 1, fork, leave"), script("join, take 1, give 1, leave", is_child=True)
 FORKING = (  # the child goes on with its parent's wait for the rest of several
-    script(("open", 2, {}), ("fork",), ("take", 2, SLOW), ("give", 2), ("leave",)),
-    script(("join",), ("go on waiting", 2), ("leave",), is_child=True),
+    script("open 2, fork, take 2 1, give 2, leave"),
+    script("join, wait 2, leave", is_child=True),
 )
 
 QUICK = {
@@ -734,15 +729,15 @@ QUICK = {
     "one of several in vain": Search(HURRIED, SECOND, deaths=1),
     "too many released": Search(RELEASER, RELEASER),
     "resized at once": Search(MORE, FEWER, deaths=1),
-    "resized below what is held": Search(DEBTOR, user(None)),
+    "resized below what is held": Search(DEBTOR, ANY),
     "resized below what is wanted": Search(TAKING_AWAY, SEVERAL),
     "leaving with tokens": Search(KEEPER, USER),
     "leaving twice": Search(EARLY, VISITOR, deaths=0),
     "create or link only": Search(CREATOR, LINKER),
-    "persistent": Search(PERSISTENT, visitor(2)),
+    "persistent": Search(PERSISTENT, OTHER_VISITOR),
     "swept": Search(PERSISTENT, VISITOR, SWEEPER, deaths=1),
     "anew": Search(USER, ANEW, unlinked=True),
-    "unlinked": Search(USER, opener(1, ("unlink",)), unlinked=True),
+    "unlinked": Search(SECOND, UNLINKER, unlinked=True),
     "undone in steps": Search(SEVERAL, SECOND, undo_at_once=False),
     "of other users": Search(guest(USER), USER),
     "of other users, to create": Search(guest(CREATOR), VISITOR, guest(VISITOR), deaths=0),
@@ -757,17 +752,17 @@ FULL = {
     "two want several, and one": Search(SEVERAL, HURRIED, SECOND),
     "several of three": Search(user(3, 2), user(3, 3), user(3, 1), deaths=2),
     "another number": Search(USER, USER, SEVERAL),
-    "begin and end again": Search(TWICE, VISITOR, visitor(2), deaths=1),
+    "begin and end again": Search(TWICE, VISITOR, OTHER_VISITOR, deaths=1),
     "resized at once": Search(MORE, FEWER, SECOND, deaths=1),
     "resized below what is wanted": Search(TAKING_AWAY, SEVERAL, HURRIED, deaths=1),
     "leaving with tokens": Search(KEEPER, USER, VISITOR),
     "create or link only": Search(CREATOR, LINKER, VISITOR),
-    "persistent": Search(PERSISTENT, VISITOR, visitor(2)),
+    "persistent": Search(PERSISTENT, VISITOR, OTHER_VISITOR),
     "swept": Search(PERSISTENT, CREATOR, SWEEPER, SWEEPER, deaths=1),
     "anew": Search(USER, ANEW, ANEW, unlinked=True),
-    "unlinked": Search(SEVERAL, opener(2, ("unlink",)), visitor(2), unlinked=True),
+    "unlinked": Search(SEVERAL, UNLINKER, OTHER_VISITOR, unlinked=True),
     "undone in steps": Search(SEVERAL, SECOND, SECOND, undo_at_once=False, deaths=2),
-    "of other users": Search(guest(VISITOR), VISITOR, guest(visitor(2))),
+    "of other users": Search(guest(VISITOR), VISITOR, guest(OTHER_VISITOR)),
     "one key, two names": Search(ONE, OTHER, ONE, many_operations=False),
     "a daemon": Search(*DAEMON, SECOND),
     "a fork during a wait": Search(*FORKING, SECOND, deaths=2),
@@ -890,11 +885,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
         "of other users",
         "USERS or DEAD is wrong|it goes on for ever",
     ),
-    "a mark without TOTAL": (
-        {"MARK_UNUSED": [(USERS, 0, NOWAIT), (DEAD, 1, UNDO)]},
-        "swept",
-        USED,
-    ),
+    "a mark without TOTAL": ({"MARK_UNUSED": [(USERS, 0, NOWAIT), (DEAD, 1, UNDO)]}, "swept", USED),
     "tokens that die with their holder": (
         {"take": lambda account, n, bias, flags=0: [(TOKENS, -bias - n, flags), (TOKENS, bias, 0)]},
         "users",
