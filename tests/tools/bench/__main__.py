@@ -26,89 +26,46 @@ from tables import put_into_readme, version  # noqa: E402
 
 class Group(NamedTuple):
     function: str
-    quick: int  # processes, one after the other: the layout of a process's memory changes times
-    full: int
     title: str
     cell: Callable[[list[float]], str]
+    # Processes, one after the other: the layout of a process's memory changes times.
+    quick: int = 1
+    full: int = 1
 
 
+# fmt: off
 GROUPS = {
-    "calls": Group(
-        "calls.measure", 2, 5, "one process, nobody else (least of all rounds)", report.least
-    ),
-    "import": Group("calls.measure_imports", 1, 1, "in a new process (median)", report.median),
-    "hand-over": Group(
-        "processes.measure_handovers",
-        1,
-        3,
-        "each of two processes releases what the other waits for (median)",
-        report.median,
-    ),
-    "contention": Group(
-        "processes.measure_contention",
-        1,
-        1,
-        "acquire+release where all want the only token (median)",
-        report.median,
-    ),
-    "queue": Group(
-        "processes.measure_queue",
-        1,
-        1,
-        "time for each process that waits for one token (median)",
-        report.median,
-    ),
-    "fork": Group(
-        "handles.measure_forks", 1, 3, "fork, and the child's end (median)", report.median
-    ),
-    "handles": Group("handles.measure", 1, 1, "with many semaphores open (median)", report.median),
-    "memory": Group("handles.measure_memory", 1, 1, "bytes a handle", report.number_of_bytes),
-    "fairness": Group(
-        "serving.measure_fairness",
-        1,
-        1,
-        "two tokens, held for 20 ms (fewest to most)",
-        report.range_of_counts,
-    ),
-    "starvation": Group(
-        "starvation.measure",
-        1,
-        1,
-        "some want several tokens, or many wait (median)",
-        report.plain,
-    ),
-    "death": Group(
-        "processes.measure_deaths",
-        1,
-        1,
-        "the holder is killed while another waits (median, p99)",
-        report.median_and_p99,
-    ),
-    "asyncio": Group(
-        "serving.measure_asyncio",
-        1,
-        1,
-        "fairness with tasks (fewest to most)",
-        report.range_of_counts,
-    ),
-    "poisson": Group(
-        "serving.measure_poisson",
-        1,
-        1,
-        "wait for a token, random arrivals (median, p99)",
-        report.median_and_p99,
-    ),
-    "latency": Group(
-        "latency.measure",
-        1,
-        1,
-        "from another process's release (median, p99)",
-        report.median_and_p99,
-    ),
-    "idle": Group(
-        "latency.measure_idle", 1, 1, "CPU of waiting for a token that does not come", report.share
-    ),
+    "calls": Group("calls.measure", "one process, nobody else (least of all rounds)", report.least,
+                   quick=2, full=5),
+    "import": Group("calls.measure_imports", "in a new process (median)", report.median),
+    "hand-over": Group("processes.measure_handovers",
+                       "each of two processes releases what the other waits for (median)",
+                       report.median, full=3),
+    "contention": Group("processes.measure_contention",
+                        "acquire+release where all want the only token (median)", report.median),
+    "queue": Group("processes.measure_queue",
+                   "time for each process that waits for one token (median)", report.median),
+    "fork": Group("handles.measure_forks", "fork, and the child's end (median)", report.median,
+                  full=3),
+    "handles": Group("handles.measure", "with many semaphores open (median)", report.median),
+    "memory": Group("handles.measure_memory", "bytes a handle", report.number_of_bytes),
+    "fairness": Group("serving.measure_fairness", "two tokens, held for 20 ms (fewest to most)",
+                      report.range_of_counts),
+    "starvation": Group("starvation.measure", "some want several tokens, or many wait (median)",
+                        report.plain),
+    "death": Group("processes.measure_deaths",
+                   "the holder is killed while another waits (median, p99)",
+                   report.median_and_p99),
+    "asyncio": Group("serving.measure_asyncio", "fairness with tasks (fewest to most)",
+                     report.range_of_counts),
+    "poisson": Group("serving.measure_poisson", "wait for a token, random arrivals (median, p99)",
+                     report.median_and_p99),
+    "latency": Group("latency.measure", "from another process's release (median, p99)",
+                     report.median_and_p99),
+    "idle": Group("latency.measure_idle", "CPU of waiting for a token that does not come",
+                  report.share),
 }
+# fmt: on
 
 
 def measure(group: str, path: str, quick: bool) -> None:
