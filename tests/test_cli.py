@@ -423,7 +423,7 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
             ("run MISSING --slots \uff12 true", "--slots: '\uff12' is not"),
             ("run MISSING --take 0 true", "--take: '0' is not"),
             ("run MISSING --slots 2 --take 3 true", "--take 3 is more than --slots 2"),
-            ("run MISSING --take 2 true", "--take 2 is more than the 1 of MISSING"),
+            ("run MISSING --take 2 true", "--take 2 is too many: semaphore 'MISSING': n must be at most 1"),
             (
                 "run MISSING --timeout nan true",
                 "--timeout: 'nan' is not a number of seconds from 0",

@@ -318,7 +318,7 @@ def test_a_wait_for_more_than_a_resize_left_ends(opened, bare, timeout):
         opened.resize(1)
         out, err, code = end(process)
     assert (out, code) == ("", 2)
-    assert f"--take 2 is more than the 1 of {bare}" in err
+    assert f"--take 2 is too many: semaphore '{bare}'" in err
     opened.release(1)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import partial
 from itertools import cycle
 
 from .._checks import check_name, clock, deadline_of
@@ -80,10 +81,6 @@ def integer(text: str, least: int, most: int, what: str) -> int:
     raise ValueError(f"{text!r} is not {what} from {least} to {most}")
 
 
-def tokens(text: str) -> int:
-    return integer(text, 1, _MOST, "a number")
-
-
 def seconds(text: str) -> float:
     try:
         number = float(text) if text.isascii() and "_" not in text else -1.0
@@ -94,30 +91,27 @@ def seconds(text: str) -> float:
     return number
 
 
-def exit_code(text: str) -> int:
-    return integer(text, 0, 255, "an exit code")
-
-
 def mode(text: str) -> int:
     if text.isascii() and text.isdigit() and not set(text) & {"8", "9"} and int(text, 8) <= 0o777:
         return int(text, 8)
     raise ValueError(f"{text!r} is not a mode in octal, as 0660")
 
 
-def variable(text: str) -> str:
+def _variable(text: str) -> str:
     if not text or "=" in text:
         raise ValueError(f"{text!r} is not the name of an environment variable")
     return text
 
 
 _FLAGS = ("--no-wait", "--verbose")
+_tokens = partial(integer, least=1, most=_MOST, what="a number")
 _VALUES: dict[str, Callable[[str], Any]] = {
-    "--slots": tokens,
-    "--take": tokens,
+    "--slots": _tokens,
+    "--take": _tokens,
     "--timeout": seconds,
-    "--conflict-exit-code": exit_code,
+    "--conflict-exit-code": partial(integer, least=0, most=255, what="an exit code"),
     "--mode": mode,
-    "--slot-env": variable,
+    "--slot-env": _variable,
 }
 _SHORT = {"-n": "--no-wait", "-w": "--timeout", "-E": "--conflict-exit-code"}  # flock's
 _ITS_WORDS = {"--nonblock": "--no-wait", "--nb": "--no-wait", "--wait": "--timeout"}
@@ -128,52 +122,40 @@ def _parse(words: list[str]) -> _Options | None:
 
     The command begins with the first word after the name that is no option.
     """
-    options = _Options()
-    rest = list(words)
+    options, rest = _Options(), list(words)
     while rest:
         word = rest.pop(0)
-        if word == "--":
-            break
         if word in ("-h", "--help"):
             return None
-        if not word.startswith("-") or word == "-":
-            if options.name is None:
-                options.name = word
-                continue
-            rest.insert(0, word)
+        if word == "--":
             break
-        option, value = _split(word)
-        if option in _FLAGS and value is None:
-            setattr(options, _attribute(option), True)
-        elif option in _VALUES:
-            if value is None and not rest:
+        if not word.startswith("-") or word == "-":
+            if options.name is not None:
+                rest.insert(0, word)
+                break
+            options.name = word
+            continue
+        option, equals, value = word.partition("=")
+        if word[:2] in _SHORT:
+            option, equals, value = _SHORT[word[:2]], word[2:], word[2:]  # -w5
+        given: Any = True
+        if option in _VALUES:
+            if not equals and not rest:
                 raise ValueError(f"run: {option} needs a value ({prog()} run --help tells more)")
             try:
-                checked = _VALUES[option](rest.pop(0) if value is None else value)
+                given = _VALUES[option](value if equals else rest.pop(0))
             except ValueError as error:
                 raise ValueError(f"run {options.name or 'NAME'}: {option}: {error}") from None
-            setattr(options, _attribute(option), checked)
-        else:
+        elif option not in _FLAGS or equals:
             hint = like(word, (*_FLAGS, *_VALUES))
             raise ValueError(
                 f"run: there is no option {word} ({hint}{prog()} run --help lists them; a command "
                 "that begins with '-' needs '--' before it)"
             )
+        setattr(options, option[2:].replace("-", "_"), given)
     options.command = rest
     _check(options)
     return options
-
-
-def _split(word: str) -> tuple[str, str | None]:
-    """Return the option's long form, and the value in the same word, if any."""
-    option, equals, value = word.partition("=")
-    if word[:2] in _SHORT:
-        option, equals, value = _SHORT[word[:2]], word[2:], word[2:]  # -w5
-    return option, value if equals else None
-
-
-def _attribute(option: str) -> str:
-    return option[2:].replace("-", "_")
 
 
 def _check(options: _Options) -> None:
@@ -198,8 +180,7 @@ def like(word: str, options: Iterable[str]) -> str:
 
     option, options = word.partition("=")[0], sorted(options)
     found = [other for other in options if len(option) > 3 and other.startswith(option)]
-    found = found or [other for other in options if other == _ITS_WORDS.get(option)]
-    found = found or difflib.get_close_matches(option, options)
+    found = found or difflib.get_close_matches(_ITS_WORDS.get(option, option), options)
     return f"did you mean {' or '.join(found)}? " if found else ""
 
 
@@ -299,11 +280,8 @@ def _take_until(deadline: int | None, semset: Set, options: _Options) -> int | N
     try:
         if not semset.take(options.take, deadline):
             return None
-    except ValueError:
-        raise ValueError(
-            f"run: --take {options.take} is more than the {semset.total()} of {options.name}: such "
-            "a number is never free (--slots changes how many there are)"
-        ) from None
+    except ValueError as error:
+        raise ValueError(f"run: --take {options.take} is too many: {error}") from None
     if not options.slot_env:
         return 0
     # A number is free, or will be in an instant.

@@ -75,8 +75,8 @@ def _row_of(info: SemaphoreInfo) -> Sequence[str]:
             pids.append("?")
         numbers = ["-", "-", users, "-", ",".join(pids) or "-"]
     value = "?" if info.value is None else str(info.value)
-    age = _shown_time(info.age)
-    return [bare(info.name), info.kind, value, *numbers, f"{info.mode:04o}", info.owner, age]
+    whose = [f"{info.mode:04o}", info.owner, _shown_time(info.age)]
+    return [bare(info.name), info.kind, value, *numbers, *whose]
 
 
 # --- Processes ------------------------------------------------------------------------------------
@@ -84,40 +84,36 @@ def _row_of(info: SemaphoreInfo) -> Sequence[str]:
 
 def show_processes(holders: Iterable[tuple[int | None, int | None]], as_json: bool) -> None:
     """Show the processes (pid, tokens). None: not known."""
-    found = [_Process(*holder) for holder in holders]
+    found = [_process(*holder) for holder in holders]
     if as_json:
-        _show_json(map(vars, found))
+        _show_json(found)
+        return
+    for process in found:
+        if process["elapsed"] is not None:
+            process["elapsed"] = _shown_time(process["elapsed"])
+    rows = [
+        ["?" if each is None else shown(str(each)) for each in process.values()]
+        for process in found
+    ]
+    _show_table("PID TOKENS USER ELAPSED COMMAND".split(), rows)
+
+
+def _process(pid: int | None, tokens: int | None) -> dict[str, Any]:
+    """Return what is known of a process; None for what is not."""
+    user = elapsed = command = None
+    if not pid:
+        command = "(several processes)" if pid is None else "(of another PID namespace)"
     else:
-        _show_table(_Process.COLUMNS, (process.row() for process in found))
-
-
-class _Process:
-    """What is known of a process; None for what is not."""
-
-    COLUMNS = ("PID", "TOKENS", "USER", "ELAPSED", "COMMAND")
-
-    def __init__(self, pid: int | None, tokens: int | None) -> None:
-        self.pid = pid
-        self.tokens = tokens
-        self.user = self.elapsed = self.command = None
-        if not pid:
-            self.command = "(of another PID namespace)" if pid == 0 else "(several processes)"
-            return
         try:
-            self.user = user_name(os.stat(f"/proc/{pid}").st_uid)
-            status = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-            words = _read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+            user = user_name(os.stat(f"/proc/{pid}").st_uid)
+            begin = int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
+            command = " ".join(_read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0"))
+            # In ticks since the machine's start.
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)  # type: ignore[attr-defined,unused-ignore]
+            elapsed = round(now - begin / os.sysconf("SC_CLK_TCK"), 2)
         except OSError:  # it has ended, or this system has no /proc
-            return
-        begin = int(status[19]) / os.sysconf("SC_CLK_TCK")  # since the machine's start
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)  # type: ignore[attr-defined,unused-ignore]
-        self.elapsed = round(now - begin, 2)
-        self.command = " ".join(words)
-
-    def row(self) -> tuple[str, ...]:
-        elapsed = None if self.elapsed is None else _shown_time(self.elapsed)
-        found = (self.pid, self.tokens, self.user, elapsed, self.command)
-        return tuple("?" if each is None else shown(str(each)) for each in found)
+            pass
+    return {"pid": pid, "tokens": tokens, "user": user, "elapsed": elapsed, "command": command}
 
 
 # --- Shapes ---------------------------------------------------------------------------------------
