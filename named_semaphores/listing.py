@@ -77,8 +77,7 @@ def user_name(uid: int) -> str:
     import pwd
 
     try:
-        name: str = pwd.getpwuid(uid).pw_name
-        return name
+        return str(pwd.getpwuid(uid).pw_name)
     except KeyError:
         return str(uid)
 
@@ -93,16 +92,21 @@ def list_semaphores() -> list[SemaphoreInfo]:
         NotImplementedError: this system lists neither kind (macOS, NetBSD, OpenBSD, illumos), or
             has no semaphores.
     """
+    return list_what_can_be()[0]
+
+
+def list_what_can_be() -> tuple[list[SemaphoreInfo], list[str]]:
+    """Return what ``list_semaphores`` does, and why one kind is not in it, if so."""
     found: list[SemaphoreInfo] = []
     refusals = []
     for look in (list_posix, list_robust):
         try:
             found += look()
         except NotImplementedError as error:
-            refusals.append(error)
+            refusals.append(str(error))
     if len(refusals) == 2:
-        raise refusals[0]
-    return sorted(found, key=lambda info: (info.name, info.kind))
+        raise NotImplementedError("; ".join(dict.fromkeys(refusals)))
+    return sorted(found, key=lambda info: (info.name, info.kind)), refusals
 
 
 def list_robust() -> list[SemaphoreInfo]:
@@ -113,22 +117,21 @@ def list_robust() -> list[SemaphoreInfo]:
     Raises:
         NotImplementedError: this system has none, or does not list them.
     """
+    found = []
     try:
-        sets = [
-            found
-            for found in _sets.listed()
-            if found.name is not None and (found.users or found.persistent)
-        ]
+        for each in _sets.listed():
+            if each.name is not None and (each.users or each.persistent):
+                found.append(_robust(each.name, each))
     except OSError as error:
         raise NotImplementedError(
             f"this system does not list robust semaphores: {error.filename}: {error.strerror}"
         ) from None
-    return sorted(map(_robust, sets), key=lambda info: info.name)
+    return sorted(found, key=lambda info: info.name)
 
 
-def _robust(found: _sets.Listed) -> SemaphoreInfo:
+def _robust(name: str, found: _sets.Listed) -> SemaphoreInfo:
     return SemaphoreInfo(
-        name=found.name or "",
+        name=name,
         value=found.free,
         why_no_value=None,
         pids=None,
@@ -215,9 +218,9 @@ def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
     """Return the value, and why there is none. ValueError: it is no semaphore."""
     try:
         start = _start_of(libc.path(name) or "")
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
         return None, error.strerror
     if len(start) == OTHER_SIZE:
         return None, f"it is the semaphore of a {OTHERS} program, which works differently"
@@ -228,7 +231,7 @@ def _read(libc: Libc, name: str) -> tuple[int | None, str | None]:
 
 def _start_of(path: str) -> bytes:
     # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
-    with open(os.open(path, os.O_RDONLY | _LOOK), "rb", 0) as file:
+    with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | _LOOK)) as file:
         return file.read(33)
 
 

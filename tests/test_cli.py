@@ -646,8 +646,8 @@ def held(*holders):
 )
 def test_list_shows(capfd, monkeypatch, given, column, shown):
     monkeypatch.setattr(listing.time, "time", lambda: 1e9)
-    monkeypatch.setattr(commands, "list_posix", lambda: [info(**given)])
-    monkeypatch.setattr(commands, "list_robust", list)
+    monkeypatch.setattr(listing, "list_posix", lambda: [info(**given)])
+    monkeypatch.setattr(listing, "list_robust", list)
     assert quick(capfd, "list")[0].splitlines()[1].split()[column] == shown
 
 

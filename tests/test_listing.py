@@ -121,10 +121,10 @@ def test_processes_that_cannot_be_looked_into(sem, monkeypatch):
             raise FileNotFoundError
         return everything if path == "/proc" else os.listdir(path)
 
-    def refuse(path, *mode):
-        if isinstance(path, str):
+    def refuse(path, *mode, **options):
+        if path.startswith("/proc"):
             raise refused[int(path.split("/")[2])]
-        return open(path, *mode)
+        return open(path, *mode, **options)
 
     monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "listdir": listdir}))
     monkeypatch.setattr(listing, "open", refuse, raising=False)

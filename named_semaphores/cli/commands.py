@@ -19,7 +19,7 @@ from .._checks import check_integer, check_name
 from .._opening import open_set
 from .._semlock import system as posix_system
 from ..core import unlink_name
-from ..listing import list_posix, list_robust
+from ..listing import list_posix, list_robust, list_what_can_be
 from .run import ERROR, NO_TOKEN, complain
 from .tables import bare, show, show_processes, show_semaphores
 
@@ -300,18 +300,8 @@ def _agrees(options: argparse.Namespace, count: int) -> bool:
 
 
 def list_(options: argparse.Namespace) -> int:
-    found: list[SemaphoreInfo] = []
-    refusals: dict[str, None] = {}
-    kinds = 0
-    for look in (list_posix, list_robust):
-        try:
-            found += look()
-            kinds += 1
-        except NotImplementedError as error:
-            refusals[str(error)] = None
-    if not kinds:
-        raise NotImplementedError("; ".join(refusals))
-    show_semaphores(sorted(found, key=lambda info: (info.name, info.kind)), options.json)
+    found, refusals = list_what_can_be()
+    show_semaphores(found, options.json)
     for refusal in refusals:
         complain(refusal)
     return _DONE

@@ -29,7 +29,6 @@ NO_TOKEN, ERROR = 1, 2  # exit codes
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # a shell's
 _SILENCE = 1_000_000_000  # nanoseconds of waiting before the message
 _MOST = 16383  # as in _set, which is imported only for a correct command line
-_SHOWN = 5  # holders in a message
 
 # "SET:PID" for each run among this process's ancestors, and for this process. Whether they still
 # hold tokens, the kernel tells.
@@ -207,12 +206,11 @@ def _run(options: _Options) -> int:
             return options.conflict_exit_code
         if options.slot_env:
             os.environ[options.slot_env] = str(number)
-        _tell_descendants(semset)
+        ancestors = os.environ.get(ANCESTORS, "")
+        os.environ[ANCESTORS] = f"{ancestors} {semset.id}:{os.getpid()}".lstrip()
         code = _execute(options)
-        if options.slot_env:
-            semset.operate(_set.give_number(semset.account, number))
-        else:
-            semset.operate(_set.give(semset.account, options.take))
+        give = _set.give_number if options.slot_env else _set.give
+        semset.operate(give(semset.account, number if options.slot_env else options.take))
         return code
     finally:  # reached only without an exec
         semset.leave()
@@ -294,26 +292,10 @@ def _of(n: int, total: int) -> str:
 
 
 def _held_by(semset: Set) -> str:
-    holders = [
-        (f"{pid} ({command(pid)})" if pid else "others") + (f": {n} tokens" if n > 1 else "")
-        for pid, n in semset.holders()
-    ]
-    more = f" and {len(holders) - _SHOWN} more" if len(holders) > _SHOWN else ""
-    return f"; held by {', '.join(holders[:_SHOWN])}{more}" if holders else ""
+    from .._sets import shown_holders
 
-
-def command(pid: int) -> str:
-    """Return the name of the process's program; "?" where the system does not tell it."""
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return shown(file.read().rstrip("\n"))
-    except OSError:
-        return "?"
-
-
-def _tell_descendants(semset: Set) -> None:
-    earlier = os.environ.get(ANCESTORS, "").split()
-    os.environ[ANCESTORS] = " ".join([*earlier, f"{semset.id}:{os.getpid()}"])
+    holders = semset.holders()
+    return f"; {shown_holders(holders)}" if holders else ""
 
 
 def _waits_for_itself(semset: Set, options: _Options) -> str:
