@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the whole suite. A test that takes ``kind`` runs once for each class and platform profile; one that leaves something fails."""
+"""Fixtures of the whole suite. A test that takes ``kind`` runs once for each class and platform
+profile; one that leaves something fails.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-    # A shell's background job ignores the first two, nohup the last, and so would the programs under test.
+    # A shell's background job ignores the first two, nohup the last, and so would the programs
+    # under test.
     for signum, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),
@@ -77,7 +80,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _forget_what_stays() -> None:
-    # Each test ends with a collection. What stays until the end, such as reports, need not be looked through each time.
+    # Each test ends with a collection. What stays until the end, such as reports, need not be
+    # looked through each time.
     gc.collect()
     if hasattr(gc, "freeze"):  # not on PyPy
         gc.freeze()
@@ -127,7 +131,9 @@ def _left_names() -> list[str]:
 
 
 def _sets() -> dict[int, tuple[int, int]]:
-    """Return the key and the size of each System V set on this machine, by its id. Only Linux lists them."""
+    """Return the key and the size of each System V set on this machine, by its id. Only Linux lists
+    them.
+    """
     try:
         with open("/proc/sysvipc/sem", encoding="ascii") as file:
             next(file)
@@ -140,10 +146,11 @@ def _sets() -> dict[int, tuple[int, int]]:
 
 
 def _left_sets(before: Container[int]) -> dict[int, str]:
-    """Return the names of the sets that this run made since then and left, by their ids; also of those that are not ready, or have no users.
+    """Return the names of the sets that this run made since then and left, by their ids; also of
+    those that are not ready, or have no users.
 
-    A set is this run's if its name is. Removes it then. One without a name, but with the key of a name of this run, is only returned: by
-    chance it may be another program's.
+    A set is this run's if its name is. Removes it then. One without a name, but with the key of a
+    name of this run, is only returned: by chance it may be another program's.
     """
     new = {semid: found for semid, found in _sets().items() if semid not in before}
     keys = {_keys.key(name): name for name in NAMES} if new else {}
@@ -172,7 +179,9 @@ def no_set_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process behind."""
+    """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process
+    behind.
+    """
     threads_before, sets_before = set(threading.enumerate()), _sets()
     yield
     threads = [thread for thread in threading.enumerate() if thread not in threads_before]

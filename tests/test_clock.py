@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which clock the kernel is told to wait by, as seen in the system call; test_libc.py steps the clock for systems that are emulated.
+"""Which clock the kernel is told to wait by, as seen in the system call; test_libc.py steps the
+clock for systems that are emulated.
 
 SemLock waits on the wall clock, so it makes only waits without a timeout, in slices.
 """
@@ -39,7 +40,8 @@ def futex_operation(sem, wait):
         if thread_id:
             with open(f"/proc/self/task/{thread_id[0]}/syscall", encoding="ascii") as file:
                 fields = file.read().split()  # number, arguments in hexadecimal; or "running"
-            # The half of the value that has the count: the first, or the second of a big-endian machine.
+            # The half of the value that has the count: the first, or the second of a big-endian
+            # machine.
             if (
                 len(fields) > 2
                 and int(fields[1], 16) - address in (0, 4)
@@ -62,7 +64,9 @@ def futex_operation(sem, wait):
 
 @pytest.fixture
 def sem(kind, name):
-    """A semaphore without tokens, where the kernel tells what a thread waits for, and by which clock it can."""
+    """A semaphore without tokens, where the kernel tells what a thread waits for, and by which
+    clock it can.
+    """
     if not hasattr(kind.libc.lib, "sem_clockwait"):
         pytest.skip("this libc has no sem_clockwait")
     try:

@@ -593,7 +593,8 @@ def test_code_written_for_1_0_3(name):
     ]
     bare = name[1:]
 
-    # One variable, bound again and again: each time the old object is deleted after the new one was made.
+    # One variable, bound again and again: each time the old object is deleted after the new one was
+    # made.
     sem = NamedSemaphore(bare)
     assert sem.name == name
     sem = NamedSemaphore(bare, initial_value=3)

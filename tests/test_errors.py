@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that are full, or have something missing or forbidden: the right exception, and a sentence that names the semaphore and what helps.
+"""Machines that are full, or have something missing or forbidden: the right exception, and a
+sentence that names the semaphore and what helps.
 
-What needs privileges is tested twice: with fakes of libraries, by everybody, and in mount namespaces, by root. The machine's /dev/shm is left alone.
+What needs privileges is tested twice: with fakes of libraries, by everybody, and in mount
+namespaces, by root. The machine's /dev/shm is left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ needs_fakes = pytest.mark.skipif(
 
 
 def refusing(error, when=lambda oflag: True, platform="linux"):
-    """Return the class, bound to a library whose sem_open fails with the errno; where it does not, there is no semaphore."""
+    """Return the class, bound to a library whose sem_open fails with the errno; where it does not,
+    there is no semaphore.
+    """
     from profiles import bsd, linux
 
     base = {"linux": linux.Musl, "freebsd14": bsd.FreeBSD, "openbsd7": bsd.OpenBSD}[platform]
@@ -71,7 +75,8 @@ def test_a_refusal_to_create_is_explained(name, platform, directory, error, text
     cls = refusing(error, lambda oflag: oflag, platform)
     with pytest.raises(OSError, match=name) as raised:
         cls(name, 1, Flags.RAISE_IF_EXISTS)
-    # "There is none" is no reason not to create it: glibc says so where this user may not search the directory.
+    # "There is none" is no reason not to create it: glibc says so where this user may not search
+    # the directory.
     assert raised.value.errno == (errno.EACCES if error == errno.ENOENT else error)
     assert raised.value.filename == name
     assert type(raised.value) is type(OSError(raised.value.errno, ""))
@@ -299,7 +304,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert not os.path.exists(file_of(name + "x"))
 
 
-# ``refuse(number, argument, bits)``: a seccomp filter, with which that system call fails if that argument has one of the bits.
+# ``refuse(number, argument, bits)``: a seccomp filter, with which that system call fails if that
+# argument has one of the bits.
 SECCOMP = """
 import ctypes, struct
 libc = ctypes.CDLL(None)
@@ -320,7 +326,8 @@ on_x86_64 = pytest.mark.skipif(
 
 @on_x86_64
 def test_an_existing_semaphore_is_opened_without_o_creat(name):
-    # With it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky /dev/shm, whatever its mode.
+    # With it, the sysctl fs.protected_regular refuses another user's semaphore in the sticky
+    # /dev/shm, whatever its mode.
     code = """
 for number, argument in ((2, 1), (257, 2)):  # open, openat
     refuse(number, argument, os.O_CREAT)

@@ -343,7 +343,9 @@ def clock(monkeypatch):
 
 
 class Clocks:
-    """Stands in for both clocks, which stand still while nobody sleeps. The one on the wall can be set."""
+    """Stands in for both clocks, which stand still while nobody sleeps. The one on the wall can be
+    set.
+    """
 
     def __init__(self):
         self.wall, self.steady = 1_700_000_000 * 10**9, 1_000 * 10**9
@@ -374,7 +376,8 @@ def clocks(monkeypatch):
 def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(
     name, clocks, step, before
 ):
-    # Set back between the computation of the time and the sleep, it does lengthen that sleep; nobody can help that without another clock.
+    # Set back between the computation of the time and the sleep, it does lengthen that sleep;
+    # nobody can help that without another clock.
     a_call = 1_000_000  # nanoseconds that it takes beside the sleep
 
     class Stepped(Musl):
@@ -590,7 +593,8 @@ def test_a_child_of_fork_opens_while_another_thread_did(name, full):
 
 
 def test_each_waiter_has_slices_of_its_own(name):
-    # Were they to end at the same moments for all, all would wake at once, and queue again in any order.
+    # Were they to end at the same moments for all, all would wake at once, and queue again in any
+    # order.
     class Noting(Glibc32):
         def do___sem_clockwait64(self, address, clock, when):
             ends.setdefault(threading.get_ident(), []).append(fake.nanoseconds(when.contents))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite's own checks. That for what tests leave behind finds System V sets of every kind, and leaves other runs' sets alone; that for a place
-to make semaphores in says what is missing.
+"""The suite's own checks. That for what tests leave behind finds System V sets of every kind, and
+leaves other runs' sets alone; that for a place to make semaphores in says what is missing.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from support import EXACT, SLOW, run_python
 
 pytestmark = pytest.mark.storm
 
-# Where it is not exact, a token can go. On CPython one in 200 was seen, where posix_ipc loses three. On PyPy a ctypes call is itself Python
-# code, and a compiled loop looks at signals at few places: the storm takes up to one in two, where it hits one of them.
+# Where it is not exact, a token can go. On CPython one in 200 was seen, where posix_ipc loses
+# three. On PyPy a ctypes call is itself Python code, and a compiled loop looks at signals at few
+# places: the storm takes up to one in two, where it hits one of them.
 SHARE = 0 if EXACT else 0.05 if sys.implementation.name == "cpython" else 0.75
 
 
@@ -94,8 +95,9 @@ print(storm.creating(Named(), 600)["mappings left"], support.PREFIX)
 @pytest.mark.exact
 @pytest.mark.parametrize("name", ["NamedSemaphore", "RobustSemaphore"])
 def test_two_signals_at_once_cost_no_token(name):
-    # Both signals reach another thread, just before the token arrives: they do not end this thread's sleep, and it looks at them when it has the
-    # token. The second handler's exception comes as early as Python can raise it: while the token goes back because of the first.
+    # Both signals reach another thread, just before the token arrives: they do not end this
+    # thread's sleep, and it looks at them when it has the token. The second handler's exception
+    # comes as early as Python can raise it: while the token goes back because of the first.
     code = f"""
 import signal, sys, threading, time
 import support

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the contract suite runs for: each class of the package, on each platform profile, and how they differ."""
+"""What the contract suite runs for: each class of the package, on each platform profile, and how
+they differ.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from named_semaphores import NamedSemaphore, RobustSemaphore
 
 
 class Kind:
-    """A class on one platform profile. Its attributes say where it differs from the others, and nothing else does; here, NamedSemaphore's."""
+    """A class on one platform profile. Its attributes say where it differs from the others, and
+    nothing else does; here, NamedSemaphore's.
+    """
 
     fewest = 0  # the least initial value
     is_bounded = False  # release() of more than this object took is a ValueError

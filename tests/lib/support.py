@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests need: names of their own, waiting for conditions, threads, and Python processes."""
+"""What several tests need: names of their own, waiting for conditions, threads, and Python
+processes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, Callable
 
-# Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process number, in another container.
+# Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process
+# number, in another container.
 PREFIX = f"nst{os.getpid()}_{os.urandom(2).hex()}."
 SLOW = int(
     os.environ.get("NAMED_SEMAPHORES_SLOW", "1")
@@ -82,7 +85,9 @@ def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> t
 
 
 def why_no_files(folder: str = "/dev/shm") -> str | None:
-    """Return why Linux's C libraries can make no semaphore here, or None: then nearly every test would fail, each with an error of its own."""
+    """Return why Linux's C libraries can make no semaphore here, or None: then nearly every test
+    would fail, each with an error of its own.
+    """
     if not sys.platform.startswith("linux"):
         return None
     path = f"{folder}/{PREFIX}empty"
@@ -139,7 +144,9 @@ def set_of(name: str) -> Any:
 
 @cache
 def why_always_the_same_user() -> str | None:
-    """Return why this process can become no other user, or None. Root of a user namespace cannot, nor can root without capabilities."""
+    """Return why this process can become no other user, or None. Root of a user namespace cannot,
+    nor can root without capabilities.
+    """
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "only root can become another user"
     pid = os.fork()
@@ -178,8 +185,9 @@ def thread(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> It
 @contextlib.contextmanager
 def alarm(handler: Callable[..., Any], first: float = 0.0, interval: float = 0.0) -> Iterator[None]:
     """Let the handler get SIGALRM, after so many seconds and then again and again."""
-    # pytest-timeout uses the same signal. Meanwhile a thread of C code sees to it that nothing hangs.
-    # It inherits the mask: CPython notices a signal that another thread got only when it next changes threads.
+    # pytest-timeout uses the same signal. Meanwhile a thread of C code sees to it that nothing
+    # hangs. It inherits the mask: CPython notices a signal that another thread got only when it
+    # next changes threads.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     faulthandler.dump_traceback_later(100 * SLOW, exit=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -199,7 +207,9 @@ class Struck(Exception):
 
 
 def strike(call: Callable[[], object], after: float = 0.02) -> None:
-    """Make the call, and assert that the exception of a signal handler ends it, raised after so many seconds (0: never)."""
+    """Make the call, and assert that the exception of a signal handler ends it, raised after so
+    many seconds (0: never).
+    """
     import pytest
 
     def handler(*_: object) -> None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Platform profiles: the class, bound to library objects that behave as each platform's does. ``fake.py`` says how they are made.
+"""Platform profiles: the class, bound to library objects that behave as each platform's does.
+``fake.py`` says how they are made.
 
-``native`` is the class as users have it, with SemLock's calls; ``native-ctypes`` is the same library through ctypes alone.
+``native`` is the class as users have it, with SemLock's calls; ``native-ctypes`` is the same
+library through ctypes alone.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def semaphore_class(profile: str) -> type[NamedSemaphore]:
 
 @cache
 def sysv_library(profile: str) -> SysV:
-    """Return the System V calls for a profile of SYSV_NAMES; ``native`` are the running system's. Skips the test where there are none."""
+    """Return the System V calls for a profile of SYSV_NAMES; ``native`` are the running system's.
+    Skips the test where there are none.
+    """
     if profile == "native":
         try:
             return _sysv.system()

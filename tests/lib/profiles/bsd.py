@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The BSDs.
 
-From the sources of FreeBSD (lib/libc/gen/sem_new.c, lib/libthr), NetBSD (lib/librt/sem.c, sys/kern/uipc_sem.c), OpenBSD
-(lib/librthread/rthread_sem.c) and DragonFly (lib/libthread_xu). NetBSD and OpenBSD allow values up to 2**32 - 1; the host does not, so
-here they fail with EINVAL.
+From the sources of FreeBSD (lib/libc/gen/sem_new.c, lib/libthr), NetBSD (lib/librt/sem.c,
+sys/kern/uipc_sem.c), OpenBSD (lib/librthread/rthread_sem.c) and DragonFly (lib/libthread_xu).
+NetBSD and OpenBSD allow values up to 2**32 - 1; the host does not, so here they fail with EINVAL.
 """
 
 from __future__ import annotations

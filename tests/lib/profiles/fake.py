@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the fakes of other platforms' C libraries have in common.
 
-A fake has the attributes of a library object, ``sem_open`` and so on. Each semaphore is a file, mapped, with a semaphore of the host's in
-it (``sem_init``), so that threads and processes really wait. Where a platform does as the host does, the attribute is the host's own
-function; where it differs, it is Python code behind a C callback. Facts are from the project's notes, which name what they were read in;
-what those do not say is not faked. No fake knows anything of ``named_semaphores``.
+A fake has the attributes of a library object, ``sem_open`` and so on. Each semaphore is a file,
+mapped, with a semaphore of the host's in it (``sem_init``), so that threads and processes really
+wait. Where a platform does as the host does, the attribute is the host's own function; where it
+differs, it is Python code behind a C callback. Facts are from the project's notes, which name what
+they were read in; what those do not say is not faked. No fake knows anything of
+``named_semaphores``.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class timespec32(ctypes.Structure):
 
 
 class timespec64(ctypes.Structure):
-    """That of 32-bit programs with a 64-bit time_t: its padding comes last, or on big-endian machines before the nanoseconds."""
+    """That of 32-bit programs with a 64-bit time_t: its padding comes last, or on big-endian
+    machines before the nanoseconds.
+    """
 
     _fields_ = [
         ("tv_sec", c_int64),
@@ -81,7 +85,8 @@ def _prototype(result: Any, *arguments: Any) -> Any:
     return CFUNCTYPE(result, *arguments, use_errno=True)
 
 
-# A semaphore's address is an integer here: macOS's may be 0. sem_open is called with both its variadic arguments.
+# A semaphore's address is an integer here: macOS's may be 0. sem_open is called with both its
+# variadic arguments.
 _PROTOTYPES = {
     "sem_open": _prototype(c_ssize_t, c_char_p, c_int, c_uint, c_uint),
     "sem_unlink": _prototype(c_int, c_char_p),
@@ -103,8 +108,8 @@ _PROTOTYPES = {
 class Fake:
     """A C library, POSIX to the letter. Subclasses say what differs.
 
-    Each symbol is a method ``do_<symbol>``, which raises OSError to fail, or one of the host's functions, if ``hosts`` names it; others are
-    missing.
+    Each symbol is a method ``do_<symbol>``, which raises OSError to fail, or one of the host's
+    functions, if ``hosts`` names it; others are missing.
     """
 
     hosts: tuple[str, ...] = ("sem_wait", "sem_trywait", "sem_post", "sem_getvalue")
@@ -210,7 +215,8 @@ def _with_errno(method: Callable[..., int], failed: int) -> Callable[..., int]:
 def host(symbol: str, *arguments: Any) -> int:
     """Call the host's function; return 0, or raise the OSError.
 
-    Result and errno are taken in one step: signal handlers run in the Python code of a fake too, and their calls set errno.
+    Result and errno are taken in one step: signal handlers run in the Python code of a fake too,
+    and their calls set errno.
     """
     call = map(getattr(HOST, symbol), *((argument,) for argument in arguments))
     for status, error in zip(call, iter(ctypes.get_errno, None)):
@@ -231,6 +237,8 @@ def wait_for(address: int, left: int) -> int:
 
 
 def wait_until(address: int, clock: int, when: Any) -> int:
-    """Wait on the host until a time of the clock. Like musl and the BSDs, what is left of it is computed once, at the start."""
+    """Wait on the host until a time of the clock. Like musl and the BSDs, what is left of it is
+    computed once, at the start.
+    """
     now = time.time_ns() if clock == time.CLOCK_REALTIME else time.clock_gettime_ns(clock)
     return wait_for(address, nanoseconds(when) - now)

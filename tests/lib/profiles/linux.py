@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linux: other C libraries than the one at hand.
 
-From the sources of glibc 2.17 to 2.42 (sysdeps/pthread/sem_open.c, nptl/sem_timedwait.c, sem_clockwait.c) and musl 1.2.5
-(src/thread/sem_open.c, sem_timedwait.c, __timedwait.c), and from runs on i386, armhf and musl.
+From the sources of glibc 2.17 to 2.42 (sysdeps/pthread/sem_open.c, nptl/sem_timedwait.c,
+sem_clockwait.c) and musl 1.2.5 (src/thread/sem_open.c, sem_timedwait.c, __timedwait.c), and from
+runs on i386, armhf and musl.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Glibc(Fake):
 
 
 class Glibc217(Glibc):
-    """Of before 2.30: no sem_clockwait; and sem_timedwait sleeps until a time of the wall clock, however that is set meanwhile.
+    """Of before 2.30: no sem_clockwait; and sem_timedwait sleeps until a time of the wall clock,
+    however that is set meanwhile.
 
     sem_open is in libpthread there, as before 2.34, which is a matter of loading it: test_libc.py.
     """
@@ -40,7 +42,9 @@ class Glibc217Semaphore(NamedSemaphore):
 
 
 class _Short:
-    """The plain timed waits of 32-bit Linux: for old binaries, with a 32-bit time_t, whatever the caller passes."""
+    """The plain timed waits of 32-bit Linux: for old binaries, with a 32-bit time_t, whatever the
+    caller passes.
+    """
 
     plain_calls = 0
 

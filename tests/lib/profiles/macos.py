@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """macOS.
 
-From the sources of XNU 11417 (bsd/kern/posix_sem.c, bsd/sys/posix_sem.h) and Libc. The kernel has the semaphores; files stand in for it.
+From the sources of XNU 11417 (bsd/kern/posix_sem.c, bsd/sys/posix_sem.h) and Libc. The kernel has
+the semaphores; files stand in for it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from .fake import Fake, host
 
 
 class MacOS(Fake):
-    """A handle is a file descriptor, a new one each time, 0 among them. There is no timed wait and no value; no maximum is checked, save
-    at creation; the mode is taken without the umask.
+    """A handle is a file descriptor, a new one each time, 0 among them. There is no timed wait and
+    no value; no maximum is checked, save at creation; the mode is taken without the umask.
     """
 
     files = "/dev/shm/~"

@@ -20,7 +20,9 @@ from .fake import Fake, host, nanoseconds, wait_for, wait_until
 
 
 class Cygwin(Fake):
-    """Timed waits return their errno, and leave errno alone; sem_post past the maximum does nothing and says it worked."""
+    """Timed waits return their errno, and leave errno alone; sem_post past the maximum does nothing
+    and says it worked.
+    """
 
     files = "/dev/shm/sem."
     longest_name = 251

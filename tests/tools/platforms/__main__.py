@@ -3,8 +3,8 @@
 
     python3 tests/tools/platforms [NAME...]
 
-The end is one Markdown table. What cannot be had is SKIPPED there, with the reason. The exit code is
-0 only if nothing failed. Runtimes are kept in a cache; delete it to have them anew.
+The end is one Markdown table. What cannot be had is SKIPPED there, with the reason. The exit code
+is 0 only if nothing failed. Runtimes are kept in a cache; delete it to have them anew.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print what storms of signals, deaths of holders and other faults cost this library and its peers.
 
-``tox -e stress``, or ``python tests/tools/stress [--quick] [--no-peers] [--only FAULT ...]``; README.md explains the faults. Each figure comes from
-a process of its own, so that a crash or a hang is a figure too. The tests of kills, races and leaks come last, at full size, by pytest.
+``tox -e stress``, or ``python tests/tools/stress [--quick] [--no-peers] [--only FAULT ...]``;
+README.md explains the faults. Each figure comes from a process of its own, so that a crash or a
+hang is a figure too. The tests of kills, races and leaks come last, at full size, by pytest.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ def is_promised(peer: type[Peer], fault: str) -> bool:
 
 
 def measure(peer: type[Peer], call: str, seconds: float) -> tuple[str, bool]:
-    """Run the call in a new process. Return its figures, or how it failed, and whether there was no fault."""
+    """Run the call in a new process. Return its figures, or how it failed, and whether there was no
+    fault.
+    """
     code = CODE.format(path=sys.path[:2], call=call.replace("peer", f"peers.{peer.__name__}()"))
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -30,7 +30,8 @@ def _raise() -> None:
     raise Crash
 
 
-# How the process ends, and what its parent sees: the exit code, or the signal's number as a negative one.
+# How the process ends, and what its parent sees: the exit code, or the signal's number as a
+# negative one.
 KINDS: dict[str, tuple[Callable[[], object], int]] = {
     "SIGKILL": (lambda: _kill_oneself(signal.SIGKILL), -signal.SIGKILL),
     "SIGTERM": (lambda: _kill_oneself(signal.SIGTERM), -signal.SIGTERM),
@@ -47,7 +48,8 @@ KINDS: dict[str, tuple[Callable[[], object], int]] = {
 def dying(peer: Peer, rounds: int, kind: str) -> dict[str, Any]:
     """End processes inside a with statement; count the tokens that stay taken.
 
-    A child of fork runs to the end of the interpreter, as the process that started this one would: nothing here may catch what it raises.
+    A child of fork runs to the end of the interpreter, as the process that started this one would:
+    nothing here may catch what it raises.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     name = unique_name()

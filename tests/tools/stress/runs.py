@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A storm of short runs, some killed at random moments, and the cost of run: ``python tests/tools/stress/runs.py [--full]``.
+"""A storm of short runs, some killed at random moments, and the cost of run: ``python
+tests/tools/stress/runs.py [--full]``.
 
 flock(1) and GNU sem (package parallel), where installed, run beside it.
 """
@@ -32,9 +33,10 @@ SLOTS = 4
 AT_ONCE = 12  # runs
 STAGES = ("starting", "waiting", "working")  # "working": it is the command
 
-# The command marks itself as inside, counts the marks, stays for a moment, and removes its mark. All commands share a file with a byte "inside" and
-# a byte "killed" for each run. Each command writes before it reads, so the last of five inside counts five. A killed command does not count: the
-# kernel returns its token before its parent can see its end.
+# The command marks itself as inside, counts the marks, stays for a moment, and removes its mark.
+# All commands share a file with a byte "inside" and a byte "killed" for each run. Each command
+# writes before it reads, so the last of five inside counts five. A killed command does not count:
+# the kernel returns its token before its parent can see its end.
 COMMAND = """
 import os, random, sys, time
 file, number, runs = os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2]), int(sys.argv[3])
@@ -138,7 +140,9 @@ class Figures:
 def storm(
     subject: Ours | TheirFlock | Sem, runs: int, seconds: float = 0.15, seed: int | None = None
 ) -> Figures:
-    """Start so many runs, AT_ONCE at a time, and kill a tenth of them while they start, wait, or are the command."""
+    """Start so many runs, AT_ONCE at a time, and kill a tenth of them while they start, wait, or
+    are the command.
+    """
     numbers = random.Random(seed)
     figures = Figures()
     descriptor, path = tempfile.mkstemp()
@@ -238,11 +242,13 @@ def _end_left(path: str) -> int:
     return left
 
 
-# --- What it costs ------------------------------------------------------------------------------------------------------------------
+# --- What it costs --------------------------------------------------------------------------------
 
 
 def start_up(lines: dict[str, list[str]], times: int = 40) -> dict[str, float]:
-    """Return each command's least time in milliseconds. The commands take turns, so that a busy moment strikes all."""
+    """Return each command's least time in milliseconds. The commands take turns, so that a busy
+    moment strikes all.
+    """
     best = dict.fromkeys(lines, float("inf"))
     with tempfile.TemporaryDirectory() as folder:  # holds compiled modules, as an installation does
         environment = {**ENVIRONMENT, "PYTHONPYCACHEPREFIX": folder}
@@ -258,7 +264,9 @@ def start_up(lines: dict[str, list[str]], times: int = 40) -> dict[str, float]:
 
 
 def memory(line: list[str]) -> float:
-    """Return the MB that this command and its children have resident while the last of them, sleep, runs."""
+    """Return the MB that this command and its children have resident while the last of them, sleep,
+    runs.
+    """
     process = subprocess.Popen(line, cwd="/", env=ENVIRONMENT, start_new_session=True)
     try:
         wait_for(lambda: b"sleep" in _names(process.pid)[-1])

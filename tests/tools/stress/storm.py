@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storms of signals whose handler raises, on acquiring, waiting, releasing, creating. They run in the main thread of a process."""
+"""Storms of signals whose handler raises, on acquiring, waiting, releasing, creating. They run in
+the main thread of a process.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Interrupt(Exception):
 
 
 class _Storm:
-    """One signal at a time. The next is armed when this one has been caught, so that each signal and its damage are counted."""
+    """One signal at a time. The next is armed when this one has been caught, so that each signal
+    and its damage are counted.
+    """
 
     def __init__(self, seed: int | None = None) -> None:
         self.made = self.caught = self.lost = self.gained = self.swallowed = 0
@@ -68,7 +72,7 @@ def _compiled(template: str, statement: str, namespace: dict[str, Any]) -> Calla
     return namespace["rounds"]  # type: ignore[no-any-return]
 
 
-# --- free tokens -------------------------------------------------------------------------------------------------------------------------
+# --- free tokens ----------------------------------------------------------------------------------
 
 _BUSY_ROUNDS = """
 def rounds(sem, interrupts):
@@ -117,7 +121,7 @@ def busy(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
     return storm.outcome()
 
 
-# --- a token that another process releases ----------------------------------------------------------------------------------------------
+# --- a token that another process releases --------------------------------------------------------
 
 _WAITING_ROUNDS = """
 def rounds(sem, interrupts):
@@ -194,8 +198,9 @@ def waiting(
 
     try:
         with Children() as children, Gate() as held, Gate() as go, Gate() as done:
-            # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a thread takes the GIL back, and a signal at that very
-            # moment is forgotten until the next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
+            # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a
+            # thread takes the GIL back, and a signal at that very moment is forgotten until the
+            # next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
             names = {
                 "nap": time.sleep,
                 "limit": limit,
@@ -217,15 +222,17 @@ def waiting(
     return storm.outcome()
 
 
-# --- a signal just before the kernel sleeps ---------------------------------------------------------------------------------------------
+# --- a signal just before the kernel sleeps -------------------------------------------------------
 
 PATIENCE = 5.0
 
 
 def noticed(peer: Peer, interrupts: int, processes: int = 100) -> dict[str, Any]:
-    """Interrupt the beginning of waits for a token that never comes; count those that only a second signal, 5 s later, ends.
+    """Interrupt the beginning of waits for a token that never comes; count those that only a second
+    signal, 5 s later, ends.
 
-    Many processes do that at once: a signal that comes too soon for the kernel and too late for Python costs up to a second.
+    Many processes do that at once: a signal that comes too soon for the kernel and too late for
+    Python costs up to a second.
     """
     sem = peer.empty()
     figures = shared(ctypes.c_double * (3 * processes))
@@ -259,7 +266,7 @@ def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place:
             figures[place + 2] = max(figures[place + 2], took)
 
 
-# --- creating and closing ---------------------------------------------------------------------------------------------------------------
+# --- creating and closing -------------------------------------------------------------------------
 
 _CREATING_ROUNDS = """
 def rounds(sem, interrupts):
@@ -281,7 +288,9 @@ def mappings(part: str) -> int:
 
 
 def creating(peer: Peer, interrupts: int) -> dict[str, Any]:
-    """Interrupt constructors, close() and finalizers. The caller counts the names left, when this process has ended."""
+    """Interrupt constructors, close() and finalizers. The caller counts the names left, when this
+    process has ended.
+    """
     storm = _Storm()
 
     def swallow(

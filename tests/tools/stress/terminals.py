@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terminals, signals and other programs around the command line's run and around flock(1): ``python tests/tools/stress/terminals.py`` prints a table.
+"""Terminals, signals and other programs around the command line's run and around flock(1): ``python
+tests/tools/stress/terminals.py`` prints a table.
 
 Each scenario returns its outcome in words. The suite compares run's with the expected one.
 """
@@ -217,7 +218,7 @@ def after(subject: Run, code: int, pid: int) -> str:
     return f"{ended(code)}, {fate(pid)}, {token}"
 
 
-# --- Scenarios ----------------------------------------------------------------------------------------------------------------------
+# --- Scenarios ------------------------------------------------------------------------------------
 
 
 def interrupted_wait(subject: Run) -> str:

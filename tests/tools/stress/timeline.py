@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A limit of three whose holders are killed: who is inside, who waits, how many tokens are left. Written to a file for tests/tools/pictures.py."""
+"""A limit of three whose holders are killed: who is inside, who waits, how many tokens are left.
+Written to a file for tests/tools/pictures.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _WAITS, _INSIDE = 1, 2
 
 
 def killing(peer: Peer, seconds: int) -> dict[str, Any]:
-    """Let six workers loop over a with statement. Now and then kill one that is inside, and start another in its place."""
+    """Let six workers loop over a with statement. Now and then kill one that is inside, and start
+    another in its place.
+    """
     sem = peer.create(unique_name(), TOKENS)
     states = shared(ctypes.c_byte * WORKERS)
     bars: list[list[Any]] = []  # worker, "waits" or "inside", from, to, whether it was killed
