@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import enum
 import errno
+from functools import partial
 from itertools import repeat
 from operator import attrgetter
 
@@ -378,7 +379,10 @@ class Hold:
     def __init__(self, sem: Any, n: int, timeout: float | None) -> None:
         self._sem, self._n, self._timeout = sem, n, timeout
         self._handle = handle = sem._handle_for(n)
-        self._exit = handle.leave
+        # A with statement keeps __exit__ alone. If nobody else has the semaphore, its name must
+        # live until the end of the block.
+        self._exit = partial(handle.leave)
+        self._exit.kept = sem, handle  # type: ignore[attr-defined]
 
     def __enter__(self) -> Any:
         sem = self._sem

@@ -334,9 +334,9 @@ class Set:
     def remove(self) -> None:
         """Remove the set. Waiters fail with EIDRM."""
         try:
-            self.library.remove(self.id)  # this process may have left
-        except OSError as error:
-            raise self.failure(error) from None
+            self.library.remove(self.id)
+        except OSError as error:  # also a FileNotFoundError after this process has left
+            raise _sets().failure(self.library, error, self.name) from None
 
     def check_total(self, n: int) -> None:
         """ValueError: there are fewer than n tokens in all."""

@@ -50,6 +50,15 @@ def test_the_name_goes_with_its_creator(name, end):
     assert not exists(name)
 
 
+@pytest.mark.parametrize("hold", [lambda sem: sem, lambda sem: sem.hold()], ids=["with", "hold"])
+def test_a_with_statement_keeps_the_name_of_an_object_that_nobody_else_has(name, hold):
+    with hold(NamedSemaphore(name)):
+        collect()
+        assert exists(name)
+    collect()
+    assert not exists(name)
+
+
 @pytest.mark.parametrize(("given", "unlinked"), [(None, True), (True, True), (False, False)])
 def test_the_end_of_the_interpreter_does_what_close_does(name, given, unlinked):
     code = f"sem = NamedSemaphore(sys.argv[1], unlink_on_delete={given})"

@@ -1616,6 +1616,33 @@ process.join()
 # --- All together ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("unlink_on_delete", [None, True])
+@pytest.mark.parametrize(
+    "hold",
+    [
+        pytest.param(lambda sem: sem, id="with"),
+        pytest.param(lambda sem: sem.hold(), id="hold"),
+        pytest.param(lambda sem: sem.hold(2), id="hold-2"),
+        pytest.param(lambda sem: sem.slot(), id="slot"),
+    ],
+)
+def test_a_with_statement_keeps_what_nobody_else_has(name, Robust, hold, unlink_on_delete):
+    """And nothing is said when it ends."""
+    with hold(Robust(name, 3, unlink_on_delete=unlink_on_delete)):
+        collect()
+        assert exists(name)
+    collect()
+    assert not exists(name)
+
+
+@pytest.mark.parametrize("end", ["", "del sem", "sem.close()"])
+def test_the_end_of_the_last_user_that_is_to_unlink_is_quiet(name, end):
+    code = "import sys; from named_semaphores import RobustSemaphore as R; sem = R(sys.argv[1], unlink_on_delete=True); "
+    done = run_python(code + end, name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not exists(name)
+
+
 def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp_path):
     path = tmp_path / "marks"
     path.write_bytes(bytes(users.SIZE))
