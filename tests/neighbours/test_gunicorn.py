@@ -20,7 +20,14 @@ pytest.importorskip("gunicorn")
 COMMAND = (sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "app:application")
 
 
+SYNC = ("--workers", "6")
+# Each of these serves many requests at once.
+GREENLETS = ("--worker-class", "gevent", "--workers", "3")
+
+
 def gunicorn(folder: Path, name: str, number: int, *options: str):
+    if "gevent" in options:
+        pytest.importorskip("gevent")
     return serving(folder, name, "", number, *COMMAND, *options)
 
 
@@ -37,8 +44,9 @@ def reload(server: Server, monitor: RobustSemaphore, number: int) -> float:
     return time.monotonic()
 
 
-def test_the_number_named_at_a_reload_holds(name, tmp_path):
-    with gunicorn(tmp_path, name, 2, "--workers", "6") as server:
+@pytest.mark.parametrize("workers", [SYNC, GREENLETS], ids=["sync", "gevent"])
+def test_the_number_named_at_a_reload_holds(workers, name, tmp_path):
+    with gunicorn(tmp_path, name, 2, *workers) as server:
         monitor = RobustSemaphore(name)
         with Load(server, clients=8) as load:
             load.assert_at_once(2, since=0)
@@ -53,12 +61,16 @@ def test_the_number_named_at_a_reload_holds(name, tmp_path):
         monitor.close()
 
 
-@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
-def test_a_killed_worker_loses_no_token(options, name, tmp_path):
-    with gunicorn(tmp_path, name, 2, "--workers", "4", *options) as server:
+@pytest.mark.parametrize(
+    "workers",
+    [SYNC, (*SYNC, "--preload"), GREENLETS],
+    ids=["sync", "preload", "gevent"],
+)
+def test_a_killed_worker_loses_no_token(workers, name, tmp_path):
+    with gunicorn(tmp_path, name, 2, *workers) as server:
         monitor = RobustSemaphore(name)
         with Load(server, clients=6) as load:
-            for _ in range(10):
+            for _ in range(6):
                 wait_for(lambda: monitor.holders)
                 for pid, _ in monitor.holders[:1]:
                     os.kill(pid, signal.SIGKILL)
@@ -67,16 +79,4 @@ def test_a_killed_worker_loses_no_token(options, name, tmp_path):
         assert load.lost
         wait_for(lambda: not monitor.holders)
         assert (monitor.value, monitor.total, monitor.waiting) == (2, 2, 0)
-        monitor.close()
-
-
-def test_workers_of_greenlets_serve_all_requests(name, tmp_path):
-    pytest.importorskip("gevent")
-    options = ("--worker-class", "gevent", "--workers", "2")
-    with gunicorn(tmp_path, name, 3, *options) as server:
-        with Load(server, clients=30) as load:
-            load.assert_at_once(3, since=0)
-            wait_for(lambda: len(load.pids()) == 2)
-        with RobustSemaphore(name) as monitor:
-            assert (monitor.value, monitor.total) == (2, 3)
         monitor.close()
