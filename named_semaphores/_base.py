@@ -89,10 +89,9 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS = 2
         UNLINK_AND_CREATE = 3
 
-    # Defaults for an object whose constructor did not run, so that close() and repr() work. The
-    # attributes of the hot path (_tries, _posts, _exit) have none: CPython 3.11 and later find an
-    # attribute of an object quickly only if its class has none of that name. The types are
-    # comments, because help() would show annotations.
+    # For an object whose constructor did not run, so that close() and repr() work. _tries, _posts
+    # and _exit have no defaults: CPython finds an object's attribute quickly only if its class has
+    # none of that name. The types are comments, because help() would show annotations.
     _name = None  # type: str | None
     _handle = None  # type: Any
     _linked = False
@@ -139,11 +138,9 @@ class Semaphore:
         token is taken; if it returns, the wait goes on.
 
         Args:
-            blocking: False returns at once. It must be a bool: ``acquire(5)`` is a ValueError,
-                and not five seconds.
-            timeout: the longest wait, in seconds: any number from 0, infinity too; None waits
-                without an end. Unlike in ``threading``, a negative one is a ValueError. It runs
-                on the monotonic clock, and never ends early.
+            blocking: False returns at once. ``acquire(5)`` is a ValueError, not five seconds.
+            timeout: the longest wait, in seconds on the monotonic clock: any number from 0,
+                infinity too; None waits without an end. It never ends early.
 
         Returns:
             True with a token, False without one.
@@ -151,24 +148,26 @@ class Semaphore:
         Raises:
             ValueError: a bad argument, or the semaphore is closed; no token is taken.
         """
+        # Only unusual arguments cost a call here.
         if timeout is None:
             if blocking is not True and blocking is not False:
                 check_wait(self._name, blocking, timeout)
         else:
             try:  # numpy's arrays are compared item by item: the result is no bool
-                if (timeout >= 0) is not True or blocking is not True:
-                    check_wait(self._name, blocking, timeout)
+                is_usual = (timeout >= 0) is True and blocking is True
             except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
+                is_usual = False
+            if not is_usual:
                 check_wait(self._name, blocking, timeout)
         for taken in self._tries:
             if taken:
                 return True
             break
+        handle = self._open_handle()
         if timeout is not None:
-            return self._wait(deadline_of(self._name, timeout), self._open_handle())
-        if blocking:
-            return self._wait_endless()
-        return self._wait(0, self._open_handle())  # one more try, which tells errno
+            return self._wait(deadline_of(self._name, timeout), handle)
+        # After a deadline of 0 there is one more try, which tells errno.
+        return self._wait_endless(handle) if blocking else self._wait(0, handle)
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
@@ -180,7 +179,7 @@ class Semaphore:
             if taken:
                 return self
             break
-        self._wait_endless()
+        self._wait_endless(self._open_handle())
         return self
 
     if TYPE_CHECKING:
@@ -213,13 +212,13 @@ class Semaphore:
     async def acquire_async(self, timeout: float | None = None) -> bool:
         """Take a token as ``acquire`` does, in a task of asyncio: the loop runs during the wait.
 
-        Tasks of one loop that wait for one object get tokens in the order in which they came. A
-        cancelled task has no token. A signal handler that raises may cost one, here and in
-        ``async with``: use ``loop.add_signal_handler``.
+        Tasks of one loop that wait for one object get tokens in their order. A cancelled task has
+        no token. A signal handler that raises may cost one, here and in ``async with``: use
+        ``loop.add_signal_handler``.
 
-        A thread waits on behalf of the tasks. After a timeout or a cancellation it may wait on for
-        up to a second: ``waiting`` counts it, and a token that is released then is free again some
-        milliseconds later.
+        A thread waits for the tasks. After a timeout or a cancellation it may wait on for up to a
+        second: ``waiting`` counts it, and a token that is released then is free some milliseconds
+        later.
 
         Args:
             timeout: the longest wait, in seconds, as for ``acquire``.
@@ -250,11 +249,9 @@ class Semaphore:
         """Put the token back. Never swallows an exception."""
         self._exit(*exception)
 
-    def _wait_endless(self, handle: Any = None) -> bool:
+    def _wait_endless(self, handle: Any) -> bool:
         # The first slice is a call that is ready: most waits need no more, and building a call
-        # takes as long as a hand-over between two processes. The local variable keeps the handle
-        # open until this returns, even if another thread closes the semaphore.
-        handle = handle or self._handle or self._open_handle()
+        # takes as long as a hand-over between two processes.
         if patched_sleep() is None:
             for taken in handle.first_waits:
                 if taken:
@@ -274,6 +271,8 @@ class Semaphore:
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         """Return True with a token; False without, once ``clock()`` is ``deadline``."""
         outcome: list[int] = []  # extend() puts a call's status here before Python runs handlers
+        # If the loop's body ended in an if statement, CPython 3.13 and 3.14 would not run the
+        # except block for a signal at the jump back.
         try:
             for call in waits(handle, deadline):
                 outcome.extend(call)
@@ -290,7 +289,10 @@ class Semaphore:
             raise
 
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
-        """Take a token in the thread that waits for tasks, where no signal handler runs."""
+        """Take a token in the thread that waits for tasks, where no signal handler runs.
+
+        is_wanted: asked during longer waits (RobustSemaphore's for several tokens).
+        """
         status, error = handle.wait_until(until)
         if status:
             self._raise_unless_retry(status, error)

@@ -156,16 +156,15 @@ class NamedSemaphore(Semaphore):
             value = handle.value()
         except NotImplementedError:
             value = 0
-        if value + n > libc.value_max:
+        failed = value + n > libc.value_max
+        if not failed:
+            check_integer(self._name, "n", n, 1, _MOST)
+            try:
+                failed = any(islice(handle.posts, n))  # in C, so that no signal ends it half-way
+            except ValueError:  # SemLock's: another process has released meanwhile
+                failed = True
+        if failed:
             hint = f"its value is {value}, {n} more would pass the maximum, {libc.value_max}"
-            raise oserror(errno.EOVERFLOW, libc, self.name, hint)
-        check_integer(self._name, "n", n, 1, _MOST)
-        try:
-            failed = any(islice(handle.posts, n))  # in C, so that no signal ends it half-way
-        except ValueError:  # SemLock's
-            failed = True
-        if failed:  # another process has released meanwhile
-            hint = f"its value is the maximum, {libc.value_max}"
             raise oserror(errno.EOVERFLOW, libc, self.name, hint)
 
     def unlink(self) -> None:
@@ -209,11 +208,10 @@ class NamedSemaphore(Semaphore):
 
 def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tuple[Handle, bool]:
     """Return the open semaphore, and whether it existed."""
-    creating = False
     while True:  # until no other process comes between two steps
+        creating = False
         try:
             if existence is _LINK_OR_CREATE or existence is _RAISE_IF_NOT_EXISTS:
-                creating = False
                 try:
                     return libc.link(name), True
                 except FileNotFoundError:

@@ -287,8 +287,8 @@ class RobustSemaphore(Semaphore):
             return ""
         return f": {shown_holders(found)}" if found else ""
 
-    def _wait_endless(self, handle: Any = None) -> bool:
-        if handle is not None and handle.n > 1:
+    def _wait_endless(self, handle: Any) -> bool:
+        if handle.n > 1:
             return self._wait(None, handle)
         return super()._wait_endless(handle)
 

@@ -520,7 +520,7 @@ def test_a_maximum_that_others_reach_meanwhile_is_told(name):
 
     sem = bound(Full(), "linux")(name, 1)  # its value says that there is room
     for n in (1, 2):
-        with pytest.raises(OSError, match="its value is the maximum, 2147483647") as raised:
+        with pytest.raises(OSError, match="would pass the maximum, 2147483647") as raised:
             sem.release(n)
         assert raised.value.errno == errno.EOVERFLOW
     sem.close()

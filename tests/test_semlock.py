@@ -98,7 +98,7 @@ def test_a_deleted_object_leaves_nothing_mapped(name):
 def test_a_maximum_that_others_reach_meanwhile_is_told(name, monkeypatch):
     sem = NamedSemaphore(name, libc_of().value_max)
     monkeypatch.setattr(sem._handle, "value", lambda: 0)
-    with pytest.raises(OSError, match=f"its value is the maximum, {libc_of().value_max}") as raised:
+    with pytest.raises(OSError, match=f"would pass the maximum, {libc_of().value_max}") as raised:
         sem.release(2)
     assert raised.value.errno == errno.EOVERFLOW
     sem.close()
