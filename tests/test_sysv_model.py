@@ -67,10 +67,10 @@ class Calls(SysV):
         result = self.call("get", flags)
         if result in (MISSING, EXISTS):
             raise (FileNotFoundError if result == MISSING else FileExistsError)(2, "")
-        return result  # type: ignore[no-any-return]
+        return result
 
     def operate(self, semid: Any, operations: list[Operation]) -> bool:
-        return self.call("operate", plain(semid), tuple(operations))  # type: ignore[no-any-return]
+        return self.call("operate", plain(semid), tuple(operations))
 
     def semop_now(self, semid: Any, pointer: Any, count: Any) -> int:
         array = [(one.sem_num, one.sem_op, one.sem_flg) for one in pointer._obj]
@@ -81,10 +81,10 @@ class Calls(SysV):
 
     def wait(self, semid: Any, operations: list[Operation], deadline: int | None) -> bool:
         call = ("wait", plain(semid), tuple(operations), deadline is not None)
-        return self.call(*call)  # type: ignore[no-any-return]
+        return self.call(*call)
 
     def value(self, semid: Any, number: int) -> int:
-        return self.call("value", plain(semid), number)  # type: ignore[no-any-return]
+        return self.call("value", plain(semid), number)
 
     def values(self, semid: Any) -> list[int] | None:
         return list(self.call("values", plain(semid)))
@@ -97,7 +97,7 @@ class Calls(SysV):
             raise PermissionError(1, "")
         self.call("remove", plain(semid))
 
-    sleep = staticmethod(lambda seconds: None)  # type: ignore[assignment]
+    sleep = staticmethod(lambda seconds: None)
 
 
 class Joined(NamedTuple):
@@ -135,7 +135,7 @@ class Script(NamedTuple):
         """Return the process, stopped at its next call."""
         action, joined, held, results = process[:4]
         pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at)
-        _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid)  # type: ignore[attr-defined]
+        _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid)
         try:
             while action < len(self.actions):
                 if self.actions[action][0] == "fork" and not results:
@@ -211,7 +211,7 @@ def do(
             if current.operate(rest) or current.operate(_set.give_up(current.account)):
                 raise Violation("a child has ended its parent's turn")
         elif what == "fork":
-            return joined._replace(forked=True), held  # type: ignore[union-attr]
+            return joined._replace(forked=True), held
     except ValueError:  # there are fewer than it wants
         return joined, held
     except (Removed, FileNotFoundError):
@@ -474,13 +474,12 @@ class Search:
         if outcome is None:
             state = state._replace(kernel=kernel._replace(waiting=(*kernel.waiting, i)))
             process = state.processes[i]
-            assert process is not None
             if self.overtaking is not None and process.overtaken < 0:
                 state = self.put(state, i, process._replace(overtaken=0))
             return state
         if outcome is False:
             return self.answer(state, i, False)
-        what, *arguments = self.scripts[i].actions[state.processes[i].action]  # type: ignore[union-attr]
+        what, *arguments = self.scripts[i].actions[state.processes[i].action]
         if what == "open" and arguments[1].get("link") is False and (USERS, 1, UNDO) in call[2]:
             if any(self.is_user(state, j) for j in range(len(self.scripts))):
                 raise Violation("a process created what another has open")
@@ -493,7 +492,6 @@ class Search:
 
     def answer(self, state: State, i: int, result: Any) -> State:
         process = state.processes[i]
-        assert process is not None
         following = self.go_on(i, process, result)
         state = self.put(state, i, following)
         if following.held > process.held:
@@ -530,8 +528,6 @@ class Search:
         """Let whoever waits have what became possible, the longest waiter first."""
         for i in state.kernel.waiting:
             process = state.processes[i]
-            assert process is not None
-            assert process.call is not None
             outcome = self.attempt(state.kernel, i, process.call[2])
             if outcome is not None:
                 kernel = self.without(outcome or state.kernel, i)
@@ -545,13 +541,11 @@ class Search:
 
     def fork(self, state: State, i: int) -> State:
         parent, child = state.processes[i], self.scripts[i + 1]
-        assert parent is not None
         born = Process(joined=parent.joined, held=0)
         return self.answer(self.put(state, i + 1, child.go_on(born)), i, None)
 
     def remove(self, state: State, i: int) -> State:
         process = state.processes[i]
-        assert process is not None
         action = self.scripts[i].actions[process.action]
         if action[0] != "unlink" and not (action[0] == "open" and action[2].get("anew")):
             if any(self.is_user(state, j) for j in range(len(self.scripts))):
@@ -824,97 +818,82 @@ def careless_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0)
     return [*tokens, (account, n - 1, UNDO), (TURN, -1, NU)]
 
 
-# What is put in the place of what, the search, and what it finds.
-FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "several wait for all": ({"Set.take": wait_for_all_at_once}, "three of three", TOO_OFTEN),
-    "reservations": (
-        {"Set.take": reserve, "Search.check": lambda search, state: None},
-        "two want two",
-        TOO_OFTEN,
-    ),
-    "a turn left behind": (
-        {"give_up": lambda account: _set.give(account, 1)},
-        "one of several in vain",
-        "a turn is left behind",
-    ),
-    "a child ends its parent's turn": (
-        {"take_rest": careless_rest},
-        "a fork during a wait",
-        "a process ends another's turn|a child has ended its parent's turn",
-    ),
-    "leaving twice": (
-        {"Set.has_left": lambda current: False},
-        "leaving twice",
-        "a process has left twice",
-    ),
-    "leaving with tokens": (
-        {"leave": lambda account: [(account, -1, NU), (USERS, -1, NU)]},
-        "leaving with tokens",
-        DIFFERENT,
-    ),
-    "a last account that counts its sharers": (
-        {
-            "JOIN_LAST": [(DEAD, 0, NOWAIT), (Search(USER).size - 1, 1, UNDO), (USERS, 1, UNDO)],
-            "leave_last": _set.leave,
-        },
-        "the last account",
-        DIFFERENT,
-    ),
-    "an account that two have": (
-        {"join": lambda account: [(DEAD, 0, NOWAIT), (account, 1, UNDO), (USERS, 1, UNDO)]},
-        "users",
-        DIFFERENT,
-    ),
-    "joining what is being removed": (
-        {"join": lambda account: [(account, 0, NOWAIT), (account, 1, UNDO), (USERS, 1, UNDO)]},
-        "users",
-        USED,
-    ),
-    "a user that outlives its process": (
-        {"join": lambda account: [(DEAD, 0, NOWAIT), (account, 0, NOWAIT), (USERS, 1, 0)]},
-        "users",
-        "USERS is wrong",
-    ),
-    "a removal without a mark": (
-        {"MARK_IDLE": [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT)]},
-        "users",
-        USED,
-    ),
-    "a mark that outlives its process": (
-        {"MARK_IDLE": [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT), (DEAD, 1, 0)]},
-        "of other users",
-        "USERS or DEAD is wrong|it goes on for ever",
-    ),
-    "a mark without TOTAL": ({"MARK_UNUSED": [(USERS, 0, NOWAIT), (DEAD, 1, UNDO)]}, "swept", USED),
-    "tokens that die with their holder": (
-        {"take": lambda account, n, bias, flags=0: [(TOKENS, -bias - n, flags), (TOKENS, bias, 0)]},
-        "users",
-        "a process does not hold what it believes",
-    ),
-    "tokens out of nothing": (
-        {"give": lambda account, n: [(TOKENS, n, UNDO)]},
-        "too many released",
-        DIFFERENT,
-    ),
-    "resizing TOTAL alone": (
-        {"resize": lambda old, new: [(TOTAL, new - old, NOWAIT)]},
-        "resized at once",
-        DIFFERENT,
-    ),
-    "taking over what is used": (
-        {"take_over": _set.join},
-        "of other users, to create",
-        "a process created what another has open",
-    ),
-}
+def fault(name: str, search: str, message: str, **wrong: Any) -> Any:
+    """wrong: what is put in the place of a transition, or Set.take as Set_take."""
+    return pytest.param(search, message, wrong, id=name)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_search_finds_a_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong, search, message = FAULTS[fault]
+IDLE, NOT_DEAD = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT)], (DEAD, 0, NOWAIT)
+NEW_USER = (USERS, 1, UNDO)
+FAULTS = (
+    fault("several wait for all", "three of three", TOO_OFTEN, Set_take=wait_for_all_at_once),
+    fault(
+        "reservations", "two want two", TOO_OFTEN, Set_take=reserve, Search_check=lambda *_: None
+    ),
+    fault(
+        "a turn left behind", "one of several in vain", "a turn is left behind",
+        give_up=lambda account: _set.give(account, 1),
+    ),
+    fault(
+        "a child ends its parent's turn", "a fork during a wait",
+        "a process ends another's turn|a child has ended", take_rest=careless_rest,
+    ),
+    fault(
+        "leaving twice", "leaving twice", "a process has left twice", Set_has_left=lambda _: False
+    ),
+    fault(
+        "leaving with tokens", "leaving with tokens", DIFFERENT,
+        leave=lambda account: [(account, -1, NU), (USERS, -1, NU)],
+    ),
+    fault(
+        "a last account that counts its sharers", "the last account", DIFFERENT,
+        JOIN_LAST=[NOT_DEAD, (Search(USER).size - 1, 1, UNDO), NEW_USER], leave_last=_set.leave,
+    ),
+    fault(
+        "an account that two have", "users", DIFFERENT,
+        join=lambda account: [NOT_DEAD, (account, 1, UNDO), NEW_USER],
+    ),
+    fault(
+        "joining what is being removed", "users", USED,
+        join=lambda account: [(account, 0, NOWAIT), (account, 1, UNDO), NEW_USER],
+    ),
+    fault(
+        "a user that outlives its process", "users", "USERS is wrong",
+        join=lambda account: [NOT_DEAD, (account, 0, NOWAIT), (USERS, 1, 0)],
+    ),
+    fault("a removal without a mark", "users", USED, MARK_IDLE=IDLE),
+    fault(
+        "a mark that outlives its process", "of other users", "USERS or DEAD|it goes on for ever",
+        MARK_IDLE=[*IDLE, (DEAD, 1, 0)],
+    ),
+    fault("a mark without TOTAL", "swept", USED, MARK_UNUSED=[*IDLE[1:], (DEAD, 1, UNDO)]),
+    fault(
+        "tokens that die with their holder", "users", "a process does not hold what it believes",
+        take=lambda account, n, bias, flags=0: [(TOKENS, -bias - n, flags), (TOKENS, bias, 0)],
+    ),
+    fault(
+        "tokens out of nothing", "too many released", DIFFERENT,
+        give=lambda account, n: [(TOKENS, n, UNDO)],
+    ),
+    fault(
+        "resizing TOTAL alone", "resized at once", DIFFERENT,
+        resize=lambda old, new: [(TOTAL, new - old, NOWAIT)],
+    ),
+    fault(
+        "taking over what is used", "of other users, to create",
+        "a process created what another has open", take_over=_set.join,
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("search", "message", "wrong"), FAULTS)
+def test_the_search_finds_a_fault(
+    search: str, message: str, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for what, replacement in wrong.items():
-        holder: Any = {"Set": Set, "Search": Search}.get(what.partition(".")[0], _set)
-        monkeypatch.setattr(holder, what.rpartition(".")[2], replacement)
+        holder: Any = {"Set": Set, "Search": Search}.get(what.partition("_")[0], _set)
+        name = what if holder is _set else what.partition("_")[2]
+        monkeypatch.setattr(holder, name, replacement)
         if hasattr(_opening, what):
             monkeypatch.setattr(_opening, what, replacement)
     with pytest.raises(Violation, match=f"^({message})"):
