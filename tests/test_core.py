@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NamedSemaphore does beyond the contract, on every platform profile.
-
-Where platforms differ, a test says what each does.
-"""
+"""What NamedSemaphore does beyond the contract, on every platform profile."""
 
 from __future__ import annotations
 
@@ -11,20 +8,12 @@ import itertools
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import kinds
 import pytest
 from kinds import bound, file_of, libc_of, tokens
-from support import (
-    NOBODY,
-    SLOW,
-    collect,
-    start_python,
-    thread,
-    why_always_the_same_user,
-)
+from support import NOBODY, SLOW, collect, start_python, thread, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore
 from named_semaphores._libc import OTHER_SIZE, OTHERS, SIZE
@@ -32,9 +21,6 @@ from named_semaphores._libc import OTHER_SIZE, OTHERS, SIZE
 KINDS = kinds.POSIX
 Flags = NamedSemaphore.Flags
 LINK = Flags.RAISE_IF_NOT_EXISTS
-needs_root = pytest.mark.skipif(
-    why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}"
-)
 
 
 @pytest.fixture
@@ -48,24 +34,12 @@ def sem(kind, name):
 # --- creating and linking
 
 
-def test_a_link_ignores_the_initial_value(kind, sem):
-    link = kind.cls(sem.name, 7)
-    assert tokens(link) == 2
+@pytest.mark.parametrize("value", [0, 1000])
+def test_the_initial_value_is_the_number_of_tokens_and_ignored_by_links(kind, name, value):
+    sem, link = kind.cls(name, value), kind.cls(name, 7)
+    assert tokens(link) == value
     link.close()
-
-
-@pytest.mark.parametrize("value", [0, 1, 1000])
-def test_the_initial_value_is_the_number_of_tokens(kind, name, value):
-    sem = kind.cls(name, value)
-    assert tokens(sem) == value
     sem.close()
-
-
-def test_an_initial_value_of_one_more_than_the_maximum(kind, name):
-    bad = kind.libc.value_max + 1
-    with pytest.raises(ValueError, match=f"from 0 to {bad - 1}, not {bad}"):
-        kind.cls(name, bad)
-    assert not kind.exists(name)
 
 
 def test_the_longest_name_works_and_one_longer_is_refused(kind, name):
@@ -74,10 +48,8 @@ def test_the_longest_name_works_and_one_longer_is_refused(kind, name):
         sem = kind.cls(name.ljust(longest, "x"))
         assert kind.exists(sem.name)
         sem.close()
-        with pytest.raises(
-            OSError,
-            match=f"at most {longest} bytes here, its slash included, and this one {longest + 1}",
-        ) as raised:
+        text = f"at most {longest} bytes here, its slash included, and this one {longest + 1}"
+        with pytest.raises(OSError, match=text) as raised:
             kind.cls(name.ljust(longest + 1, "x"))
         assert raised.value.errno == errno.ENAMETOOLONG
 
@@ -99,8 +71,7 @@ def test_the_mode_is_that_of_the_file(kind, name):
 
 def test_anybody_may_release(kind, name):
     # Also what nobody took: so processes signal to each other.
-    sem = kind.cls(name, 0)
-    link = kind.cls(name)
+    sem, link = kind.cls(name, 0), kind.cls(name)
     with thread(sem.acquire) as got:
         link.release()
     assert got == [True]
@@ -110,70 +81,40 @@ def test_anybody_may_release(kind, name):
     sem.close()
 
 
-def test_value_is_not_negative_while_a_thread_waits(kind, name):
-    sem = kind.cls(name, 0)
-    with thread(sem.acquire):
-        time.sleep(0.02)  # there is no telling that it waits; too short a time only tests less
-        assert "value=0" in repr(sem) or not kind.tells_value
-        sem.release()
-    sem.close()
-
-
-def test_release_past_the_maximum_releases_nothing(kind, sem):
+def test_no_more_than_the_maximum(kind, name):
     maximum = kind.libc.value_max
-    n = maximum - 1
-    if not kind.tells_value:  # nor does macOS check
-        with pytest.raises(OSError, match=f"{maximum + 1} more would pass the maximum, {maximum}"):
-            sem.release(maximum + 1)
-        assert tokens(sem) == 2
-        return
-    with pytest.raises(
-        OSError, match=f"its value is 2, {n} more would pass the maximum, {maximum}"
-    ) as raised:
+    with pytest.raises(ValueError, match=f"from 0 to {maximum}, not {maximum + 1}"):
+        kind.cls(name, maximum + 1)
+    assert not kind.exists(name)
+    sem = kind.cls(name, 2)
+    value = 2 if kind.tells_value else 0
+    n = maximum - value + 1
+    text = f"its value is {value}, {n} more would pass the maximum, {maximum}"
+    with pytest.raises(OSError, match=text) as raised:
         sem.release(n)
-    assert raised.value.errno == errno.EOVERFLOW
-    assert raised.value.filename == sem.name
-    assert sem.value == 2
-
-
-def test_at_the_maximum_one_more_is_refused(kind, name):
-    maximum = kind.libc.value_max
-    if (
-        maximum > 2**31 - 1
-    ):  # more than the host's semaphores have, so here even the fake refuses it
-        with pytest.raises(OSError, match=name):
-            kind.cls(name, maximum)
-        return
-    sem = kind.cls(name, maximum)
-    if not kind.tells_value:
-        sem.release()
-        sem.close()
-        return
-    assert sem.value == maximum
-    for n in (1, 2):
-        if n == 1 and kind.libc.platform == "cygwin":  # its sem_post does nothing, and returns 0
-            sem.release()
-            continue
-        with pytest.raises(OSError, match=str(maximum)) as raised:
-            sem.release(n)
-        assert raised.value.errno == errno.EOVERFLOW
-        assert raised.value.filename == name
-    with sem:
-        assert sem.value == maximum - 1
-    assert sem.value == maximum
+    assert (raised.value.errno, raised.value.filename) == (errno.EOVERFLOW, name)
+    assert tokens(sem) == 2
     sem.close()
+    # macOS and Cygwin do not check one more; the host has fewer than NetBSD and OpenBSD.
+    if kind.tells_value and kind.libc.platform != "cygwin" and maximum < 2**31:
+        sem = kind.cls(name, maximum)
+        for n in (1, 2):
+            with pytest.raises(OSError, match=str(maximum)) as raised:
+                sem.release(n)
+            assert (raised.value.errno, raised.value.filename) == (errno.EOVERFLOW, name)
+        with sem:
+            assert sem.value == maximum - 1
+        assert sem.value == maximum
+        sem.close()
 
 
 @pytest.mark.native
 def test_a_million_tokens_can_be_released_at_once_and_no_more(kind, name):
-    # All are posted with the GIL kept and signals unheard.
     sem = kind.cls(name, 0)
     sem.release(1_000_000)
-    for n in (1_000_001, 20_000_000):
-        with pytest.raises(
-            ValueError, match=f"'{name}': n must be an int from 1 to 1000000, not {n}"
-        ):
-            sem.release(n)
+    text = f"'{name}': n must be an int from 1 to 1000000, not 1000001"
+    with pytest.raises(ValueError, match=text):
+        sem.release(1_000_001)
     assert sem.value == 1_000_000
     sem.close()
 
@@ -181,33 +122,23 @@ def test_a_million_tokens_can_be_released_at_once_and_no_more(kind, name):
 # --- the name
 
 
-@pytest.mark.parametrize(("given", "unlinked"), [(None, True), (True, True), (False, False)])
-def test_the_creator_unlinks_the_name_unless_told_not_to(kind, name, given, unlinked):
+@pytest.mark.parametrize("creates", [True, False])
+@pytest.mark.parametrize("given", [None, True, False])
+def test_the_creator_unlinks_the_name_unless_told_not_to_and_others_if_told_to(
+    kind, name, creates, given
+):
+    other = None if creates else kind.cls(name, unlink_on_delete=False)
     sem = kind.cls(name, unlink_on_delete=given)
-    assert sem.unlink_on_delete is unlinked
+    unlinks = creates if given is None else given
+    assert sem.unlink_on_delete is unlinks
     sem.close()
-    assert sem.unlink_on_delete is unlinked
-    assert kind.exists(name) is not unlinked
-    if not unlinked:
+    assert sem.unlink_on_delete is unlinks
+    assert kind.exists(name) is not unlinks
+    if not unlinks:
         kind.cls(name, unlink_on_delete=True).close()
-
-
-@pytest.mark.parametrize(("given", "unlinked"), [(None, False), (True, True), (False, False)])
-def test_a_linked_object_unlinks_the_name_only_if_told_to(kind, sem, given, unlinked):
-    link = kind.cls(sem.name, unlink_on_delete=given)
-    assert link.unlink_on_delete is unlinked
-    link.close()
-    assert kind.exists(sem.name) is not unlinked
-
-
-def test_the_creator_may_close_first(kind, name):
-    sem, link = kind.cls(name, 2), kind.cls(name)
-    sem.close()
-    assert not kind.exists(name)
-    assert tokens(link) == 2
-    with link:
-        assert tokens(link) == 1
-    link.close()
+    if other:
+        assert tokens(other) == 1  # also without a name
+        other.close()
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -225,22 +156,13 @@ def test_clean_up_leaves_a_successor_where_the_system_can_tell_it_apart(kind, na
     assert not kind.exists(name)
 
 
-def test_clean_up_of_an_unlinked_name_is_quiet(kind, name):
-    sem = kind.cls(name)
-    sem.unlink()
-    sem.close()
-    assert sem.closed
-
-
-# --- other users; test_errors.py and test_cleanup.py test the same with fakes
-
-
-@needs_root
+@pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
 def test_another_users_semaphore_is_refused(kind, name):
+    # test_errors.py and test_cleanup.py test the same with fakes.
     sem = kind.cls(name, mode=0o600)
     os.seteuid(NOBODY)
     try:
-        for flag in (Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS, Flags.UNLINK_AND_CREATE):
+        for flag in (Flags.LINK_OR_CREATE, LINK, Flags.UNLINK_AND_CREATE):
             with pytest.raises(PermissionError) as raised:
                 kind.cls(name, handle_existence=flag)
             assert raised.value.filename == name
@@ -248,31 +170,10 @@ def test_another_users_semaphore_is_refused(kind, name):
                 assert "it belongs to user 0, group 0, with mode 0600" in str(raised.value)
         with pytest.raises(FileExistsError):
             kind.cls(name, handle_existence=Flags.RAISE_IF_EXISTS)
-        with pytest.raises(PermissionError):
-            sem.unlink()
-        collect()
-    finally:
-        os.seteuid(0)
-    assert kind.exists(name)
-    sem.close()
-
-
-@needs_root
-@pytest.mark.parametrize("closed", [True, False])
-def test_a_name_that_may_not_be_unlinked_is_reported_once(kind, name, closed):
-    sem = kind.cls(name, mode=0o666)
-    os.seteuid(NOBODY)
-    try:
-        if closed:
+        for remove in (sem.unlink, sem.close):
             with pytest.raises(PermissionError) as raised:
-                sem.close()
+                remove()
             assert raised.value.filename == name
-            assert sem.closed
-            sem.close()
-        else:
-            with pytest.warns(RuntimeWarning, match=f"could not be unlinked.*{name}"):
-                del sem
-                collect()
     finally:
         os.seteuid(0)
     assert kind.exists(name)
@@ -280,7 +181,6 @@ def test_a_name_that_may_not_be_unlinked_is_reported_once(kind, name, closed):
 
 
 # --- what may lie under a name on Linux, where semaphores are files
-
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
 
@@ -296,44 +196,37 @@ def path(name):
         path.unlink(missing_ok=True)
 
 
-def assert_not_linked(name, text):
-    """Assert that nothing links to the file, and that it is there nevertheless."""
-    with pytest.raises(FileExistsError, match=name):
-        NamedSemaphore(name, 1, Flags.RAISE_IF_EXISTS)
-    for flag in (Flags.LINK_OR_CREATE, LINK):
-        with pytest.raises(OSError, match=f"{text}.*{name}") as raised:
-            NamedSemaphore(name, 1, flag)
-        assert raised.value.filename == name
+IRREGULAR = "{path} is no regular file, so no semaphore"
+SHORT = "its file has {size} bytes and is too short to be a semaphore"
+OTHER = f"it is the semaphore of a {OTHERS} program, which works differently"
 
 
 @on_linux
 @pytest.mark.parametrize(
-    "make",
+    ("make", "text"),
     [
-        pytest.param(lambda path: path.mkdir(), id="directory"),
-        pytest.param(lambda path: path.symlink_to("/etc/passwd"), id="link"),
-        pytest.param(lambda path: path.symlink_to(path), id="loop"),
+        pytest.param(lambda path: path.mkdir(), IRREGULAR, id="directory"),
+        pytest.param(lambda path: path.symlink_to("/etc/passwd"), IRREGULAR, id="link"),
+        pytest.param(lambda path: path.symlink_to(path), IRREGULAR, id="loop"),
+        pytest.param(lambda path: path.write_bytes(b""), SHORT, id="empty"),
+        pytest.param(lambda path: path.write_bytes(bytes(SIZE - 1)), SHORT, id="short"),
+        pytest.param(lambda path: path.write_bytes(bytes(OTHER_SIZE)), OTHER, id="other size"),
     ],
 )
-def test_only_a_regular_file_is_a_semaphore(name, path, make):
+def test_a_file_that_is_no_semaphore_is_not_linked_and_left(name, path, make, text):
     make(path)
     before = path.lstat()
-    assert_not_linked(name, f"{path} is no regular file, so no semaphore")
-    assert path.lstat() == before
-    if not path.is_dir():
+    with pytest.raises(FileExistsError, match=name):
+        NamedSemaphore(name, 1, Flags.RAISE_IF_EXISTS)
+    text = text.format(path=path, size=before.st_size)
+    for flag in (Flags.LINK_OR_CREATE, LINK):
+        with pytest.raises(OSError, match=f"{text}.*{name}") as raised:
+            NamedSemaphore(name, 1, flag)
+        assert raised.value.filename == name
+    assert path.lstat().st_ino == before.st_ino
+    if path.is_symlink() or not path.is_dir():
         NamedSemaphore(name, 1, Flags.UNLINK_AND_CREATE).close()
         assert not os.path.lexists(path)
-
-
-@on_linux
-@pytest.mark.parametrize("size", [0, SIZE - 1, OTHER_SIZE])
-def test_a_file_too_short_or_of_the_other_word_size_is_not_linked(name, path, size):
-    path.write_bytes(b"\0" * size)
-    other = f"it is the semaphore of a {OTHERS} program, which works differently"
-    short = f"its file has {size} bytes and is too short to be a semaphore"
-    assert_not_linked(name, other if size == OTHER_SIZE else short)
-    NamedSemaphore(name, 1, Flags.UNLINK_AND_CREATE).close()
-    assert not path.exists()
 
 
 @on_linux
@@ -347,42 +240,27 @@ def test_a_longer_file_is_linked(name, path):
     sem.close()
 
 
-@on_linux
-def test_clean_up_leaves_another_file(name, path):
-    sem = NamedSemaphore(name)
-    sem.unlink()
-    path.write_bytes(b"")
-    sem.close()
-    assert path.exists()
-
-
-def test_musls_names_are_no_directories():
-    for bad in (".", ".."):
-        with pytest.raises(OSError, match="Invalid") as raised:
-            kinds.kind("musl").cls(bad)
-        assert raised.value.filename == f"/{bad}"
-
-
 # --- the system interrupts, or another process comes between two calls
 
 
-def raced(name, symbol, number, do):
-    """Return musl's class, where another process does something before one call, and the calls."""
+def raced(name, step, number, do):
+    """Return musl's class, where something happens before one call, and the list of the calls."""
     theirs = kinds.kind("musl").cls._libc
     calls = []
 
     class Raced(type(theirs.lib)):
-        def call(self, symbol_, function, *arguments):
-            calls.append(symbol_)
-            if symbol_ == symbol and calls.count(symbol) == number:
+        def note(self, step_):
+            calls.append(step_)
+            if step_ == step and calls.count(step) == number:
                 do(theirs, name)
-            return function(*arguments)
 
         def do_sem_open(self, name, oflag, *more):
-            return self.call("create" if oflag else "link", super().do_sem_open, name, oflag, *more)
+            self.note("create" if oflag else "link")
+            return super().do_sem_open(name, oflag, *more)
 
         def do_sem_unlink(self, name):
-            return self.call("unlink", super().do_sem_unlink, name)
+            self.note("unlink")
+            return super().do_sem_unlink(name)
 
     return bound(Raced(), "linux"), calls
 
@@ -396,8 +274,8 @@ def remove(libc, name):
 
 
 def replace(libc, name):
-    remove(libc, name)
-    make(libc, name)
+    libc.unlink(name)
+    libc.create(name, 0o600, 9)
 
 
 def interrupt(libc, name):
@@ -421,11 +299,11 @@ def test_made_by_another_before_it_is_created_it_is_linked(name):
 
 
 @pytest.mark.parametrize(
-    ("symbol", "number", "do"), [("unlink", 1, remove), ("unlink", 1, replace), ("create", 2, make)]
+    ("step", "number", "do"), [("unlink", 1, remove), ("unlink", 1, replace), ("create", 2, make)]
 )
-def test_unlink_and_create_makes_its_own_whoever_comes_between(name, symbol, number, do):
+def test_unlink_and_create_makes_its_own_whoever_comes_between(name, step, number, do):
     theirs = kinds.kind("musl").cls(name, 5, unlink_on_delete=False)
-    sem = raced(name, symbol, number, do)[0](name, 1, Flags.UNLINK_AND_CREATE)
+    sem = raced(name, step, number, do)[0](name, 1, Flags.UNLINK_AND_CREATE)
     assert (sem.linked_existing_semaphore, sem.value, theirs.value) == (False, 1, 5)
     theirs.close()
     sem.close()
@@ -433,22 +311,6 @@ def test_unlink_and_create_makes_its_own_whoever_comes_between(name, symbol, num
 
 
 # --- other programs and processes
-
-
-def test_a_forked_child_releases_what_its_parent_waits_for(kind, name):
-    sem = kind.cls(name, 0)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            time.sleep(0.02)
-            sem.release()
-        finally:
-            os._exit(0)
-    assert sem.acquire(timeout=60)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert tokens(sem) == 0
-    sem.close()
-
 
 C_PROGRAM = r"""
 #include <fcntl.h>
@@ -530,15 +392,14 @@ print(created, linked)
 
 
 def test_a_race_of_creating_linking_and_unlinking(name, full):
-    processes = [
-        start_python(RACES, name, str(seed), str(20 if full else 0.5 * SLOW)) for seed in range(6)
-    ]
-    counts = []
+    seconds = str(20 if full else 0.5 * SLOW)
+    processes = [start_python(RACES, name, str(seed), seconds) for seed in range(6)]
     for process in processes:
         assert process.stdout.readline() == "\n"
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
+    counts = []
     for process in processes:
         output, errors = process.communicate(timeout=100 * SLOW)
         assert errors == ""
@@ -550,9 +411,7 @@ def test_a_race_of_creating_linking_and_unlinking(name, full):
 
 
 def test_the_standard_librarys_own_semaphore_tests(name):
-    lock_tests = pytest.importorskip(
-        "test.lock_tests", reason="this Python has no tests of the standard library"
-    )
+    lock_tests = pytest.importorskip("test.lock_tests", reason="this Python has no tests")
     import unittest
 
     made, numbers = [], itertools.count()
@@ -562,8 +421,7 @@ def test_the_standard_librarys_own_semaphore_tests(name):
         return made[-1]
 
     class Tests(lock_tests.SemaphoreTests, unittest.TestCase):
-        def test_repr(self):  # threading's own
-            pass
+        test_repr = None  # threading's own
 
     Tests.semtype = staticmethod(semtype)
     result = unittest.TestResult()
@@ -571,8 +429,7 @@ def test_the_standard_librarys_own_semaphore_tests(name):
     for sem in made:
         sem.close()
     assert result.testsRun > 5
-    assert not result.errors, result.errors[0][1]
-    assert not result.failures, result.failures[0][1]
+    assert [text for _, text in result.errors + result.failures] == []
 
 
 # --- compatibility
@@ -585,16 +442,10 @@ def test_the_class_is_where_1_0_3_had_it():
 
 
 def test_code_written_for_1_0_3(name):
-    assert [(flag.name, flag.value) for flag in Flags] == [
-        ("RAISE_IF_EXISTS", 0),
-        ("LINK_OR_CREATE", 1),
-        ("RAISE_IF_NOT_EXISTS", 2),
-        ("UNLINK_AND_CREATE", 3),
-    ]
+    assert [flag.value for flag in Flags] == [0, 1, 2, 3]
     bare = name[1:]
 
-    # One variable, bound again and again: each time the old object is deleted after the new one was
-    # made.
+    # One variable, bound again and again: the old object is deleted after the new one was made.
     sem = NamedSemaphore(bare)
     assert sem.name == name
     sem = NamedSemaphore(bare, initial_value=3)
@@ -612,8 +463,6 @@ def test_code_written_for_1_0_3(name):
 
     created = NamedSemaphore(bare, handle_existence=Flags.RAISE_IF_EXISTS)
     linked = NamedSemaphore(bare, handle_existence=LINK)
-    with pytest.raises(FileExistsError):
-        NamedSemaphore(bare, handle_existence=Flags.RAISE_IF_EXISTS)
     del linked
     collect()
     assert NamedSemaphore(bare, handle_existence=LINK).linked_existing_semaphore
