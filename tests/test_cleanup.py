@@ -9,17 +9,15 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 
 import profiles
 import pytest
 from kinds import bound, exists, file_of
-from support import SLOW, collect, run_python, start_python
+from support import SLOW, Struck, collect, run_python, start_python
 
 from named_semaphores import NamedSemaphore, _cleanup
 
 LINK = NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
-METHODS = multiprocessing.get_all_start_methods()
 START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore\n"
 
 if sys.version_info >= (3, 12):
@@ -34,38 +32,37 @@ def assert_quiet(done):
 
 # --- the end of a process
 
-
+SEM = "sem = NamedSemaphore(sys.argv[1]); "
 ENDS = {
-    "normal": "pass",
-    "sys.exit": "sys.exit(3)",
-    "exception": "1 / 0",
-    "cycle": "cycle = [sem]; cycle.append(cycle); del sem",
-    "daemon thread": "threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()",
+    "normal": SEM,
+    "told to": "sem = NamedSemaphore(sys.argv[1], unlink_on_delete=True)",
+    "sys.exit": SEM + "sys.exit(3)",
+    "exception": SEM + "1 / 0",
+    "cycle": SEM + "cycle = [sem]; cycle.append(cycle); del sem",
+    "daemon thread": SEM + "threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()",
 }
 
 
-@pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
-def test_the_name_goes_with_its_creator(name, end):
-    run_python(START + f"sem = NamedSemaphore(sys.argv[1]); {end}", name)
+@pytest.mark.parametrize("code", list(ENDS.values()), ids=list(ENDS))
+def test_the_name_goes_with_its_creator(name, code):
+    done = run_python(START + code, name)
+    assert done.stderr == "" or "1 / 0" in code
     assert not exists(name)
 
 
-@pytest.mark.parametrize("hold", [lambda sem: sem, lambda sem: sem.hold()], ids=["with", "hold"])
-def test_a_with_statement_keeps_the_name_of_an_object_that_nobody_else_has(name, hold):
-    with hold(NamedSemaphore(name)):
+def test_hold_keeps_the_name_of_an_object_that_nobody_else_has(name):
+    with NamedSemaphore(name).hold():
         collect()
         assert exists(name)
     collect()
     assert not exists(name)
 
 
-@pytest.mark.parametrize(("given", "unlinked"), [(None, True), (True, True), (False, False)])
-def test_the_end_of_the_interpreter_does_what_close_does(name, given, unlinked):
-    code = f"sem = NamedSemaphore(sys.argv[1], unlink_on_delete={given})"
+def test_the_name_stays_at_the_end_of_who_was_told_to_leave_it(name):
+    code = "sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False)"
     assert_quiet(run_python(START + code, name))
-    assert exists(name) is not unlinked
-    if not unlinked:
-        NamedSemaphore(name, unlink_on_delete=True).close()
+    assert exists(name)
+    NamedSemaphore(name, unlink_on_delete=True).close()
 
 
 @pytest.mark.parametrize("end", ["pass", "sys.exit(3)", "1 / 0", "os.kill(os.getpid(), 2)"])
@@ -143,6 +140,8 @@ def test_the_first_one_may_be_made_in_a_finalizer_at_the_interpreters_end(name):
 
 LATE_CHILD = """
 def late(name, reader, writer):
+    global own
+    own = NamedSemaphore(name + "x")
     os.close(writer)
     os.read(reader, 1)  # at the end of the file: the parent's interpreter ends
     NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).release()
@@ -161,32 +160,10 @@ def test_names_are_unlinked_after_the_children_of_multiprocessing_have_ended(nam
     assert_quiet(done)
     assert done.stdout == "linked\n"
     assert not exists(name)
+    assert not exists(name + "x")
 
 
 # --- children
-
-
-def use_and_create(sem, name):
-    global kept
-    with sem:
-        kept = NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_EXISTS)
-    del sem
-    collect()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_child_unlinks_its_own_names_and_not_its_parents(name, method):
-    sem = NamedSemaphore(name, 2)
-    context = multiprocessing.get_context(method)
-    process = context.Process(target=use_and_create, args=(sem, name + "x"))
-    process.start()
-    process.join(60 * SLOW)
-    assert process.exitcode == 0
-    assert exists(name)
-    assert not exists(name + "x")
-    assert sem.value == 2
-    sem.close()
-    assert not exists(name)
 
 
 class Maker(contextlib.nullcontext):
@@ -202,39 +179,26 @@ def make(name):
     return contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
-def test_a_child_unlinks_what_it_created_before_its_target_was_called(name, method):
-    context = multiprocessing.get_context(method)
-    process = context.Process(target=use_and_create, args=(Maker(name), name + "x"))
+def use_and_create(sem, maker, name):
+    global kept
+    with sem:
+        kept = NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_EXISTS)
+    del sem
+    collect()
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_child_unlinks_its_own_names_and_not_its_parents(name, method):
+    sem = NamedSemaphore(name, 2)
+    process = multiprocessing.get_context(method).Process(
+        target=use_and_create, args=(sem, Maker(name + "y"), name + "x")
+    )
     process.start()
     process.join(60 * SLOW)
     assert process.exitcode == 0
-    assert not exists(name)
-    assert not exists(name + "x")
-
-
-PATHOS = """
-import {package}
-def target():
-    global kept
-    kept = NamedSemaphore(sys.argv[1] + "x")
-{before}
-process = {package}.get_context("fork").Process(target=target)
-process.start()
-process.join()
-sem.close() if {closes} else None
-"""
-
-
-@pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])
-@pytest.mark.parametrize("before", ["", "sem = NamedSemaphore(sys.argv[1])"], ids=["its", "also"])
-def test_a_child_of_a_fork_unlinks_its_first_name(name, package, before):
-    if package == "multiprocess":
-        pytest.importorskip("multiprocess", reason="pathos' copy of multiprocessing")
-    code = PATHOS.format(package=package, before=before, closes=bool(before))
-    assert_quiet(run_python(START + code, name))
-    assert not exists(name)
-    assert not exists(name + "x")
+    assert [exists(name + end) for end in ("", "x", "y")] == [True, False, False]
+    assert sem.value == 2
+    sem.close()
 
 
 @pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["alone", "loaded"])
@@ -279,8 +243,8 @@ def test_a_child_that_c_code_forked_leaves_its_parents_names(name):
 
 
 @pytest.fixture
-def broken():
-    """A class whose library cannot unlink, for the reason that its ``reason`` is."""
+def broken(name):
+    """A semaphore whose library cannot unlink, for the reason that its ``reason`` is."""
     if profiles.why_impossible():
         pytest.skip(f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
     from profiles.linux import Musl
@@ -293,53 +257,48 @@ def broken():
                 raise OSError(self.reason, "")
             return super().do_sem_unlink(name)
 
-    return bound(Broken(), "linux")
+    cls = bound(Broken(), "linux")
+    broken = [cls(name)]
+    yield broken
+    if os.path.exists(file_of(name, cls)):
+        os.unlink(file_of(name, cls))
 
 
 def test_close_reports_once_that_a_name_may_not_be_unlinked(name, broken):
-    sem = broken(name)
+    (sem,) = broken
     text = f"it belongs to user {os.geteuid()}, group .*, with mode 0600.*{name}"
     with pytest.raises(PermissionError, match=text):
         sem.close()
     assert sem.closed
     sem.close()
-    os.unlink(file_of(name, broken))
 
 
 def test_close_reports_a_name_it_cannot_unlink_and_a_second_call_tries_again(name, broken):
-    broken._libc.lib.reason = errno.EIO
-    sem = broken(name)
+    (sem,) = broken
+    sem._libc.lib.reason = errno.EIO
     with pytest.raises(OSError, match=name) as raised:
         sem.close()
     assert raised.value.errno == errno.EIO
-    broken._libc.lib.reason = None
+    sem._libc.lib.reason = None
     sem.close()
-    assert not os.path.exists(file_of(name, broken))
+    assert not os.path.exists(file_of(name, type(sem)))
 
 
 def test_a_finalizer_warns_of_a_name_that_may_not_be_unlinked(name, broken):
-    sem = broken(name)
     with pytest.warns(RuntimeWarning, match=f"could not be unlinked.*{name}"):
-        del sem
+        broken.clear()
         collect()
-    os.unlink(file_of(name, broken))
 
 
 def test_a_warning_that_is_an_error_goes_to_excepthook_and_interrupts_nobody(name, broken, capsys):
-    sem = broken(name)
-    del sem  # "error" is this suite's filter
+    broken.clear()  # "error" is this suite's filter
     collect()
     said = capsys.readouterr().err
     assert "RuntimeWarning" in said
     assert name in said
-    os.unlink(file_of(name, broken))
 
 
 # --- the owner
-
-
-class Struck(Exception):
-    pass
 
 
 def test_a_name_whose_finalizer_a_signal_ended_is_unlinked_at_the_end(monkeypatch):
@@ -357,38 +316,6 @@ def test_a_name_whose_finalizer_a_signal_ended_is_unlinked_at_the_end(monkeypatc
     for _ in range(2):
         _cleanup._unlink_all()
     assert len(calls) == 2
-
-
-def test_two_threads_unlink_once():
-    def unlink():
-        calls.append(1)
-        inside.set()
-        go_on.wait(60)
-
-    calls, inside, go_on = [], threading.Event(), threading.Event()
-    owner = _cleanup.Owner(unlink)
-    first = threading.Thread(target=owner.unlink)
-    first.start()
-    inside.wait(60)
-    owner.unlink()  # another thread is at it
-    go_on.set()
-    first.join()
-    assert len(calls) == 1
-
-
-def test_an_owner_whose_constructor_was_interrupted_is_quiet():
-    owner = _cleanup.Owner.__new__(_cleanup.Owner)
-    del owner
-    collect()
-
-
-def test_nothing_is_remembered_of_names_that_are_unlinked(name):
-    before = len(_cleanup._names)
-    for _ in range(10):
-        NamedSemaphore(name).close()
-        NamedSemaphore(name)
-    collect()
-    assert len(_cleanup._names) == before
 
 
 def test_sets_are_left_at_exit_also_if_a_signal_interrupts_the_unlinking():
