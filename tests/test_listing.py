@@ -13,27 +13,29 @@ import types
 from pathlib import Path
 
 import pytest
+from kinds import file_of, libc_of
 from namespaces import own_sets
 from support import run_python, start_python, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _semlock, _sets, listing
+from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _sets, listing
 from named_semaphores.listing import list_posix, list_robust, list_semaphores
 
-LIBC = _semlock.system()
+LIBC = libc_of()
 GLIBC = sys.platform.startswith("linux") and LIBC.is_glibc
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
-with_glibc = pytest.mark.skipif(not GLIBC, reason="/dev/shm/sem.NAME")
 with_files = pytest.mark.skipif(LIBC.files is None, reason="this system cannot list")
 
-HOLD = "from named_semaphores import NamedSemaphore; import sys; sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False); print(flush=True); input()"
+HOLD = """
+import sys
+from named_semaphores import NamedSemaphore
+sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False)
+print(flush=True)
+input()
+"""
 
 
-def found(name, look=list_semaphores):
-    return next((info for info in look() if info.name == name), None)
-
-
-def file_of(name):
-    return Path(LIBC.files + name[1:])
+def found(name):
+    return next((info for info in list_semaphores() if info.name == name), None)
 
 
 @pytest.fixture
@@ -46,28 +48,20 @@ def sem(name):
 @pytest.fixture
 def file(name):
     """Yield a semaphore's file to be made; the test's end removes it."""
-    path = file_of(name)
+    path = Path(file_of(name))
     yield path
     path.unlink()
 
 
-@pytest.fixture
-def robust(name):
-    """Yield a robust semaphore of three tokens, open in this process."""
-    with contextlib.closing(RobustSemaphore(name, 3, mode=0o640)) as opened:
-        yield opened
-
-
-# POSIX ones
+# --- POSIX ones
 
 
 @with_files
 def test_a_semaphore_is_listed(sem):
     before = time.time()
     info = found(sem.name)
-    assert (info.value, info.why_no_value, info.mode, info.uid, info.kind) == (
-        (3, None, 0o640, os.getuid(), "posix")
-    )  # fmt: skip
+    assert (info.value, info.why_no_value, info.kind) == (3, None, "posix")
+    assert (info.mode, info.uid) == (0o640, os.getuid())
     assert (info.total, info.waiting, info.users, info.holders, info.stays) == (None,) * 5
     try:
         assert info.owner == pwd.getpwuid(os.getuid()).pw_name
@@ -114,7 +108,7 @@ def test_who_has_it_open(sem):
 @on_linux
 def test_processes_that_cannot_be_looked_into(sem, monkeypatch):
     refused = {1: PermissionError, 2: FileNotFoundError, 3: ProcessLookupError}
-    everything = [str(pid) for pid in refused] + ["self", "uptime"]
+    everything = ["1", "2", "3", "self", "uptime"]
 
     def listdir(path):
         if path == "/proc" and not everything:
@@ -122,7 +116,7 @@ def test_processes_that_cannot_be_looked_into(sem, monkeypatch):
         return everything if path == "/proc" else os.listdir(path)
 
     def refuse(path, *mode, **options):
-        if path.startswith("/proc"):
+        if path.startswith("/proc/"):
             raise refused[int(path.split("/")[2])]
         return open(path, *mode, **options)
 
@@ -137,33 +131,20 @@ def test_processes_that_cannot_be_looked_into(sem, monkeypatch):
     assert found(sem.name)[3:5] == ((), False)
 
 
-# Files that are no semaphores
-
-
 @on_linux
 @pytest.mark.parametrize(
     "make",
     [
-        *(
-            pytest.param(lambda file, size=size: file.write_bytes(bytes(size)), id=f"{size}-bytes")
-            for size in (0, 8, 31, 33, 4096)
-        ),
-        pytest.param(lambda file: file.write_bytes(b"x" * listing.SIZE), id="other-shared-memory"),
-        pytest.param(lambda file: file.symlink_to("/etc/passwd"), id="link"),
-        pytest.param(os.mkfifo, id="fifo"),  # and nobody waits for its writer
+        *(lambda file, size=size: file.write_bytes(bytes(size)) for size in (0, 8, 31, 33, 4096)),
+        lambda file: file.write_bytes(b"x" * listing.SIZE),
+        lambda file: file.symlink_to("/etc/passwd"),
+        os.mkfifo,  # and nobody waits for its writer
     ],
+    ids="0 8 31 33 4096 other-shared-memory link fifo".split(),
 )
 def test_another_file_is_no_semaphore(file, name, make):
     make(file)
     assert found(name) is None
-
-
-@on_linux
-@pytest.mark.parametrize("size", [0, 8, 40])
-def test_a_file_that_is_truncated_after_its_size_was_seen_is_no_semaphore(sem, monkeypatch, size):
-    read = listing._start_of
-    monkeypatch.setattr(listing, "_start_of", lambda path: read(path).ljust(33, b"\0")[:size])
-    assert found(sem.name) is None
 
 
 @on_linux
@@ -184,20 +165,22 @@ def test_listing_maps_nothing(sem, monkeypatch):
 
 
 @on_linux
-@pytest.mark.parametrize("why", ["not for you", None])
-def test_a_file_that_cannot_be_read(sem, monkeypatch, why):
-    """It is not listed if it was removed meanwhile."""
+def test_a_file_that_changes_while_it_is_looked_at(sem, monkeypatch):
+    def reads(start):
+        def read(path):
+            if isinstance(start, OSError):
+                raise start
+            return start
 
-    def refuse(path):
-        raise OSError(errno.EACCES if why else errno.ENOENT, why)
+        monkeypatch.setattr(listing, "_start_of", read)
+        info = found(sem.name)
+        return info and info[1:3]
 
-    monkeypatch.setattr(listing, "_start_of", refuse)
-    info = found(sem.name)
-    assert (info and info[1:3]) == ((None, why) if why else None)
+    assert reads(OSError(errno.EACCES, "not for you")) == (None, "not for you")
+    assert reads(OSError(errno.ENOENT, "removed")) is None
+    for size in (0, 8, 40):
+        assert reads(bytes(size)) is None
 
-
-@on_linux
-def test_a_file_that_is_removed_meanwhile(sem, monkeypatch):
     def lstat(path):
         raise FileNotFoundError
 
@@ -205,16 +188,14 @@ def test_a_file_that_is_removed_meanwhile(sem, monkeypatch):
     assert list_posix() == []
 
 
-def ints(*numbers):
-    return b"".join(number.to_bytes(4, sys.byteorder) for number in numbers)
+def ints(*numbers, size=4):
+    return b"".join(number.to_bytes(size, sys.byteorder) for number in numbers)
 
 
 @pytest.mark.parametrize(
     ("is_glibc", "size", "start"),
     [
-        pytest.param(
-            True, 32, (5 | 2 << 32).to_bytes(8, sys.byteorder) + ints(128, 0), id="glibc-64-bits"
-        ),
+        pytest.param(True, 32, ints(5 | 2 << 32, size=8) + ints(128, 0), id="glibc-64-bits"),
         pytest.param(True, 16, ints(5 << 1 | 1, 128, 2), id="glibc-32-bits"),
         pytest.param(False, 32, ints(5 | 1 << 31, 2, 0), id="musl"),
     ],
@@ -226,35 +207,28 @@ def test_how_each_libc_keeps_the_value_beside_two_waiters(is_glibc, size, start)
 
 @on_linux
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="on 32 bits the number is 0 in both")
-def test_how_musl_is_read(sem):
-    # In a semaphore of glibc, musl finds another number than in its own: other shared memory.
-    prefix = os.path.basename(LIBC.files)
-    libc = types.SimpleNamespace(
-        files="/dev/shm/",
-        path=lambda name: "/dev/shm" + name,
-        platform="linux",
-        is_glibc=False,
-        opens_any_file=True,
-    )
+def test_musl_tells_a_semaphore_of_glibc_from_its_own(sem):
+    libc = _libc.Libc(LIBC.lib)
+    libc.files, libc.is_glibc = "/dev/shm/", False
     names = [info.name for info in listing._list(libc)]
-    assert ("/" + prefix + sem.name[1:] in names) is not GLIBC
+    assert ("/" + os.path.basename(file_of(sem.name)) in names) is not GLIBC
 
 
-def test_a_user_without_a_name():
+def test_a_user_without_a_name_and_a_clock_that_was_set_back():
     info = listing.SemaphoreInfo("/x", 1, None, (), True, 0o600, 4_000_000_000, time.time() + 60)
-    assert info.owner == "4000000000"
-    assert info.age == 0  # a clock that was set back
+    assert (info.owner, info.age) == ("4000000000", 0)
 
 
-# Other systems
+# --- other systems
+
+
+def played(**attributes):
+    """Return a library of another system."""
+    return types.SimpleNamespace(**{"files": None, "opens_any_file": False, **attributes})
 
 
 def test_a_system_that_cannot_list(monkeypatch):
-    monkeypatch.setattr(
-        listing,
-        "system",
-        lambda: types.SimpleNamespace(files=None, platform="darwin", is_glibc=False),
-    )
+    monkeypatch.setattr(listing, "system", lambda: played(platform="darwin"))
     with pytest.raises(NotImplementedError, match="darwin"):
         list_posix()
 
@@ -284,51 +258,50 @@ def test_files_that_only_the_library_can_read(tmp_path):
             raise FileNotFoundError
         return types.SimpleNamespace(value=lambda: 7)
 
-    libc = types.SimpleNamespace(
-        files=f"{tmp_path}/SEMD",
-        platform="freebsd14",
-        opens_any_file=False,
-        link=link,
-    )
-    assert [info[:5] for info in listing._list(libc)] == [
+    assert [info[:5] for info in listing._list(played(files=f"{tmp_path}/SEMD", link=link))] == [
         ("/a", 7, None, None, False),
         ("/b", None, "not for you", None, False),
     ]
 
 
 def test_without_their_directory_there_are_none(tmp_path):
-    libc = types.SimpleNamespace(
-        files=f"{tmp_path}/none/sem.", platform="linux", opens_any_file=True
-    )
-    assert listing._list(libc) == []
+    assert listing._list(played(files=f"{tmp_path}/none/sem.", opens_any_file=True)) == []
 
 
-# Robust ones
+# --- robust ones
 
 
 @on_linux
-def test_a_robust_semaphore_is_listed(robust):
-    info = found(robust.name)
-    assert (info.kind, info.value, info.total, info.waiting, info.users, info.stays) == (
-        ("robust", 3, 3, 0, 1, False)
-    )  # fmt: skip
-    assert (info.mode, info.uid, info.why_no_value, info.pids, info.all_pids, info.holders) == (
-        (0o640, os.getuid(), None, None, False, ())
-    )  # fmt: skip
-    assert 0 <= info.age < 60
-    robust.acquire(n=2)
-    info = found(robust.name)
-    assert (info.value, info.total, info.holders) == (1, 3, ((os.getpid(), 2),))
-    assert (info.holders[0].pid, info.holders[0].tokens) == (os.getpid(), 2)
-    robust.resize(1)
-    assert (found(robust.name).value, found(robust.name).total) == (-1, 1)
-    robust.release(2)
-    assert (found(robust.name).value, found(robust.name).holders) == (1, ())
+def test_a_robust_semaphore_is_listed(name):
+    with contextlib.closing(RobustSemaphore(name, 3, mode=0o640)) as robust:
+        info = found(name)
+        assert (info.kind, info.value, info.total, info.waiting) == ("robust", 3, 3, 0)
+        assert (info.users, info.stays, info.mode, info.uid) == (1, False, 0o640, os.getuid())
+        assert (info.why_no_value, info.pids, info.all_pids, info.holders) == (
+            None,
+            None,
+            False,
+            (),
+        )
+        assert 0 <= info.age < 60
+        robust.acquire(n=2)
+        info = found(name)
+        assert (info.value, info.total, info.holders) == (1, 3, ((os.getpid(), 2),))
+        assert (info.holders[0].pid, info.holders[0].tokens) == (os.getpid(), 2)
+        robust.resize(1)
+        assert (found(name).value, found(name).total) == (-1, 1)
+        robust.release(2)
+        assert (found(name).value, found(name).holders) == (1, ())
 
 
 @on_linux
 def test_a_set_that_nobody_has_open_is_no_semaphore_unless_it_stays(name):
-    code = "import os, sys; from named_semaphores import RobustSemaphore as R; opened = R(sys.argv[1], 3); os._exit(0)"
+    code = """
+import os, sys
+from named_semaphores import RobustSemaphore
+opened = RobustSemaphore(sys.argv[1], 3)
+os._exit(0)
+"""
     with own_sets():
         assert run_python(code, name).returncode == 0
         assert found(name) is None
@@ -350,6 +323,7 @@ def test_the_package_does_without_it():
     code = """
 import sys
 from named_semaphores import NamedSemaphore
-print([name for name in ("listing", "_set", "_sysv", "cli") if "named_semaphores." + name in sys.modules])
+modules = ("listing", "_set", "_sysv", "cli")
+print([name for name in modules if "named_semaphores." + name in sys.modules])
 """
     assert run_python(code).stdout == "[]\n"
