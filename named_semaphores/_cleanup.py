@@ -5,9 +5,9 @@ Who frees what, when, and in which process::
 
     | what | who and when | in a child of fork |
     |---|---|---|
-    | an open POSIX semaphore | SemLock's deallocator; without SemLock, the end of the process | its own |
-    | an open System V set, as a user of it | ``robust``: the last ``close()`` or finalizer, at exit | its own |
-    | a name, if ``unlink_on_delete`` | ``Owner``: ``close()``, its finalizer, or at exit | never |
+    | an open POSIX semaphore | SemLock's deallocator, else the process's end | its own |
+    | the use of a System V set | ``_handles``: the last handle's finalizer, or at exit | its own |
+    | a name, if ``unlink_on_delete`` | ``Owner``: ``close()``, finalizer, or at exit | never |
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Owner:
         _unlink(self._key)
 
     def __del__(self) -> None:
-        _unlink_or_warn(self._key)
+        if _names:  # None after the interpreter has cleared this module: all are unlinked
+            _unlink_or_warn(self._key)
 
 
 def _unlink(key: object) -> None:

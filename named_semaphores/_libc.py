@@ -116,7 +116,8 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
         if hasattr(library, "sem_open"):
             return library
     raise NotImplementedError(
-        f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under Cygwin, MSYS2 or WSL"
+        f"this system ({platform}) has no POSIX named semaphores; on Windows, run Python under "
+        "Cygwin, MSYS2 or WSL"
     )
 
 

@@ -28,7 +28,7 @@ class Slot:
         self._tries = starmap(library.semop_now, repeat(take))
         ended = _SlotEnded({0: None})
         ended.set, ended.block = semset, self._block
-        # A with statement keeps this alone, and so the semaphore, and the block that a fork changes.
+        # A with statement keeps this alone, so the semaphore, and the block that a fork changes.
         self._exit = partial(library.semop_exit(ended.__getitem__), *give[:2], 4)
         self._exit.kept = sem, handle  # type: ignore[attr-defined]
 

@@ -128,7 +128,7 @@ class NamedSemaphore(Semaphore):
         return self._unlinks
 
     def release(self, n: int = ONE) -> None:
-        """Put ``n`` tokens back, all or none. Any thread of any process may; no signal interrupts it.
+        """Put ``n`` tokens back, all or none. Any process may; no signal interrupts it.
 
         Args:
             n: How many, from 1 to 1,000,000.

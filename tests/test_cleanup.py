@@ -58,6 +58,18 @@ def test_hold_keeps_the_name_of_an_object_that_nobody_else_has(name):
     assert not exists(name)
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="the C API")
+def test_an_object_that_outlives_this_package_is_quiet(name):
+    """As where a C extension keeps the main module: the interpreter clears it at last."""
+    code = (
+        "import ctypes, named_semaphores; "
+        "main = sys.modules['__main__']; sem = NamedSemaphore(sys.argv[1]); "
+        "ctypes.pythonapi.Py_IncRef(ctypes.py_object(main))"
+    )
+    assert_quiet(run_python(START + code, name))
+    assert not exists(name)
+
+
 def test_the_name_stays_at_the_end_of_who_was_told_to_leave_it(name):
     code = "sem = NamedSemaphore(sys.argv[1], unlink_on_delete=False)"
     assert_quiet(run_python(START + code, name))
