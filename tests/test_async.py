@@ -698,7 +698,7 @@ def test_500_tasks_wait_with_one_thread(sem):
     reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
 )
 def test_where_it_polls_500_tasks_cost_what_one_does(name):
-    from profiles.macos import MacOS
+    from profiles.posix import MacOS
 
     class Counting(MacOS):
         def do_sem_trywait(self, descriptor):

@@ -259,7 +259,7 @@ def broken(name):
     """A semaphore whose library cannot unlink, for the reason that its ``reason`` is."""
     if profiles.why_impossible():
         pytest.skip(f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
-    from profiles.linux import Musl
+    from profiles.posix import Musl
 
     class Broken(Musl):
         reason = errno.EACCES

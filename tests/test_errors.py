@@ -19,7 +19,7 @@ from functools import cache
 
 import profiles
 import pytest
-from kinds import bound, file_of
+from kinds import bound, file_of, kind
 from support import NOBODY, SLOW, run_python, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore
@@ -37,9 +37,9 @@ needs_fakes = pytest.mark.skipif(
 
 def refusing(error, creating_alone=False, platform="linux"):
     """Return the class, bound to a library whose sem_open fails with the errno."""
-    from profiles import bsd, linux
+    from profiles.posix import FreeBSD, Musl, OpenBSD
 
-    base = {"linux": linux.Musl, "freebsd14": bsd.FreeBSD, "openbsd7": bsd.OpenBSD}[platform]
+    base = {"linux": Musl, "freebsd14": FreeBSD, "openbsd7": OpenBSD}[platform]
 
     class Refusing(base):
         def do_sem_open(self, name, oflag, mode, value):
@@ -112,9 +112,7 @@ def test_a_missing_directory_is_explained(name, tmp_path, error):
 @needs_fakes
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM])
 def test_another_users_file_is_explained(name, error):
-    from profiles.linux import MuslSemaphore
-
-    theirs = MuslSemaphore(name, mode=0o640)
+    theirs = kind("musl").cls(name, mode=0o640)
     text = f"user {os.geteuid()}, group .*, with mode 0640; opening it needs read and write"
     with pytest.raises(PermissionError, match=text) as raised:
         refusing(error)(name)

@@ -26,9 +26,7 @@ if profiles.why_impossible():
     )
 
 from profiles import fake
-from profiles.linux import Glibc217, Musl
-from profiles.macos import MacOS
-from profiles.others import Cygwin
+from profiles.posix import Cygwin, Glibc217, MacOS, Musl
 
 # --- loading
 
@@ -259,8 +257,6 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(
 def test_old_glibcs_timed_wait_is_not_trusted_with_a_timeout(name):
     # It sleeps until a time of the wall clock, however that is set meanwhile: so the library polls.
     class Sleeping(Glibc217):
-        hosts = fake.Fake.hosts
-
         def do_sem_timedwait(self, address, when):
             calls.append(when)
             return fake.wait_until(address, time.CLOCK_REALTIME, when.contents)

@@ -13,6 +13,8 @@ from typing import Any
 import profiles
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
+from named_semaphores._libc import Libc
+from named_semaphores._semlock import system
 
 
 class Kind:
@@ -20,12 +22,13 @@ class Kind:
     nothing else does; here, NamedSemaphore's.
     """
 
-    fewest = 0  # the least initial value
     is_bounded = False  # release() of more than this object took is a ValueError
 
     def __init__(self, profile: str) -> None:
-        self.profile = profile
-        self.cls: Any = profiles.semaphore_class(profile)
+        library = profiles.posix_library(profile)
+        self.cls: Any = NamedSemaphore
+        if library:
+            self.cls = _bound(f"Named_{profile}", NamedSemaphore, _libc=library)
 
     @property
     def libc(self) -> Any:
@@ -48,21 +51,14 @@ class Kind:
 class Robust(Kind):
     """RobustSemaphore."""
 
-    fewest = 1
     is_bounded = True
     tells_value = True
 
     def __init__(self, profile: str) -> None:
-        self.profile = profile
-        name = profile.partition("-")[2]
-        library = profiles.sysv_library(name)
+        library = profiles.sysv_library(profile)
         self.cls: Any = RobustSemaphore
-        if name != "native":
-            # Pickling finds it by this module and its name.
-            self.cls = type(
-                f"Robust_{name}", (RobustSemaphore,), {"_library": library, "__module__": __name__}
-            )
-            globals()[self.cls.__name__] = self.cls
+        if profile != "native":
+            self.cls = _bound(f"Robust_{profile}", RobustSemaphore, _library=library)
 
     def discard(self, sem: Any) -> None:
         # The set stays as long as this process holds a token.
@@ -70,6 +66,13 @@ class Robust(Kind):
             for _ in range(5):  # a release of what was unlinked does nothing
                 sem.release()
         sem.close()
+
+
+def _bound(name: str, base: type, **attributes: Any) -> type:
+    """Return a subclass that pickling finds by this module and its name."""
+    name = name.replace(".", "_").replace("-", "_")
+    globals()[name] = type(name, (base,), {"__module__": __name__, **attributes})
+    return globals()[name]  # type: ignore[no-any-return]
 
 
 POSIX = profiles.NAMES
@@ -82,20 +85,16 @@ ALL = [*POSIX, *ROBUST]
 @cache
 def kind(profile: str) -> Kind:
     """Return the kind for a profile. Skips the test where it cannot be played."""
-    return Robust(profile) if profile in ROBUST else Kind(profile)
+    return Robust(profile.partition("-")[2]) if profile in ROBUST else Kind(profile)
 
 
 def bound(lib: Any, platform: str) -> type[NamedSemaphore]:
     """Return NamedSemaphore, bound to the library."""
-    from named_semaphores._libc import Libc
-
     return type("Bound", (NamedSemaphore,), {"_libc": Libc(lib, platform)})
 
 
 def libc_of(cls: type[NamedSemaphore] = NamedSemaphore) -> Any:
     """Return the library that the class is bound to."""
-    from named_semaphores._semlock import system
-
     return cls._libc or system()
 
 

@@ -1,90 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Platform profiles: the class, bound to library objects that behave as each platform's does.
-``fake.py`` says how they are made.
+"""Platform profiles: library objects that behave as each platform's does. ``posix.py`` and
+``sysv.py`` have the fakes, ``kinds.py`` the classes that are bound to them.
 
-``native`` is the class as users have it, with SemLock's calls; ``native-ctypes`` is the same
-library through ctypes alone.
+``native`` is the running system's library, as users have it; ``native-ctypes`` is the same without
+SemLock's calls.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import sys
 from functools import cache
 
 import pytest
 
-from named_semaphores import NamedSemaphore, _sysv
+from named_semaphores import _sysv
+from named_semaphores._libc import Libc, load
 from named_semaphores._sysv import SysV
 
-_CLASSES = {
-    "macos": "macos.MacOSSemaphore",
-    "musl": "linux.MuslSemaphore",
-    "musl32": "linux.Musl32Semaphore",
-    "glibc2.17": "linux.Glibc217Semaphore",
-    "glibc32": "linux.Glibc32Semaphore",
-    "freebsd": "bsd.FreeBSDSemaphore",
-    "netbsd": "bsd.NetBSDSemaphore",
-    "openbsd": "bsd.OpenBSDSemaphore",
-    "dragonfly": "bsd.DragonFlySemaphore",
-    "illumos": "others.IllumosSemaphore",
-    "cygwin": "others.CygwinSemaphore",
-}
-NAMES = ["native", "native-ctypes", *_CLASSES]
-SYSV_NAMES = [
-    "native",
-    "macos",
-    "freebsd",
-    "netbsd",
-    "openbsd",
-    "dragonfly",
-    "illumos",
-    "musl",
-    "glibc32",
-    "musl32",
-]
+from . import posix, sysv
+
+NAMES = ["native", "native-ctypes", *posix.FAKES]
+SYSV_NAMES = ["native", *(name for name in sysv.FAKES if name != "gvisor")]
 
 
-def semaphore_class(profile: str) -> type[NamedSemaphore]:
-    """Return the class for a profile. Skips the test where there can be no fakes."""
+@cache
+def posix_library(profile: str) -> Libc | None:
+    """Return the library for a profile; None: the one that the package takes itself. Skips the
+    test where there can be no fakes.
+    """
     if profile == "native":
-        return NamedSemaphore
+        return None
     if profile == "native-ctypes":
-        from .native import CtypesSemaphore
-
-        return CtypesSemaphore
-    reason = why_impossible()
-    if reason:
-        pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
-    module, name = _CLASSES[profile].split(".")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)  # type: ignore[no-any-return]
+        return Libc(load())
+    skip_without_fakes()
+    fake, platform = posix.FAKES[profile]
+    return Libc(fake(), platform)
 
 
 @cache
 def sysv_library(profile: str) -> SysV:
-    """Return the System V calls for a profile of SYSV_NAMES; ``native`` are the running system's.
-    Skips the test where there are none.
-    """
+    """Return the System V calls for a profile. Skips the test where there are none."""
     if profile == "native":
         try:
             return _sysv.system()
         except NotImplementedError as error:
             pytest.skip(f"NO SYSTEM V SEMAPHORES, ALL THEIR TESTS ARE SKIPPED: {error}")
-    reason = why_impossible()
-    if reason:
-        pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {reason}")
-    fake, platform = importlib.import_module(f"{__name__}.sysv").FAKES[profile]
+    skip_without_fakes()
+    fake, platform = sysv.FAKES[profile]
     return SysV(fake(), platform)
+
+
+def skip_without_fakes() -> None:
+    """Skip the test where there can be none."""
+    if why_impossible():
+        pytest.skip(f"NO PLATFORM PROFILES, ALL THEIR TESTS ARE SKIPPED: {why_impossible()}")
 
 
 @cache
 def why_impossible() -> str | None:
     """Return why this Python, or this system, cannot play other platforms, or None."""
     if not sys.platform.startswith("linux"):
-        return (
-            f"the fakes are made of Linux's process-shared semaphores, and this is {sys.platform}"
-        )
+        return f"the fakes are made of Linux's semaphores, and this is {sys.platform}"
     prototype = ctypes.CFUNCTYPE(ctypes.c_int, use_errno=True)
 
     def fail() -> int:

@@ -60,6 +60,12 @@ class timespec64(ctypes.Structure):
     ]
 
 
+class timespec_netbsd(ctypes.Structure):
+    """NetBSD's and OpenBSD's, also on 32 bits."""
+
+    _fields_ = [("tv_sec", c_int64), ("tv_nsec", c_long)]
+
+
 def nanoseconds(when: Any) -> int:
     """Return a timespec's time. EINVAL, as everywhere, if its second part is out of range."""
     if not 0 <= when.tv_nsec < 1_000_000_000:
@@ -81,27 +87,23 @@ def _load_host() -> Any:
     return host
 
 
-def _prototype(result: Any, *arguments: Any) -> Any:
-    return CFUNCTYPE(result, *arguments, use_errno=True)
-
-
 # A semaphore's address is an integer here: macOS's may be 0. sem_open is called with both its
 # variadic arguments.
-_PROTOTYPES = {
-    "sem_open": _prototype(c_ssize_t, c_char_p, c_int, c_uint, c_uint),
-    "sem_unlink": _prototype(c_int, c_char_p),
-    "sem_getvalue": _prototype(c_int, c_ssize_t, POINTER(c_int)),
-    "sem_wait": _prototype(c_int, c_ssize_t),
-    "sem_trywait": _prototype(c_int, c_ssize_t),
-    "sem_post": _prototype(c_int, c_ssize_t),
-    "sem_timedwait": _prototype(c_int, c_ssize_t, POINTER(timespec)),
-    "sem_clockwait": _prototype(c_int, c_ssize_t, c_int, POINTER(timespec)),
-    "sem_clockwait_np": _prototype(c_int, c_ssize_t, c_int, c_int, POINTER(timespec), c_void_p),
-    "sem_reltimedwait_np": _prototype(c_int, c_ssize_t, POINTER(timespec)),
-    "__sem_clockwait64": _prototype(c_int, c_ssize_t, c_int, POINTER(timespec64)),
-    "__sem_timedwait64": _prototype(c_int, c_ssize_t, POINTER(timespec64)),
-    "__sem_timedwait_time64": _prototype(c_int, c_ssize_t, POINTER(timespec64)),
-    "gnu_get_libc_version": _prototype(c_ssize_t),
+_ARGUMENTS: dict[str, list[Any]] = {
+    "sem_open": [c_char_p, c_int, c_uint, c_uint],
+    "sem_unlink": [c_char_p],
+    "sem_getvalue": [c_ssize_t, POINTER(c_int)],
+    "sem_wait": [c_ssize_t],
+    "sem_trywait": [c_ssize_t],
+    "sem_post": [c_ssize_t],
+    "sem_timedwait": [c_ssize_t, POINTER(timespec)],
+    "sem_clockwait": [c_ssize_t, c_int, POINTER(timespec)],
+    "sem_clockwait_np": [c_ssize_t, c_int, c_int, POINTER(timespec), c_void_p],
+    "sem_reltimedwait_np": [c_ssize_t, POINTER(timespec)],
+    "__sem_clockwait64": [c_ssize_t, c_int, POINTER(timespec64)],
+    "__sem_timedwait64": [c_ssize_t, POINTER(timespec64)],
+    "__sem_timedwait_time64": [c_ssize_t, POINTER(timespec64)],
+    "gnu_get_libc_version": [],
 }
 
 
@@ -128,10 +130,13 @@ class Fake:
         # By file (device and inode): the address. Nothing is ever closed: without SemLock the
         # library does not, and there is no SemLock that uses a fake.
         self.opened: dict[tuple[int, int], int] = {}
-        for symbol, prototype in _PROTOTYPES.items():
+        for symbol, arguments in _ARGUMENTS.items():
             method = getattr(self, f"do_{symbol}", None)
             if method is not None:
-                failed = self.sem_failed if symbol == "sem_open" else -1
+                result, failed = (
+                    (c_ssize_t, self.sem_failed) if symbol == "sem_open" else (c_int, -1)
+                )
+                prototype = CFUNCTYPE(result, *arguments, use_errno=True)
                 setattr(self, symbol, prototype(_with_errno(method, failed)))
             elif symbol in self.hosts:
                 setattr(self, symbol, getattr(HOST, symbol))
