@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -12,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import SLOW, run_python
+from support import SLOW, run_python, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sysv
 
 try:
     _sysv.system()
@@ -52,7 +53,13 @@ def own(name):
         flag = NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
         with contextlib.suppress(FileNotFoundError):  # README's signal stays until unlink()
             NamedSemaphore(each, handle_existence=flag).unlink()
-        RobustSemaphore(each).close()  # removes the idle set that run leaves
+        wait_for(functools.partial(_removed, each))
+
+
+def _removed(name):
+    """Remove the idle set that run leaves. Its command may have closed its output before it ends."""
+    RobustSemaphore(name).close()
+    return _opening.find(_sysv.system(), f"/{name.lstrip('/')}") is None
 
 
 def test_all_blocks_are_found():
