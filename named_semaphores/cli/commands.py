@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands except run. ``parser`` reads the command line.
+"""The commands except run; each returns its exit code, None for 0. ``parser`` reads the words.
 
 Signals have their default actions (``__main__`` sets them). Only acquire can lose a token by a
 signal, and blocks signals.
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ..listing import SemaphoreInfo
 
 _signal: Any = signal  # for mypy: Windows lacks some of it
-_DONE = 0
 _SLICE = 0.1  # seconds that acquire blocks signals at a time
 
 
@@ -40,9 +39,7 @@ _SLICE = 0.1  # seconds that acquire blocks signals at a time
 
 
 def _open_posix(name: str) -> NamedSemaphore:
-    return NamedSemaphore(
-        name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=False
-    )
+    return NamedSemaphore(name, 1, NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, False)
 
 
 @contextmanager
@@ -87,10 +84,8 @@ def _kind(name: str, options: argparse.Namespace) -> str:
             f"a POSIX and a robust semaphore have the name {name!r}: add --posix or --robust"
         )
     if not posix and not robust:
-        reason = os.strerror(errno.ENOENT)
-        raise FileNotFoundError(
-            errno.ENOENT, f"{reason} (there is no semaphore of this name)", name
-        )
+        reason = f"{os.strerror(errno.ENOENT)} (there is no semaphore of this name)"
+        raise FileNotFoundError(errno.ENOENT, reason, name)
     return "posix" if posix else "robust"
 
 
@@ -103,7 +98,7 @@ def _listed(name: str, kind: str) -> SemaphoreInfo | None:
     return next((info for info in found if info.name == name), None)
 
 
-def value(options: argparse.Namespace) -> int:
+def value(options: argparse.Namespace) -> None:
     name = check_name(options.name)
     kind = _kind(name, options)
     try:
@@ -118,7 +113,6 @@ def value(options: argparse.Namespace) -> int:
             raise
         free = info.value
     show(max(0, free))
-    return _DONE
 
 
 def _only_posix(options: argparse.Namespace, why: str) -> NamedSemaphore:
@@ -131,7 +125,7 @@ def _only_posix(options: argparse.Namespace, why: str) -> NamedSemaphore:
         raise
 
 
-def acquire(options: argparse.Namespace) -> int:
+def acquire(options: argparse.Namespace) -> int | None:
     semaphore = _only_posix(
         options, "the kernel would take the token back when this command ends; use run"
     )
@@ -145,35 +139,28 @@ def acquire(options: argparse.Namespace) -> int:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         now = time.monotonic()
         if now >= deadline:
-            complain(
-                f"{options.name}: no token was free" + (f" within {limit:g} s" if limit else "")
-            )
+            within = f" within {limit:g} s" if limit else ""
+            complain(f"{options.name}: no token was free{within}")
             return NO_TOKEN
         if not told and now > begin + 1:
             told = True
             complain(f"waiting for a token of {options.name}")
         _signal.pthread_sigmask(_signal.SIG_BLOCK, signal.valid_signals())
-    return _DONE
+    return None
 
 
-def release(options: argparse.Namespace) -> int:
+def release(options: argparse.Namespace) -> None:
     why = "each holder gives its own tokens back; for more tokens use resize"
     _only_posix(options, why).release(options.n)
-    return _DONE
 
 
-def create(options: argparse.Namespace) -> int:
+def create(options: argparse.Namespace) -> None:
     name = check_name(options.name)
     if options.posix:
         other = _is_robust(name)
         os.umask(0)  # the mode is exact, as with mkdir -m
-        NamedSemaphore(
-            name,
-            options.slots,
-            NamedSemaphore.Flags.RAISE_IF_EXISTS,
-            unlink_on_delete=False,
-            mode=options.mode,
-        )
+        flag = NamedSemaphore.Flags.RAISE_IF_EXISTS
+        NamedSemaphore(name, options.slots, flag, False, mode=options.mode)
     else:
         other = _is_posix(name)
         library = _sysv.system()
@@ -186,10 +173,9 @@ def create(options: argparse.Namespace) -> int:
             f"now a POSIX and a robust semaphore have the name {options.name}: two limits, which "
             "know nothing of each other"
         )
-    return _DONE
 
 
-def resize(options: argparse.Namespace) -> int:
+def resize(options: argparse.Namespace) -> None:
     name = check_name(options.name)
     total = check_integer(name, "N", options.total, 1, _sysv.system().system.bias - 1)
     try:
@@ -202,18 +188,17 @@ def resize(options: argparse.Namespace) -> int:
                 "use release and acquire"
             ) from None
         raise
-    return _DONE
 
 
 # --- unlink ---------------------------------------------------------------------------------------
 
 
-def unlink(options: argparse.Namespace) -> int:
+def unlink(options: argparse.Namespace) -> int | None:
     if options.unused:
         return _unlink_unused(options)
     if not options.names:
         options.parser.error("which names?")
-    code = _DONE
+    code = None
     for typed in options.names:
         try:
             _unlink(check_name(typed), options)
@@ -252,7 +237,7 @@ def _not_permitted(name: str) -> Exception:
     return _sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name)
 
 
-def _unlink_unused(options: argparse.Namespace) -> int:
+def _unlink_unused(options: argparse.Namespace) -> int | None:
     """Remove this user's idle sets, or the unused ones of these names. Name those that remain."""
     if options.posix:
         options.parser.error("POSIX semaphores are removed by name only, without --unused")
@@ -262,14 +247,14 @@ def _unlink_unused(options: argparse.Namespace) -> int:
     if unused and not options.yes:
         show("\n".join(map(_shown_set, unused)))
         if not _agrees(options, len(unused)):
-            return _DONE
+            return None
     removed = _sets.remove_idle(names)  # looks again
     if options.yes:
         show("\n".join(map(_shown_set, removed)) or "nothing to remove")
     left = [name for name in typed if name not in removed]
     for name in left:
         complain(f"{typed[name]}: not removed: {_why_not_removed(name)}")
-    return ERROR if left else _DONE
+    return ERROR if left else None
 
 
 def _shown_set(name: str) -> str:
@@ -299,15 +284,14 @@ def _agrees(options: argparse.Namespace, count: int) -> bool:
 # --- list and holders -----------------------------------------------------------------------------
 
 
-def list_(options: argparse.Namespace) -> int:
+def list_(options: argparse.Namespace) -> None:
     found, refusals = list_what_can_be()
     show_semaphores(found, options.json)
     for refusal in refusals:
         complain(refusal)
-    return _DONE
 
 
-def holders(options: argparse.Namespace) -> int:
+def holders(options: argparse.Namespace) -> None:
     name = check_name(options.name)
     if _kind(name, options) == "robust":
         try:
@@ -319,7 +303,7 @@ def holders(options: argparse.Namespace) -> int:
                 raise
             found = list(info.holders or ())
         show_processes(found, options.json)
-        return _DONE
+        return
     info = _listed(name, "posix")
     if info is None or info.pids is None:
         raise NotImplementedError(
@@ -331,4 +315,3 @@ def holders(options: argparse.Namespace) -> int:
         f"{options.name} is a POSIX semaphore: these processes have it open{others}; which of them "
         "hold tokens is not known"
     )
-    return _DONE

@@ -29,8 +29,7 @@ def main(words: Sequence[str]) -> int:
         if others:
             hint = like(others[0], options.parser.known())
             options.parser.error(f"unexpected: {others[0]}" + (f"; {hint.strip()}" if hint else ""))
-        code: int = options.do(options)
-        return code
+        return options.do(options) or 0
     except SystemExit as error:  # argparse's
         return int(error.code or 0)
     except (OSError, ValueError, NotImplementedError) as error:
@@ -130,7 +129,7 @@ _JSON = {"--json": "as JSON, with all that is known"}
 
 # What each command does; one line; an example; more; its words. A word in capitals is the value of
 # the option or argument before it.
-_COMMANDS: dict[str, tuple[Callable[[Any], int] | None, str, str, str, dict[str, str]]] = {
+_COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, dict[str, str]]] = {
     "run": (
         None,  # the module "run" reads its words; here is its help
         "run a command with a token, at most so many at once on this machine",
