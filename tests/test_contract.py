@@ -21,7 +21,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from kinds import ROBUST, tokens
+from kinds import tokens
 from support import PYPY, SLOW, alarm, collect, elapsed, in_threads, strike, thread, wait_for
 
 from named_semaphores import NamedSemaphore
@@ -185,23 +185,17 @@ def test_acquire_waits_for_a_token(empty, timeout):
     assert tokens(empty) == 0
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, 1e-9, 0.001, Fraction(1, 100), Decimal("0.01"), False])
-def test_a_timeout_is_never_early_and_takes_nothing(empty, timeout):
-    result, seconds = elapsed(empty.acquire, timeout=timeout)
-    assert result is False
-    assert timeout <= seconds < timeout + 20 * SLOW
-    empty.release()
-    assert tokens(empty) == 1
-
-
-def test_a_number_of_few_bits_is_a_timeout_too(empty):
+def test_a_timeout_is_never_early_and_takes_nothing(empty):
     class Narrow(float):
-        def __mul__(self, other):  # numpy's wrap
+        def __mul__(self, other):  # numpy's float16 wraps
             return 0.0
 
-    result, seconds = elapsed(empty.acquire, timeout=Narrow(0.05))
-    assert not result
-    assert seconds >= 0.05
+    for timeout in (0, 1e-9, 0.001, Fraction(1, 100), Decimal("0.01"), Narrow(0.02), False):
+        result, seconds = elapsed(empty.acquire, timeout=timeout)
+        assert result is False
+        assert timeout <= seconds < timeout + 20 * SLOW
+    empty.release()
+    assert tokens(empty) == 1
 
 
 def test_a_free_token_is_taken_whatever_the_timeout(sem):
@@ -234,13 +228,15 @@ def test_a_wait_of_several_slices_gets_its_token(empty, monkeypatch):
     assert (endless, timed) == ([True], [True])
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_release_puts_n_tokens_back(kind, name, n):
-    sem = kind.cls(name, 5)
-    for _ in range(5):
+def test_release_puts_n_tokens_back(kind, name):
+    sem = kind.cls(name, 8)
+    for _ in range(8):
         assert sem.acquire(False)
-    sem.release(n=n)
-    assert tokens(sem) == n
+    free = 0
+    for n in (1, 2, 5):
+        sem.release(n=n)
+        free += n
+        assert tokens(sem) == free
     kind.discard(sem)
 
 
@@ -663,21 +659,16 @@ def test_it_can_be_referred_to_weakly_compared_and_hashed(sem):
 # --- Copies and other processes -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickled_semaphore_is_a_link_that_never_unlinks_the_name(kind, sem, protocol):
-    link = pickle.loads(pickle.dumps(sem, protocol))
-    assert type(link) is kind.cls
-    assert (link.name, link.linked_existing_semaphore, link.unlink_on_delete) == (
-        sem.name,
-        True,
-        False,
-    )
-    with link:
-        assert tokens(sem) == 1
-    again = pickle.loads(pickle.dumps(link, protocol))
-    link.close()
-    assert tokens(again) == 2
-    again.close()
+def test_a_pickled_semaphore_is_a_link_that_never_unlinks_the_name(kind, sem):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        link = pickle.loads(pickle.dumps(sem, protocol))
+        assert type(link) is kind.cls
+        assert (link.name, link.linked_existing_semaphore) == (sem.name, True)
+        again = pickle.loads(pickle.dumps(link, protocol))
+        with link, again:
+            assert tokens(sem) == 0
+        link.close()
+        again.close()
     assert kind.exists(sem.name)
 
 
@@ -877,12 +868,14 @@ def refuse(sem, text, bads, call):
     assert tokens(sem) == 2
 
 
+# These checks are the same on every platform.
+@pytest.mark.parametrize("kind", ["native", "macos", "robust-native"], indirect=True)
 @pytest.mark.parametrize(("text", "bads", "call"), REFUSED)
 def test_what_is_refused(sem, text, bads, call):
     refuse(sem, text, bads, call)
 
 
-@pytest.mark.parametrize("kind", ROBUST, indirect=True)
+@pytest.mark.parametrize("kind", ["robust-native"], indirect=True)
 @pytest.mark.parametrize(("text", "bads", "call"), REFUSED_BY_ROBUST)
 def test_what_robust_semaphores_refuse(sem, text, bads, call):
     refuse(sem, text, bads, call)

@@ -21,7 +21,7 @@ SHARE = 0 if EXACT else 0.05 if sys.implementation.name == "cpython" else 0.75
 
 @pytest.fixture
 def interrupts(full):
-    return 100_000 if full else max(200, 3000 // SLOW)
+    return 100_000 if full else max(200, 1500 // SLOW)
 
 
 def assert_nothing_lost(outcome, interrupts):
