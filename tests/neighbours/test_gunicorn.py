@@ -46,8 +46,9 @@ def reload(server: Server, monitor: RobustSemaphore, number: int) -> float:
 
 @pytest.mark.parametrize("workers", [SYNC, GREENLETS], ids=["sync", "gevent"])
 def test_the_number_named_at_a_reload_holds(workers, name, tmp_path):
+    monitor = RobustSemaphore(name)  # opened first, without a number
+    assert monitor.total == 1
     with gunicorn(tmp_path, name, 2, *workers) as server:
-        monitor = RobustSemaphore(name)
         with Load(server, clients=8) as load:
             load.assert_at_once(2, since=0)
             for number in (4, 1, 3):
