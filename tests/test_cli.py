@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from namespaces import own_sets
-from stress.terminals import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, line
+from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, line
 from support import NOBODY, PREFIX, Child, collect, wait_for, why_always_the_same_user
 
 import named_semaphores
@@ -423,7 +423,10 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
             ("run MISSING --slots \uff12 true", "--slots: '\uff12' is not"),
             ("run MISSING --take 0 true", "--take: '0' is not"),
             ("run MISSING --slots 2 --take 3 true", "--take 3 is more than --slots 2"),
-            ("run MISSING --take 2 true", "--take 2 is too many: semaphore 'MISSING': n must be at most 1"),
+            (
+                "run MISSING --take 2 true",
+                "--take 2 is too many: semaphore 'MISSING': n must be at most 1",
+            ),
             (
                 "run MISSING --timeout nan true",
                 "--timeout: 'nan' is not a number of seconds from 0",
