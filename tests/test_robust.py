@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RobustSemaphore does and NamedSemaphore does not."""
+"""What RobustSemaphore does and NamedSemaphore does not. See test_several.py and test_forks.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,17 +17,26 @@ import time
 import warnings
 
 import pytest
-import users
+from holders import (
+    PROGRAM,
+    close,
+    exists,
+    held,
+    holder,
+    in_child,
+    program,
+    remove,
+    three,
+    turn,
+    users_of,
+)
 from kinds import ROBUST
 from profiles import sysv_library
 from support import (
-    PYPY,
     SLOW,
-    Struck,
     collect,
     elapsed,
     in_threads,
-    run_python,
     set_of,
     start_python,
     thread,
@@ -42,10 +49,7 @@ from named_semaphores import (
     RobustSemaphore,
     _handles,
     _keys,
-    _opening,
-    _set,
     _sysv,
-    robust,
 )
 
 KINDS = ROBUST
@@ -57,63 +61,15 @@ if sys.version_info >= (3, 12):
     )
 
 
-def turn(sem):
-    """Return whether a process that wants several tokens has the first of them."""
-    return sem._set.library.value(sem._set.id, _set.TURN)
-
-
-def users_of(sem):
-    if PYPY:
-        collect()
-    return sem._set.users()
-
-
-def held(sem, pid=None):
-    """Return how many tokens a process holds, by default this one."""
-    return dict(sem.holders).get(pid or os.getpid(), 0)
-
-
-def exists(name):
-    if PYPY:
-        collect()
-    return set_of(name) is not None
-
-
-def close(*sems):
-    """Close them. PyPy ends the use of a semaphore only when it collects what is left of it."""
-    for sem in sems:
-        sem.close()
-    if PYPY:
-        collect()
-
-
-def remove(name):
-    """Remove a set that was left without users."""
-    close(RobustSemaphore(name))
-    assert not exists(name)
-
-
 @pytest.fixture
 def Robust(kind):
     """The class, bound to the library of one platform profile."""
     return kind.cls
 
 
-@contextlib.contextmanager
-def three(cls, name):
-    sem = cls(name, 3)
-    yield sem
-    if not sem.closed:
-        with contextlib.suppress(FileNotFoundError):
-            wait_for(lambda: (sem.holders, turn(sem), sem.waiting) == ([], 0, 0))
-            assert sem.value == sem.total
-        close(sem)
-
-
 @pytest.fixture
-def sem(Robust, name):
-    """A semaphore of three tokens. At the end nobody holds one or has the turn."""
-    with three(Robust, name) as sem:
+def sem(kind, name):
+    with three(kind.cls, name) as sem:
         yield sem
 
 
@@ -122,61 +78,6 @@ def native(name):
     """The same on the running system alone."""
     with three(RobustSemaphore, name) as sem:
         yield sem
-
-
-def in_child(work, fork=os.fork):
-    """Do the work in a forked child. Return its result's repr, or the exception's."""
-    reading, writing = os.pipe()
-    pid = fork()
-    if not pid:
-        try:
-            result = repr(work())
-        except BaseException as error:
-            result = repr(error)
-        os.write(writing, result.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        result = pipe.read()
-    os.waitpid(pid, 0)
-    return result
-
-
-def fork_in_c():
-    """Fork as a C program does, without Python's hooks: uWSGI's default."""
-    import ctypes
-
-    return ctypes.PyDLL(None).fork()
-
-
-PROGRAM = """
-import asyncio, atexit, ctypes, gc, multiprocessing, os, signal, sys, threading, time
-from named_semaphores import RobustSemaphore, _handles, _set, _waiting
-_set.FORKING = 0  # the last user removes the set, also if it has just forked
-name = sys.argv[1]
-"""
-
-
-def program(code, name, *arguments, **options):
-    """Run a program that exits without an error; return what it printed."""
-    done = run_python(PROGRAM + code, name, *arguments, **options)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-@contextlib.contextmanager
-def holder(name, code="sem.acquire()", number=None):
-    """Another process that has opened the semaphore, and has run the code."""
-    code = f"sem = RobustSemaphore(name, {number})\n{code}\nprint('ready', flush=True)\n"
-    process = start_python(PROGRAM + code + "sys.stdin.read()", name)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            stream.close()
 
 
 # --- Several at once ------------------------------------------------------------------------------
@@ -335,19 +236,6 @@ def test_tasks_have_slots(sem):
     inside, seen = set(), set()
     asyncio.run(main())
     assert seen == {0, 1, 2}
-
-
-@pytest.mark.refcounts
-def test_a_with_statement_keeps_the_use_of_its_semaphore(native):
-    name = native.name + "x"
-    for context in (
-        lambda: RobustSemaphore(name),
-        lambda: RobustSemaphore(name, 2).hold(2),
-        lambda: RobustSemaphore(name).slot(),
-    ):
-        with context():
-            assert set_of(name)
-        assert not exists(name)
 
 
 def test_the_kernel_gives_a_dead_holders_slot_back(native):
@@ -623,6 +511,25 @@ def test_the_process_stays_a_user_while_it_holds_tokens(native):
     assert not exists(native.name + "x")
 
 
+@pytest.mark.parametrize("unlink_on_delete", [None, True])
+@pytest.mark.parametrize(
+    "hold",
+    [
+        pytest.param(lambda sem: sem, id="with"),
+        pytest.param(lambda sem: sem.hold(), id="hold"),
+        pytest.param(lambda sem: sem.hold(2), id="hold-2"),
+        pytest.param(lambda sem: sem.slot(), id="slot"),
+    ],
+)
+def test_a_with_statement_keeps_what_nobody_else_has(name, Robust, hold, unlink_on_delete):
+    """And nothing is said when it ends."""
+    with hold(Robust(name, 3, unlink_on_delete=unlink_on_delete)):
+        collect()
+        assert exists(name)
+    collect()
+    assert not exists(name)
+
+
 def test_a_generator_that_is_collected_inside_leaves_no_user(native):
     class Cycle:
         def __init__(self):
@@ -873,766 +780,3 @@ def test_neither_who_wants_several_nor_who_wants_one_starves(native):
     several, *singly = (entries for _, entries in sorted(results, reverse=True))
     assert several >= 0.5 * sum(singly) / len(singly)  # 0.95 to 1.05 on an idle machine
     assert min(singly) >= 0.3 * several
-
-
-# --- A wait for several ends early: no token stays behind, and no turn ----------------------------
-
-PHASES = pytest.mark.parametrize("phase", ["the first", "the rest"])
-
-
-def fill(sem, phase):
-    """Take so much that a wait for two is one for the first of them, or for the rest. Return a
-    condition: somebody waits like that.
-    """
-    assert sem.acquire(n=3 if phase == "the first" else 2)
-    return lambda: turn(sem) == (phase == "the rest") and (sem.waiting or not sem._handle.is_steady)
-
-
-def empty(sem, phase, left=0):
-    """Assert that nothing was left behind, and give back what ``fill`` took."""
-    wait_for(lambda: (turn(sem), sem.waiting) == (0, 0))
-    n = (3 if phase == "the first" else 2) - left
-    assert held(sem) == n
-    sem.release(n)
-
-
-@PHASES
-def test_a_wait_for_several_gets_them_before_newcomers(sem, phase):
-    waits = fill(sem, phase)
-    with thread(sem.acquire, n=2) as got:
-        wait_for(waits)
-        if phase == "the rest":
-            assert sem.value == 0
-            assert not sem.acquire(False)
-            assert not sem.acquire(timeout=0.01)
-            assert not sem.acquire(timeout=0.01, n=2)
-        assert not got
-        sem.release(2)
-    assert (got, turn(sem)) == ([True], 0)
-    sem.release(held(sem))
-
-
-@PHASES
-def test_a_wait_for_several_times_out(sem, phase):
-    fill(sem, phase)
-    assert not sem.acquire(timeout=0.05, n=2)
-    with pytest.raises(TimeoutError), sem.hold(2, timeout=0.05):
-        pytest.fail("it entered")
-    assert not asyncio.run(sem.acquire_async(0.05, n=2))
-    empty(sem, phase)
-
-
-@pytest.mark.exact
-@PHASES
-@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGUSR1, signal.SIGUSR2)])
-def test_a_signal_handler_ends_a_wait_for_several(native, phase, numbers):
-    def handler(number, _):
-        raise Struck(number)
-
-    def send():
-        wait_for(waits)
-        for number in numbers:
-            signal.pthread_kill(threading.main_thread().ident, number)
-
-    before = {number: signal.signal(number, handler) for number in numbers}
-    waits = fill(native, phase)
-    try:
-        for wait in (
-            lambda: native.acquire(n=2),
-            lambda: native.acquire(timeout=60, n=2),
-            lambda: native.hold(2).__enter__(),
-        ):
-            with pytest.raises(Struck), thread(send):
-                wait()
-            assert turn(native) == 0
-        empty(native, phase)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@pytest.mark.exact
-@PHASES
-def test_a_handlers_exception_that_comes_with_the_tokens_gives_them_back(
-    native, monkeypatch, phase
-):
-    def calls(waiter, deadline):
-        made.append(waiter)
-        if len(made) == (1 if phase == "the first" else 2):
-            native.release()
-            yield struck(waiter.try_once())  # which succeeds
-        yield from real(waiter, deadline)
-
-    def struck(call):
-        yield from call
-        raise Struck
-
-    made, real = [], robust.waits
-    fill(native, phase)
-    monkeypatch.setattr(robust, "waits", calls)
-    with pytest.raises(Struck):
-        native.acquire(timeout=60, n=2)
-    empty(native, phase, left=1)
-
-
-@PHASES
-def test_a_cancelled_task_that_waits_for_several(native, phase):
-    async def main():
-        tasks = [asyncio.ensure_future(native.acquire_async(n=2)) for _ in range(3)]
-        while not waits():
-            await asyncio.sleep(0.001)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    waits = fill(native, phase)
-    asyncio.run(main())
-    empty(native, phase)
-
-
-@PHASES
-def test_a_loop_that_stands_still_gives_the_turn_up(native, phase):
-    waits = fill(native, phase)
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(native.acquire_async(n=2))
-
-    async def begin():
-        while not waits():
-            await asyncio.sleep(0.001)
-
-    loop.run_until_complete(begin())
-    wait_for(lambda: turn(native) == 0)
-    native.release(2)
-    assert loop.run_until_complete(asyncio.wait_for(task, 20 * SLOW))
-    loop.close()
-    wait_for(lambda: native.waiting == 0)
-    assert turn(native) == 0
-    native.release(held(native))
-
-
-@PHASES
-def test_closing_leaves_a_wait_for_several_waiting(native, phase):
-    other = RobustSemaphore(native.name)
-    waits = fill(native, phase)
-    with thread(other.acquire, n=2) as got:
-        wait_for(waits)
-        other.close()
-        native.release(2)
-    assert (got, turn(native)) == ([True], 0)
-    native.release(held(native))
-
-
-@PHASES
-@pytest.mark.parametrize("way", ["thread", "task"])
-def test_who_waits_for_several_is_told_of_unlink_and_of_too_few(sem, phase, way):
-    def wait():
-        try:
-            if way == "thread":
-                sem.acquire(n=2)
-            else:
-                asyncio.run(sem.acquire_async(n=2))
-        except Exception as error:
-            return error
-        return None
-
-    if not sem._handle.is_steady and (way, phase) == ("task", "the rest"):
-        pytest.skip("a loop that polls takes all at once, without the turn")
-    waits = fill(sem, phase)
-    with thread(wait) as resized:
-        wait_for(waits)
-        sem.resize(1)
-        sem.release(3 if phase == "the first" else 2)  # without timed waits it looks then
-    assert isinstance(resized[0], ValueError)
-    assert "n must be" in str(resized[0])
-    wait_for(lambda: (turn(sem), sem.waiting) == (0, 0))
-    sem.resize(3)
-    waits = fill(sem, phase)
-    with thread(wait) as unlinked:
-        wait_for(waits)
-        sem.unlink()
-    assert isinstance(unlinked[0], FileNotFoundError)
-    assert unlinked[0].filename == sem.name
-
-
-@PHASES
-@pytest.mark.parametrize("way", ["thread", "task"])
-def test_a_resize_below_what_is_waited_for_is_told_at_once(native, phase, way):
-    def wait():
-        with pytest.raises(ValueError, match="n must be at most 1"):
-            if way == "thread":
-                native.acquire(n=2)
-            else:
-                asyncio.run(native.acquire_async(n=2))
-
-    waits = fill(native, phase)
-    with thread(wait):
-        wait_for(waits)
-        native.resize(1)
-    native.resize(3)
-    empty(native, phase)
-
-
-@PHASES
-def test_a_fork_in_a_signal_handler_of_who_waits_for_several(native, phase):
-    def handler(*_):
-        pids.append(os.fork())
-        if not pids[-1]:
-            raise Struck
-
-    def send():
-        wait_for(waits)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-        wait_for(lambda: pids)
-        assert os.waitpid(pids[0], 0)[1] == 0
-        wait_for(waits)  # the parent waits on
-        native.release(2)
-
-    pids, before = [], signal.signal(signal.SIGUSR1, handler)
-    waits = fill(native, phase)
-    try:
-        with thread(send):
-            try:
-                assert native.acquire(n=2)
-            except Struck:
-                os._exit(held(native) != 0)
-            finally:
-                if pids and not pids[0]:
-                    os._exit(1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert turn(native) == 0
-    native.release(held(native))
-
-
-@PHASES
-@pytest.mark.parametrize("end", ["SIGKILL", "exec"])
-def test_the_death_of_who_waits_for_several(native, phase, end):
-    waits = fill(native, phase)
-    code = "threading.Thread(target=sem.acquire, kwargs={'n': 2}, daemon=True).start()"
-    if end == "exec":
-        code += f"\nprint('ready', flush=True); input()\n{DEATHS['exec']}"
-    with holder(native.name, code) as process:
-        wait_for(waits)
-        if end == "exec":
-            process.stdin.write("\n")
-            process.stdin.flush()
-        else:
-            process.kill()
-        process.wait()
-        empty(native, phase)
-
-
-# --- Forks ----------------------------------------------------------------------------------------
-
-
-def test_a_child_of_fork_holds_nothing_and_is_a_user(sem):
-    def child():
-        for n in (1, 2):
-            with pytest.raises(ValueError, match="this process holds 0"):
-                sem.release(n)
-        users = users_of(sem), held(sem), sem.value
-        with sem:
-            return users, held(sem), held(sem, os.getppid()), in_child(lambda: held(sem))
-
-    with sem.hold(2):
-        assert in_child(child) == "((2, 0, 1), 1, 2, '0')"
-        assert (sem.value, held(sem)) == (1, 2)
-    wait_for(lambda: users_of(sem) == 1)
-
-
-def by_with(sem):
-    with sem, sem.hold(1), sem.slot():
-        yield
-
-
-def by_exit_stack(sem):
-    with contextlib.ExitStack() as stack:
-        for context in (sem, sem.hold(1), sem.slot()):
-            stack.enter_context(context)
-        yield
-
-
-def by_await(sem):
-    contexts = sem, sem.hold(1), sem.slot()
-    for context in contexts:
-        with pytest.raises(StopIteration):
-            context.__aenter__().send(None)
-    yield
-    for context in contexts:
-        with pytest.raises(StopIteration):
-            context.__aexit__(None, None, None).send(None)
-
-
-@pytest.mark.parametrize("way", [by_with, by_exit_stack, by_await])
-@pytest.mark.parametrize("is_closed", [False, True])
-def test_leaving_in_the_child_what_was_entered_before_gives_nothing(
-    sem, way, is_closed, monkeypatch
-):
-    def child():
-        if is_closed:
-            other.close()
-        next(inside, None)
-        return sem.value, held(sem), held(sem, os.getppid())
-
-    if way is by_await:  # without a loop, since tokens are free
-        monkeypatch.setattr("named_semaphores._async.is_waited_for", lambda *_: False)
-    other = type(sem)(sem.name)
-    inside = way(other)
-    next(inside)
-    assert in_child(child) == "(0, 0, 3)"
-    next(inside, None)
-    close(other)
-
-
-def test_a_fork_beside_threads_with_with_statements(native, full):
-    def enter():
-        while not stop.is_set():
-            with native:
-                if native.acquire(False):
-                    native.release(2)
-                    native.acquire()
-
-    def use():
-        with native.hold(1):
-            return held(native)
-
-    stop = threading.Event()
-    with contextlib.ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(thread(enter))
-        stack.callback(stop.set)
-        for _ in range(100 if full else 10):
-            assert in_child(use) == "1"
-
-
-FORK_AND_EXIT = """
-_set.FORKING = 10**9
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-for number in range(int(sys.argv[2])):
-    reading, writing = os.pipe()
-    if not os.fork():  # the parent of a daemon
-        sem = RobustSemaphore(name, 3)
-        hold = sem.hold(2)
-        if not os.fork():  # the daemon
-            try:
-                with sem, hold:
-                    pass
-                again = RobustSemaphore(name)
-                assert (sem.value, sem.total, again.linked_existing_semaphore) == (3, 3, True)
-                os.write(writing, b"x")
-            finally:
-                os._exit(0)
-        END
-    os.close(writing)
-    assert os.read(reading, 1) == b"x"
-    os.close(reading)
-    os.wait()
-"""
-
-
-@pytest.mark.parametrize(
-    "end", ["sys.exit()", "sem.close(); os._exit(0)", "del sem, hold; os._exit(0)"]
-)
-def test_a_daemons_parent_may_end_before_its_child_has_joined(name, full, end):
-    count = "200" if full else "20"
-    assert program(FORK_AND_EXIT.replace("END", end), name, count) == ""
-    remove(name)
-
-
-def test_a_child_is_a_user_also_if_its_parent_closed_first(native):
-    code = """
-sem = RobustSemaphore(name)
-if os.fork():
-    sem.close()
-    print(os.wait()[1])
-else:
-    while RobustSemaphore(name)._set.users() != 2:
-        pass
-    with sem:
-        print(sem.value, flush=True)
-    os._exit(0)
-"""
-    assert program(code, native.name) == "2\n0\n"
-
-
-def test_a_set_that_was_replaced_while_nobody_had_it_open(name):
-    def child():
-        with pytest.raises(FileNotFoundError, match="it was removed"):
-            sem.acquire()
-        sem.close()
-
-    sem = RobustSemaphore(name)
-    sem.unlink()
-    new = RobustSemaphore(name, 2)
-    assert in_child(child) == "None"
-    assert (new.value, users_of(new)) == (2, 1)
-    close(sem, new)
-
-
-def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_user(
-    native, monkeypatch
-):
-    def interrupted(*arguments):
-        found = find(*arguments)
-        if not pids:
-            pids.append(os.fork())
-        return found
-
-    find, pids = _opening.find_account, []
-    monkeypatch.setattr(_opening, "find_account", interrupted)
-    other = RobustSemaphore(native.name + "x", 2)
-    with monkeypatch.context() as patch:
-        patch.setattr(_handles, "_joined", {})  # as in a process that has not opened it
-        third = RobustSemaphore(native.name + "x")
-    if not pids[0]:
-        with third.hold(2):
-            os._exit((users_of(third), held(third)) != (3, 2))
-    assert os.waitpid(pids[0], 0)[1] == 0
-    close(third, other)
-
-
-def test_a_child_is_free_of_the_locks_of_its_parents_threads(name):
-    code = """
-def hold():
-    with _handles._lock:
-        locked.set()
-        forked.wait()
-sem, locked, forked = RobustSemaphore(name, 3), threading.Event(), threading.Event()
-thread = threading.Thread(target=hold)
-thread.start()
-locked.wait()
-if not os.fork():
-    with sem.hold(2):
-        os._exit(RobustSemaphore(name).value != 1)
-print(os.wait()[1])
-forked.set()
-thread.join()
-"""
-    assert program(code, name, options=["-W", "ignore"]) == "0\n"
-
-
-@pytest.mark.refcounts
-def test_a_finalizer_that_finds_the_lock_taken_leaves_its_work_to_the_next(native):
-    def hold():
-        with _handles._lock:
-            locked.set()
-            collected.wait(30 * SLOW)
-
-    locked, collected = threading.Event(), threading.Event()
-    name = native.name + "x"
-    other = RobustSemaphore(name)
-    with thread(hold):
-        locked.wait()
-        del other
-        assert exists(name)
-        collected.set()
-    close(RobustSemaphore(native.name))
-    assert not exists(name)
-
-
-# --- Forks of C code, which run no hooks ----------------------------------------------------------
-
-
-def test_a_child_forked_in_c_shares_its_parents_account(native):
-    def child():
-        next(inside, None)
-        own = native.value
-        native.close()
-        collect()
-        _handles.leave_all()
-        return own
-
-    inside = by_with(native)
-    native.resize(4)
-    next(inside)
-    assert in_child(child, fork_in_c) in ("1", "4")
-    assert exists(native.name)
-    native.release(held(native)) if held(native) else None
-    native.resize(3)
-
-
-@pytest.mark.parametrize("end", ["SIGKILL", "exit"])
-def test_a_child_forked_in_c_goes_on_when_its_parent_has_ended(native, end):
-    code = """
-parent, sem = os.getpid(), RobustSemaphore(name)
-hold = sem.hold(2)
-if ctypes.PyDLL(None).fork():
-    sem.acquire()
-    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[2] == "SIGKILL" else sys.exit()
-while os.getppid() == parent or sem.value < 3:
-    time.sleep(0.001)
-for _ in range(3):
-    with sem, hold:
-        assert sem.value == 0
-    assert sem.value == 3, sem.holders
-    sem.acquire(n=2)
-    sem.release()
-    sem.release()
-    assert sem.value == 3, sem.holders
-print("done", sem._set.users(), flush=True)
-sem.close()
-"""
-    process = start_python(PROGRAM + code, native.name, end)
-    assert process.stdout.read() == "done 2\n", process.stderr.read()
-    process.communicate()
-    wait_for(lambda: users_of(native) == 1)
-
-
-# --- The ends of processes ------------------------------------------------------------------------
-
-DEATHS = {
-    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
-    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
-    "_exit": "os._exit(0)",
-    "abort": "os.abort()",
-    "exit with a daemon thread inside": "sys.exit()",
-    "exec": "os.execv('/bin/sh', ['sh', '-c', 'exit 3'])",
-    "exec and SIGKILL": "os.execv('/bin/sh', ['sh', '-c', 'kill -9 $$'])",
-}
-
-
-@pytest.mark.parametrize("death", DEATHS)
-def test_a_dead_holders_tokens_come_back_and_wake_a_waiter(native, death):
-    code = f"""
-import resource
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-def inside():
-    with sem, sem.hold(2):
-        time.sleep(600)
-threading.Thread(target=inside, daemon=True).start()
-print("ready", flush=True)
-sys.stdin.read(1)
-{DEATHS[death]}
-"""
-    with holder(native.name, code) as process:
-        wait_for(lambda: native.value == 0)
-        with thread(native.acquire, timeout=20 * SLOW) as woken:
-            wait_for(lambda: native.waiting == 1)
-            process.stdin.write("x")
-            process.stdin.flush()
-        assert woken == [True]
-        wait_for(lambda: native.value == 2)
-        native.release()
-        process.wait()
-    assert users_of(native) == 1
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "sem.acquire(); sem.release()",
-        "global_cycle = [sem]; global_cycle.append(global_cycle)",
-        "pid = os.fork(); os.waitpid(pid, 0) if pid else None",
-        "os._exit(0) if os.fork() else [time.sleep(0.01) for _ in iter(sem._set.users, 1)]",
-        "multiprocessing.get_context('fork').Process(target=print).start()",
-        "atexit.register(sem.close)",
-        "threading.Thread(target=lambda: sem.acquire(n=1), daemon=True).start()",
-        "RobustSemaphore(name).acquire(); del sem",
-    ],
-)
-@pytest.mark.parametrize("before", ["", "import multiprocessing.util"])
-def test_the_last_process_to_exit_removes_the_name(name, before, code):
-    program = f"{before}\nimport os, sys\n" + PROGRAM.replace("multiprocessing, ", "").replace(
-        "name =", "import multiprocessing; name ="
-    )
-    done = run_python(f"{program}\nsem = RobustSemaphore(name, 3)\n{code}", name)
-    assert (done.returncode, done.stderr) == (0, "")
-    if "acquire(n=1)" in code or "del sem" in code:  # it held a token to the end
-        remove(name)
-    wait_for(lambda: not exists(name))
-
-
-def test_after_the_interpreters_end_every_use_is_refused(native):
-    code = """
-class Pool:
-    def __init__(self):
-        self.sem, self.me = RobustSemaphore(name), self
-    def __del__(self):
-        for use in (self.sem.acquire, self.sem.__enter__, self.sem.release, lambda: self.sem.value):
-            try:
-                use()
-            except ValueError as error:
-                os.write(1, f"{error}\\n".encode())
-pool = Pool()
-sem = RobustSemaphore(name)
-sem.acquire(n=2)
-atexit.register(lambda: print(sem.value, flush=True))
-"""
-    said = f"semaphore {native.name!r} is closed\n" * 4
-    assert program(code, native.name) == "1\n" + said
-    wait_for(lambda: (users_of(native), native.value) == (1, 3))
-
-
-def test_at_exit_those_that_were_opened_late_are_left_too(name):
-    code = """
-def enter():
-    global sem
-    sem = RobustSemaphore(name)
-    with sem:
-        print("inside", flush=True)
-atexit.register(enter)
-"""
-    assert program(code, name) == "inside\n"
-    assert not exists(name)
-
-
-def test_exit_does_not_wait_for_tasks_that_wait(native):
-    code = """
-sem = RobustSemaphore(name)
-async def main():
-    asyncio.ensure_future(sem.acquire_async())
-    asyncio.ensure_future(sem.acquire_async(n=2))
-    while sem.waiting < 2:
-        await asyncio.sleep(0.001)
-asyncio.run(main())
-"""
-    with native.hold(3):
-        assert elapsed(program, code, native.name)[1] < 10 * SLOW
-        wait_for(lambda: (native.waiting, turn(native)) == (0, 0))
-
-
-def test_a_child_with_its_parents_process_number(name):
-    code = """
-def first_of_a_namespace():
-    if ctypes.CDLL(None).unshare(0x20000000):  # CLONE_NEWPID
-        print("cannot")
-        sys.exit()
-    pid = os.fork()
-    if pid:
-        sys.exit(os.waitpid(pid, 0)[1] != 0)
-
-first_of_a_namespace()
-sem = RobustSemaphore(name, 3)
-with sem:
-    parent = os.getpid()
-    first_of_a_namespace()
-    assert os.getpid() == parent == 1
-    try:
-        sem.release()
-    except ValueError:
-        print("refused")
-assert sem.value == 2, sem.value
-sem.close()
-"""
-    said = program(code, name)
-    if said == "cannot\n":
-        pytest.skip("this user may not make a PID namespace")
-    assert said == "refused\n"
-    if exists(name):
-        remove(name)
-
-
-def _enter(sem):
-    assert held(sem) == 0
-    with sem, sem.hold(1):
-        assert held(sem) == 2
-    assert sem.value == 2
-    _enter.kept = sem
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_children_of_multiprocessing_use_it_and_leave_nothing(native, method):
-    # Before 3.14 they skip atexit.
-    with native:
-        process = multiprocessing.get_context(method).Process(target=_enter, args=(native,))
-        process.start()
-        process.join(60 * SLOW)
-    assert process.exitcode == 0
-    assert (native.value, users_of(native)) == (3, 1)
-
-
-def test_a_child_of_multiprocessing_may_be_the_last(name):
-    code = """
-def enter():
-    global sem
-    sem = RobustSemaphore(name)
-threading.Thread(target=time.sleep, args=(0.5,), daemon=True).start()
-process = multiprocessing.get_context("fork").Process(target=enter)
-process.start()
-process.join()
-"""
-    program(code, name, options=["-W", "ignore"])
-    assert not exists(name)
-
-
-# --- All together ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("unlink_on_delete", [None, True])
-@pytest.mark.parametrize(
-    "hold",
-    [
-        pytest.param(lambda sem: sem, id="with"),
-        pytest.param(lambda sem: sem.hold(), id="hold"),
-        pytest.param(lambda sem: sem.hold(2), id="hold-2"),
-        pytest.param(lambda sem: sem.slot(), id="slot"),
-    ],
-)
-def test_a_with_statement_keeps_what_nobody_else_has(name, Robust, hold, unlink_on_delete):
-    """And nothing is said when it ends."""
-    with hold(Robust(name, 3, unlink_on_delete=unlink_on_delete)):
-        collect()
-        assert exists(name)
-    collect()
-    assert not exists(name)
-
-
-@pytest.mark.parametrize("end", ["", "del sem", "sem.close()"])
-def test_the_end_of_the_last_user_that_is_to_unlink_is_quiet(name, end):
-    code = "import sys; from named_semaphores import RobustSemaphore as R; sem = R(sys.argv[1], unlink_on_delete=True); "
-    done = run_python(code + end, name)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not exists(name)
-
-
-def test_never_more_inside_than_the_limit_whoever_comes_and_goes(name, full, tmp_path):
-    path = tmp_path / "marks"
-    path.write_bytes(bytes(users.SIZE))
-    marks = users.shared(str(path))
-    chance = random.Random(11)
-    contexts = {
-        method: multiprocessing.get_context(method) for method in ("fork", "spawn", "forkserver")
-    }
-    started, slots = dict.fromkeys((*contexts, "subprocess"), 0), iter(range(1, users.SLOTS))
-    running = {}
-
-    def start():
-        kind, slot = chance.choice(list(started)), next(slots)
-        arguments = (name, str(path), slot, 20)
-        if kind == "subprocess":
-            process = subprocess.Popen(
-                [sys.executable, users.__file__, *map(str, arguments)],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
-        else:
-            process = contexts[kind].Process(target=users.work, args=arguments)
-            process.start()
-        started[kind] += 1
-        running[process] = slot
-
-    def is_over(process):
-        if isinstance(process, subprocess.Popen):
-            return process.poll() is not None
-        return process.exitcode is not None
-
-    end = time.monotonic() + (60 if full else 2)
-    while time.monotonic() < end or min(started.values()) == 0 or marks[0] == 0:
-        while len(running) < 6:
-            start()
-        time.sleep(0.005)
-        if chance.random() < 0.03:
-            process, slot = chance.choice(list(running.items()))
-            users.doom(marks, slot)
-            process.kill()
-        for process in [process for process in running if is_over(process)]:
-            del running[process]
-    for process in running:
-        process.wait() if isinstance(process, subprocess.Popen) else process.join()
-    print(f"started {started}; the most inside at once: {marks[0]}")
-    assert 1 <= marks[0] <= users.LIMIT
-    sem = RobustSemaphore(name)
-    assert (sem.value, sem.holders) == (sem.total, [])
-    close(sem)
-    assert not exists(name)
-    marks.close()

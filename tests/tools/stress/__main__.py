@@ -67,6 +67,22 @@ TABLES = (
         },
     ),
     (
+        "several",
+        "Signals, where several tokens or a numbered one are taken",
+        (Robust,),
+        {
+            "hold": ("`with sem.hold(2)`", 'storm.busy(peer, {n}, "hold")', 100_000),
+            "slot": ("`with sem.slot()`", 'storm.busy(peer, {n}, "slot")', 100_000),
+            "release": (
+                "`acquire(n=2)`, `release(2)`",
+                'storm.busy(peer, {n}, "release")',
+                100_000,
+            ),
+            "first": ("waiting for the first of two", 'storm.waiting(peer, {n}, "first")', 100_000),
+            "rest": ("waiting for the second", 'storm.waiting(peer, {n}, "rest")', 100_000),
+        },
+    ),
+    (
         "threads",
         "Threads, forks, successors",
         (Named, NamedCtypes, Robust, PosixIpc, Predecessor, Naive),
@@ -97,7 +113,7 @@ TABLES = (
 CHOICES = [choice for key, _, _, faults in TABLES for choice in (key, *faults)]
 TESTS = [
     f"test_{name}.py"
-    for name in ("model", "sysv_model", "sysv", "robust", "core", "libc", "async", "run")
+    for name in ("model", "sysv_model", "sysv", "robust", "forks", "core", "libc", "async", "run")
 ]  # those with a full size
 
 CODE = """
@@ -117,7 +133,7 @@ def is_promised(peer: type[Peer], fault: str) -> bool:
         return False  # nothing brings a killed holder's token back
     if peer is NamedPolling and fault == "early-signal":
         return False  # without timed waits only the next signal is noticed
-    if fault in TABLES[0][3] and not EXACT:
+    if fault in {**TABLES[0][3], **TABLES[1][3]} and not EXACT:
         return False  # before CPython 3.11 a signal can come between a token and its owner
     return peer in OURS and fault != "try"  # what is lost there is lost after acquire has returned
 

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of RobustSemaphore share: what the kernel knows, and other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from support import (
+    PYPY,
+    collect,
+    run_python,
+    set_of,
+    start_python,
+    wait_for,
+)
+
+from named_semaphores import (
+    RobustSemaphore,
+    _set,
+)
+
+
+def turn(sem):
+    """Return whether a process that wants several tokens has the first of them."""
+    return sem._set.library.value(sem._set.id, _set.TURN)
+
+
+def users_of(sem):
+    if PYPY:
+        collect()
+    return sem._set.users()
+
+
+def held(sem, pid=None):
+    """Return how many tokens a process holds, by default this one."""
+    return dict(sem.holders).get(pid or os.getpid(), 0)
+
+
+def exists(name):
+    if PYPY:
+        collect()
+    return set_of(name) is not None
+
+
+def close(*sems):
+    """Close them. PyPy ends the use of a semaphore only when it collects what is left of it."""
+    for sem in sems:
+        sem.close()
+    if PYPY:
+        collect()
+
+
+def remove(name):
+    """Remove a set that was left without users."""
+    close(RobustSemaphore(name))
+    assert not exists(name)
+
+
+@contextlib.contextmanager
+def three(cls, name):
+    """A semaphore of three tokens. At the end nobody holds one or has the turn."""
+    sem = cls(name, 3)
+    yield sem
+    if not sem.closed:
+        with contextlib.suppress(FileNotFoundError):
+            wait_for(lambda: (sem.holders, turn(sem), sem.waiting) == ([], 0, 0))
+            assert sem.value == sem.total
+        close(sem)
+
+
+def in_child(work, fork=os.fork):
+    """Do the work in a forked child. Return its result's repr, or the exception's."""
+    reading, writing = os.pipe()
+    pid = fork()
+    if not pid:
+        try:
+            result = repr(work())
+        except BaseException as error:
+            result = repr(error)
+        os.write(writing, result.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        result = pipe.read()
+    os.waitpid(pid, 0)
+    return result
+
+
+def fork_in_c():
+    """Fork as a C program does, without Python's hooks: uWSGI's default."""
+    import ctypes
+
+    return ctypes.PyDLL(None).fork()
+
+
+PROGRAM = """
+import asyncio, atexit, ctypes, gc, multiprocessing, os, signal, sys, threading, time
+from named_semaphores import RobustSemaphore, _handles, _set, _waiting
+_set.FORKING = 0  # the last user removes the set, also if it has just forked
+name = sys.argv[1]
+"""
+
+
+def program(code, name, *arguments, **options):
+    """Run a program that exits without an error; return what it printed."""
+    done = run_python(PROGRAM + code, name, *arguments, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def holder(name, code="sem.acquire()", number=None):
+    """Another process that has opened the semaphore, and has run the code."""
+    code = f"sem = RobustSemaphore(name, {number})\n{code}\nprint('ready', flush=True)\n"
+    process = start_python(PROGRAM + code + "sys.stdin.read()", name)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
