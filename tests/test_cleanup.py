@@ -146,7 +146,9 @@ late.itself = late  # collected at the interpreter's end, after the atexit funct
 def test_the_first_one_may_be_made_in_a_finalizer_at_the_interpreters_end(name):
     done = run_python(START + AT_SHUTDOWN, name)
     assert_quiet(done)
-    assert done.stdout == "1\n" or sys.implementation.name == "pypy"  # which may not collect it
+    # PyPy need not collect it, and coverage keeps what it traced.
+    is_kept = sys.implementation.name == "pypy" or "coverage" in sys.modules
+    assert done.stdout == "1\n" or is_kept
     assert not exists(name)
 
 
