@@ -173,10 +173,11 @@ class Robust(Named):
     takes_several = True
 
     def __init__(self) -> None:
-        from named_semaphores import RobustSemaphore
+        from named_semaphores import RobustSemaphore, _set
 
         super().__init__()
         self.type = RobustSemaphore
+        _set.FORKING = 0  # else a process that has just forked leaves its sets idle
 
     def fresh(self, tokens: int = 1) -> Any:
         return self.create(
