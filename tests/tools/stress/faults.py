@@ -95,34 +95,3 @@ def _exists(peer: Peer, name: str) -> bool:
         return False
     peer.close(sem)
     return True
-
-
-def opening(peer: Peer, rounds: int) -> dict[str, Any]:
-    """Open and close over and over; then have 10,000 open at once, or a tenth of the rounds."""
-
-    def state() -> tuple[int, int]:
-        with open("/proc/self/maps", encoding="utf-8") as maps:
-            return sum("/sem." in line for line in maps), len(os.listdir("/proc/self/fd"))
-
-    name = unique_name()
-    sem = peer.create(name)
-    for _ in range(100):
-        peer.close(peer.link(name))
-    gc.collect()
-    before, objects = state(), len(gc.get_objects())
-    for _ in range(rounds):
-        peer.close(peer.link(name))
-    gc.collect()
-    grown = [now - then for now, then in zip(state(), before)]
-    more = len(gc.get_objects()) - objects
-    peer.discard(sem)
-    many = [peer.create(unique_name()) for _ in range(rounds // 10)]
-    for one in many:
-        peer.discard(one)
-    return {
-        "rounds": rounds,
-        "mappings": grown[0],
-        "descriptors": grown[1],
-        "objects more": max(0, more - 20),
-        "open at once": len(many),
-    }
