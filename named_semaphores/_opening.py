@@ -12,10 +12,12 @@ import os
 from ._keys import LONGEST_NAME, key, name_of, words
 from ._set import (
     DEAD,
+    MARK_AGAIN,
     MARK_IDLE,
     MARK_UNUSED,
     NAME,
     PERSIST,
+    TOKENS,
     TOTAL,
     USERS,
     ZERO,
@@ -130,7 +132,8 @@ class _Opening:
             library.remove(semid)
             return None
         if values[DEAD]:  # a process is about to remove it, and may be stopped
-            if not remove_marked(library, semid, MARK_UNUSED):
+            mark = MARK_UNUSED if values[TOKENS] else MARK_AGAIN  # without TOKENS: not ready
+            if not remove_marked(library, semid, mark):
                 library.sleep(0.001)
             return None
         if not values[USERS] and not values[PERSIST]:

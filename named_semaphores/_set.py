@@ -134,11 +134,11 @@ STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 # The marks before IPC_RMID, for which the process must have the right. Another process that finds a
 # mark adds its own, and calls IPC_RMID too. If all of them die before the call, the kernel takes
 # the marks back. Without a mark, a newcomer could join just before IPC_RMID.
-# TOTAL keeps a set that is not ready from being made ready. It comes before DEAD: FreeBSD takes a
-# dead process's changes back one by one, in this order.
-MARK_UNUSED: list[Operation] = [(USERS, 0, NOWAIT), (TOTAL, 1, UNDO), (DEAD, 1, UNDO)]
+MARK_UNUSED: list[Operation] = [(USERS, 0, NOWAIT), (DEAD, 1, UNDO)]
 MARK_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), *MARK_UNUSED]
-MARK_UNREADY: list[Operation] = [(TOTAL, 0, NOWAIT), *MARK_UNUSED]
+# TOTAL keeps a set that is not ready from being made ready. MARK_AGAIN finishes its removal.
+MARK_AGAIN: list[Operation] = [(TOTAL, 1, UNDO), *MARK_UNUSED]
+MARK_UNREADY: list[Operation] = [(TOTAL, 0, NOWAIT), *MARK_AGAIN]
 
 
 def take_over(account: int) -> list[Operation]:

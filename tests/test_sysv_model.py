@@ -866,7 +866,7 @@ FAULTS = (
         "a mark that outlives its process", "of other users", "USERS or DEAD|it goes on for ever",
         MARK_IDLE=[*IDLE, (DEAD, 1, 0)],
     ),
-    fault("a mark without TOTAL", "swept", USED, MARK_UNUSED=[*IDLE[1:], (DEAD, 1, UNDO)]),
+    fault("a mark without TOTAL", "swept", USED, MARK_AGAIN=_set.MARK_UNUSED),
     fault(
         "tokens that die with their holder", "users", "a process does not hold what it believes",
         take=lambda account, n, bias, flags=0: [(TOKENS, -bias - n, flags), (TOKENS, bias, 0)],
