@@ -31,9 +31,7 @@ class _Storm:
     and its damage are counted.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self.made = self.caught = self.lost = self.gained = self.swallowed = 0
-        self.random = random.Random(seed)
+    made = caught = lost = gained = swallowed = 0
 
     @contextlib.contextmanager
     def handling(self, number: int) -> Iterator[None]:
@@ -50,7 +48,7 @@ class _Storm:
 
     def arm(self) -> None:
         # Longer than a with statement takes, so the signal can arrive anywhere in it.
-        signal.setitimer(signal.ITIMER_REAL, self.random.uniform(1e-6, 20e-6))
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 20e-6))
 
     def count(self, peer: Peer, sem: Any, expected: int) -> None:
         """Count an interrupt, and the tokens that it lost or gained."""
@@ -144,13 +142,11 @@ def rounds(sem, interrupts):
 """
 
 
-def _release_and_kill(
-    sem: Any, several: tuple[int, ...], held: Gate, go: Gate, done: Gate, spread: float
-) -> None:
+def _release_and_kill(sem: Any, several: tuple[int, ...], held: Gate, go: Gate, done: Gate) -> None:
     """The other process: take tokens; then release them and send a signal, in any order and with
     any gap, about when the wait begins.
     """
-    parent, rng = os.getppid(), random.Random()
+    parent = os.getppid()
     steps: list[Callable[[], object]] = [
         lambda: sem.release(*several),
         lambda: os.kill(parent, signal.SIGUSR1),
@@ -163,16 +159,14 @@ def _release_and_kill(
         go.wait()
         steps.reverse()
         for step in steps:
-            end = time.perf_counter() + rng.choice((0, 0, rng.uniform(0, spread)))
+            end = time.perf_counter() + random.choice((0, 0, random.uniform(0, 40e-6)))
             while time.perf_counter() < end:
                 pass
             step()
         done.give()
 
 
-def waiting(
-    peer: Peer, interrupts: int, statement: str, limit: float = 10, spread: float = 40e-6
-) -> dict[str, Any]:
+def waiting(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
     """Interrupt waits for what another process releases at the same time.
 
     statement: "first" and "rest" wait for two of three tokens, of which the other process has three
@@ -183,13 +177,10 @@ def waiting(
     total = 3 if several else 1
     sem = peer.create(unique_name(), total)
     call = {"timed": peer.timed_acquire, "wait": peer.acquire}.get(statement)
-    source = (
-        f"with {'hold' if several else 'sem'}:\n    while True: nap(0)"
-        if call is None
-        else f"{call}; got = True"
-        if peer.busy
-        else f"got = {call}"
-    )
+    if call is None:
+        source = f"with {'hold' if several else 'sem'}:\n    while True: nap(0)"
+    else:
+        source = f"{call}; got = True" if peer.busy else f"got = {call}"
 
     def count(got: bool) -> None:
         if got:
@@ -198,23 +189,22 @@ def waiting(
 
     try:
         with Children() as children, Gate() as held, Gate() as go, Gate() as done:
-            # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a
-            # thread takes the GIL back, and a signal at that very moment is forgotten until the
-            # next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
             names = {
+                # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a
+                # thread takes the GIL back, and a signal at that very moment is forgotten until the
+                # next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
                 "nap": time.sleep,
-                "limit": limit,
+                "limit": 10,
                 "Interrupt": (Interrupt, *peer.interrupted),
                 "busy": peer.busy,
                 "count": count,
                 "hold": sem.hold(2) if several else None,
+                "held": held.wait,
+                "go": go.give,
+                "done": done.wait,
             }
-            rounds = _compiled(
-                _WAITING_ROUNDS,
-                source,
-                {"held": held.wait, "go": go.give, "done": done.wait, **names},
-            )
-            children.start(_release_and_kill, sem, several, held, go, done, spread)
+            rounds = _compiled(_WAITING_ROUNDS, source, names)
+            children.start(_release_and_kill, sem, several, held, go, done)
             with storm.handling(signal.SIGUSR1):
                 rounds(sem, interrupts)
     finally:  # when the other process has ended: the last user removes a robust semaphore
@@ -237,10 +227,8 @@ def noticed(peer: Peer, interrupts: int, processes: int = 100) -> dict[str, Any]
     sem = peer.empty()
     figures = shared(ctypes.c_double * (3 * processes))
     with Children() as children:
-        for number in range(processes):
-            children.start(
-                _interrupt_waits, peer, sem, interrupts // processes, figures, 3 * number
-            )
+        for place in range(0, 3 * processes, 3):
+            children.start(_interrupt_waits, peer, sem, interrupts // processes, figures, place)
         children.join()
     peer.drop(sem)
     return {
@@ -256,7 +244,7 @@ def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place:
         for _ in range(interrupts):
             begin = time.monotonic()
             try:
-                signal.setitimer(signal.ITIMER_REAL, storm.random.uniform(1e-6, 20e-6), PATIENCE)
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 20e-6), PATIENCE)
                 sem.acquire()
             except (Interrupt, *peer.interrupted):
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -293,11 +281,8 @@ def creating(peer: Peer, interrupts: int) -> dict[str, Any]:
     """
     storm = _Storm()
 
-    def swallow(
-        _: object,
-    ) -> (
-        None
-    ):  # the exception of a handler that ran in a finalizer; there will be no other for this signal
+    def swallow(_: object) -> None:
+        # The exception of a handler that ran in a finalizer: there is no other for this signal.
         while True:
             storm.swallowed += 1
             storm.caught += 1
@@ -307,22 +292,20 @@ def creating(peer: Peer, interrupts: int) -> dict[str, Any]:
             except Interrupt:  # so soon that it came here
                 pass
 
-    hook, sys.unraisablehook = sys.unraisablehook, swallow
     names = {
         "arm": storm.arm,
         "Interrupt": Interrupt,
         "create": peer.create,
+        "discard": peer.discard,
         "unique_name": unique_name,
         "storm": storm,
     }
+    hook, sys.unraisablehook = sys.unraisablehook, swallow
     try:
         with storm.handling(signal.SIGALRM):
-            for statement in ("discard(sem)", "del sem", "pass"):
-                storm.caught, before = 0, storm.caught
-                _compiled(_CREATING_ROUNDS, statement, {"discard": peer.discard, **names})(
-                    None, interrupts // 3
-                )
-                storm.caught += before
+            for number, statement in enumerate(("discard(sem)", "del sem", "pass"), 1):
+                rounds = _compiled(_CREATING_ROUNDS, statement, names)
+                rounds(None, number * interrupts // 3)
     finally:
         sys.unraisablehook = hook
     gc.collect()
