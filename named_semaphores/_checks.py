@@ -84,7 +84,7 @@ def check_wait(name: str | None, blocking: object, timeout: object) -> None:
             f"semaphore {name!r}: can't specify a timeout ({timeout!r}) for a non-blocking acquire"
         )
     try:
-        # numpy's arrays have a length, and compare item by item.
+        # numpy's arrays have a length; they are compared item by item.
         if not hasattr(timeout, "__len__") and timeout >= 0:  # type: ignore[operator]
             return
     except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN

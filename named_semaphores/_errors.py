@@ -33,9 +33,9 @@ def open_error(number: int | None, libc: Libc, name: str, creating: bool) -> Exc
     length = len(name.encode())
     if length > libc.longest_name:  # some systems have another error
         hint = (
-            f"a name has at most {libc.longest_name} bytes here, its slash included, and this one "
+            f"with its slash a name has at most {libc.longest_name} bytes here, this one {length}"
         )
-        return oserror(errno.ENAMETOOLONG, libc, name, f"{hint}{length}")
+        return oserror(errno.ENAMETOOLONG, libc, name, hint)
     # Without /dev/shm glibc from 2.34 on says ENOENT also when it creates.
     if (creating and number == errno.ENOENT) or number in _NO_DIRECTORY:
         directory = os.path.dirname(libc.files or "")

@@ -205,12 +205,8 @@ class Libc:
         self._choose_wait(system)
 
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
-        prototype = (
-            _prototype(c_int, *argtypes)
-            if keep_gil
-            else ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
-        )
-        function: Any = prototype(address_of(self.lib, symbol))
+        prototype = _prototype if keep_gil else partial(ctypes.CFUNCTYPE, use_errno=True)
+        function: Any = prototype(c_int, *argtypes)(address_of(self.lib, symbol))
         function.library = self.lib  # a test's callbacks must live as long as what calls them
         return function
 
@@ -224,9 +220,8 @@ class Libc:
         # int sem_unlink(const char *name);
         self.sem_unlink = self._function("sem_unlink", c_char_p)
         # int sem_getvalue(sem_t *sem, int *value);
-        self.sem_getvalue = self._function(
-            "sem_getvalue", c_void_p, ctypes.POINTER(c_int), keep_gil=True
-        )
+        pointer = ctypes.POINTER(c_int)
+        self.sem_getvalue = self._function("sem_getvalue", c_void_p, pointer, keep_gil=True)
         # int sem_wait(sem_t *sem);
         self.sem_wait = self._function("sem_wait", c_void_p)
         # int sem_trywait(sem_t *sem);
@@ -265,12 +260,9 @@ class Libc:
         if best is None:
             return
         symbol, self._timespec, self._time_of, self._before, self._after = best
-        types = (
-            [c_int] * len(self._before)
-            + [ctypes.POINTER(self._timespec)]
-            + [c_void_p] * len(self._after)
-        )
-        self.sem_timedwait = self._function(symbol, c_void_p, *types)
+        before, after = [c_int] * len(self._before), [c_void_p] * len(self._after)
+        types = (c_void_p, *before, ctypes.POINTER(self._timespec), *after)
+        self.sem_timedwait = self._function(symbol, *types)
         # A wait until a time of the wall clock: most systems compute what is left of it and sleep
         # that long, so that a step of the clock costs a slice at most. glibc hands the time itself
         # to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.

@@ -48,7 +48,7 @@ def test_the_longest_name_works_and_one_longer_is_refused(kind, name):
         sem = kind.cls(name.ljust(longest, "x"))
         assert kind.exists(sem.name)
         sem.close()
-        text = f"at most {longest} bytes here, its slash included, and this one {longest + 1}"
+        text = f"with its slash a name has at most {longest} bytes here, this one {longest + 1}"
         with pytest.raises(OSError, match=text) as raised:
             kind.cls(name.ljust(longest + 1, "x"))
         assert raised.value.errno == errno.ENAMETOOLONG
