@@ -274,8 +274,8 @@ def remove(libc, name):
 
 
 def replace(libc, name):
-    libc.unlink(name)
-    libc.create(name, 0o600, 9)
+    remove(libc, name)
+    make(libc, name)
 
 
 def interrupt(libc, name):
@@ -435,48 +435,8 @@ def test_the_standard_librarys_own_semaphore_tests(name):
 # --- compatibility
 
 
-def test_the_class_is_where_1_0_3_had_it():
+def test_what_1_0_3_had_is_where_it_was():
     from named_semaphores import semaphore  # whose __init__.py was empty
 
     assert semaphore.NamedSemaphore is NamedSemaphore
-
-
-def test_code_written_for_1_0_3(name):
     assert [flag.value for flag in Flags] == [0, 1, 2, 3]
-    bare = name[1:]
-
-    # One variable, bound again and again: the old object is deleted after the new one was made.
-    sem = NamedSemaphore(bare)
-    assert sem.name == name
-    sem = NamedSemaphore(bare, initial_value=3)
-    collect()
-    sem = NamedSemaphore(bare)
-    collect()
-    sem.acquire()
-    sem.release()
-    if sem.acquire(timeout=5):
-        sem.release()
-    with NamedSemaphore(bare) as sem:
-        pass
-    collect()
-    sem.close()
-
-    created = NamedSemaphore(bare, handle_existence=Flags.RAISE_IF_EXISTS)
-    linked = NamedSemaphore(bare, handle_existence=LINK)
-    del linked
-    collect()
-    assert NamedSemaphore(bare, handle_existence=LINK).linked_existing_semaphore
-    del created
-    collect()
-    assert not kinds.exists(name)
-
-    sem = NamedSemaphore(bare, unlink_on_delete=False)
-    del sem
-    sem = NamedSemaphore(bare, unlink_on_delete=False)
-    assert sem.linked_existing_semaphore
-    sem.unlink()
-    del sem
-    sem = NamedSemaphore(bare, handle_existence=Flags.UNLINK_AND_CREATE)
-    del sem
-    collect()
-    assert not kinds.exists(name)

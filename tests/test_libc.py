@@ -91,20 +91,6 @@ def test_sem_open_declares_two_parameters_and_so_is_called_as_variadic(lib, plat
     assert tuple(Libc(lib(), platform).sem_open.argtypes) == (ctypes.c_char_p, ctypes.c_int)
 
 
-def test_mode_and_value_arrive_as_they_are(name):
-    class Noting(Musl):
-        def do_sem_open(self, *arguments):
-            notes.append(arguments)
-            return super().do_sem_open(*arguments)
-
-    notes = []
-    sem = bound(Noting(), "linux")(name, 2**31 - 1, mode=0o777)
-    link, create = notes
-    assert link[:2] == (name.encode(), 0)
-    assert create == (name.encode(), os.O_CREAT | os.O_EXCL, 0o777, 2**31 - 1)
-    sem.close()
-
-
 def test_macos_handle_0_is_a_semaphore(name):
     sem = bound(MacOS(), "darwin")(name, 1)
     assert sem._handle.pointer == 0

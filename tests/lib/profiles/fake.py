@@ -133,10 +133,9 @@ class Fake:
         for symbol, arguments in _ARGUMENTS.items():
             method = getattr(self, f"do_{symbol}", None)
             if method is not None:
-                result, failed = (
-                    (c_ssize_t, self.sem_failed) if symbol == "sem_open" else (c_int, -1)
-                )
-                prototype = CFUNCTYPE(result, *arguments, use_errno=True)
+                opens = symbol == "sem_open"
+                prototype = CFUNCTYPE(c_ssize_t if opens else c_int, *arguments, use_errno=True)
+                failed = self.sem_failed if opens else -1
                 setattr(self, symbol, prototype(_with_errno(method, failed)))
             elif symbol in self.hosts:
                 setattr(self, symbol, getattr(HOST, symbol))
@@ -154,16 +153,13 @@ class Fake:
 
     def do_sem_open(self, name: bytes, oflag: int, mode: int, value: int) -> int:
         path = self.path(name)
-        if oflag not in (0, os.O_CREAT | os.O_EXCL):
-            raise AssertionError(
-                "the library creates with O_CREAT|O_EXCL and links with 0, and races are over"
-            )
+        # Otherwise there would be races.
+        assert oflag in (0, os.O_CREAT | os.O_EXCL), "it creates anew or links"
         with self.lock:
-            fd = (
-                self._create(path, mode, value)
-                if oflag
-                else os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-            )
+            if oflag:
+                fd = self._create(path, mode, value)
+            else:
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 return self._map(fd)
             finally:
