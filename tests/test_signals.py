@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
@@ -74,22 +73,6 @@ def test_a_storm_on_waits(interrupts, peer, statement):
 def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full, peer):
     outcome = storm.noticed(peer(), *((40_000, 100) if full else (200, 20)))
     assert outcome["hangs"] == 0
-
-
-def test_a_storm_on_creating_leaves_nothing():
-    code = """
-import glob, sys
-sys.path[:0] = eval(sys.argv[1])
-import support
-from peers import Named
-from stress import storm
-print(storm.creating(Named(), 600)["mappings left"], support.PREFIX)
-"""
-    done = run_python(code, repr(sys.path))
-    assert done.returncode == 0, done.stderr
-    mappings, prefix = done.stdout.split()
-    assert f"sem.{prefix}" not in " ".join(os.listdir("/dev/shm"))
-    assert int(mappings) == 0
 
 
 @pytest.mark.exact

@@ -38,7 +38,6 @@ SIGNALS = {
         "`acquire(timeout=10)` that waits", 'storm.waiting(peer, {n}, "timed")', 100_000
     ),
     "early-signal": ("a signal just before the kernel sleeps", "storm.noticed(peer, {n})", 40_000),
-    "creating": ("creating, closing, deleting", "storm.creating(peer, {n})", 3_000),
 }  # fmt: skip
 SEVERAL = {
     "hold": ("`with sem.hold(2)`", 'storm.busy(peer, {n}, "hold")', 100_000),

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storms of signals whose handler raises, on acquiring, waiting, releasing, creating. They run in
-the main thread of a process.
+"""Storms of signals whose handler raises, on acquiring, waiting, releasing. They run in the main
+thread of a process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import random
 import signal
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -31,7 +29,7 @@ class _Storm:
     and its damage are counted.
     """
 
-    made = caught = lost = gained = swallowed = 0
+    made = caught = lost = gained = 0
 
     @contextlib.contextmanager
     def handling(self, number: int) -> Iterator[None]:
@@ -58,7 +56,7 @@ class _Storm:
         self.gained += gained
 
     def outcome(self) -> dict[str, Any]:
-        assert self.made == self.caught + self.swallowed
+        assert self.made == self.caught
         return {"interrupts": self.caught, "lost": self.lost, "gained": self.gained}
 
 
@@ -252,62 +250,3 @@ def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place:
             figures[place] += 1
             figures[place + 1] += took > PATIENCE - 1
             figures[place + 2] = max(figures[place + 2], took)
-
-
-# --- creating and closing -------------------------------------------------------------------------
-
-_CREATING_ROUNDS = """
-def rounds(sem, interrupts):
-    while storm.caught < interrupts:
-        try:
-            arm()
-            while True:
-                sem = create(unique_name())
-                STATEMENT
-        except Interrupt:
-            storm.caught += 1
-"""
-
-
-def mappings(part: str) -> int:
-    """Return how many mappings this process has of files whose path has this part."""
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        return sum(part in line for line in maps)
-
-
-def creating(peer: Peer, interrupts: int) -> dict[str, Any]:
-    """Interrupt constructors, close() and finalizers. The caller counts the names left, when this
-    process has ended.
-    """
-    storm = _Storm()
-
-    def swallow(_: object) -> None:
-        # The exception of a handler that ran in a finalizer: there is no other for this signal.
-        while True:
-            storm.swallowed += 1
-            storm.caught += 1
-            try:
-                storm.arm()
-                return
-            except Interrupt:  # so soon that it came here
-                pass
-
-    names = {
-        "arm": storm.arm,
-        "Interrupt": Interrupt,
-        "create": peer.create,
-        "discard": peer.discard,
-        "unique_name": unique_name,
-        "storm": storm,
-    }
-    hook, sys.unraisablehook = sys.unraisablehook, swallow
-    try:
-        with storm.handling(signal.SIGALRM):
-            for number, statement in enumerate(("discard(sem)", "del sem", "pass"), 1):
-                rounds = _compiled(_CREATING_ROUNDS, statement, names)
-                rounds(None, number * interrupts // 3)
-    finally:
-        sys.unraisablehook = hook
-    gc.collect()
-    assert storm.made == storm.caught, "some interrupts were swallowed"
-    return {"interrupts": storm.caught, "mappings left": mappings(unique_name().split(".")[0][1:])}
