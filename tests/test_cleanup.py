@@ -13,6 +13,7 @@ import sys
 import profiles
 import pytest
 from kinds import bound, exists, file_of
+from profiles.posix import Musl
 from support import SLOW, Struck, collect, run_python, start_python
 
 from named_semaphores import NamedSemaphore, _cleanup
@@ -250,9 +251,7 @@ def test_a_child_that_c_code_forked_leaves_its_parents_names(name):
 @pytest.fixture
 def broken(name):
     """A semaphore whose library cannot unlink, for the reason that its ``reason`` is."""
-    if profiles.why_impossible():
-        pytest.skip(f"NO PLATFORM PROFILES: {profiles.why_impossible()}")
-    from profiles.posix import Musl
+    profiles.skip_without_fakes()
 
     class Broken(Musl):
         reason = errno.EACCES

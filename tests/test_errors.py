@@ -20,6 +20,7 @@ from functools import cache
 import profiles
 import pytest
 from kinds import bound, file_of, kind
+from profiles.posix import FreeBSD, Musl, OpenBSD
 from support import NOBODY, SLOW, run_python, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore
@@ -29,16 +30,10 @@ LINK = Flags.RAISE_IF_NOT_EXISTS
 
 # --- with fakes
 
-needs_fakes = pytest.mark.skipif(
-    profiles.why_impossible() is not None,
-    reason=f"NO PLATFORM PROFILES: {profiles.why_impossible()}",
-)
-
 
 def refusing(error, creating_alone=False, platform="linux"):
     """Return the class, bound to a library whose sem_open fails with the errno."""
-    from profiles.posix import FreeBSD, Musl, OpenBSD
-
+    profiles.skip_without_fakes()
     base = {"linux": Musl, "freebsd14": FreeBSD, "openbsd7": OpenBSD}[platform]
 
     class Refusing(base):
@@ -64,7 +59,6 @@ SENTENCES = {
 }
 
 
-@needs_fakes
 @pytest.mark.parametrize(("error", "text"), SENTENCES.items(), ids=list(SENTENCES))
 @pytest.mark.parametrize(
     ("platform", "directory"), [("linux", "/dev/shm"), ("freebsd14", "/tmp"), ("openbsd7", None)]
@@ -84,7 +78,6 @@ def test_a_refusal_to_create_is_explained(name, platform, directory, error, text
         assert "None" not in str(raised.value)
 
 
-@needs_fakes
 def test_no_named_semaphores_is_explained(name):
     # Android's stubs say ENOSYS.
     for flag in Flags:
@@ -93,7 +86,6 @@ def test_no_named_semaphores_is_explained(name):
             refusing(errno.ENOSYS)(name, handle_existence=flag)
 
 
-@needs_fakes
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL])
 def test_a_missing_directory_is_explained(name, tmp_path, error):
     # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
@@ -109,7 +101,6 @@ def test_a_missing_directory_is_explained(name, tmp_path, error):
         assert (raised.value.errno, raised.value.filename) == (expected, name)
 
 
-@needs_fakes
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM])
 def test_another_users_file_is_explained(name, error):
     theirs = kind("musl").cls(name, mode=0o640)
@@ -171,10 +162,6 @@ def in_namespace(mounts, code, name):
     command = [*shell, sys.executable, "-c", START + code + SAY, name]
     options = {"capture_output": True, "text": True, "timeout": 60 * SLOW, "check": False}
     return notes_of(subprocess.run(command, **options))
-
-
-def on_this_machine(code, name):
-    return notes_of(run_python(START + code + SAY, name))
 
 
 def expect(note, kind, error, *texts):
@@ -259,7 +246,7 @@ notes.append(sem.value)
 attempt(sem.close)
 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 """
-    *refused, second, value, close = on_this_machine(code, name)
+    *refused, second, value, close = notes_of(run_python(START + code + SAY, name))
     for note in refused:
         expect(note, "OSError", errno.EMFILE, name, "this process has too many open files")
     assert (second, value, close) == (True, 1, "worked")  # what is open goes on working
@@ -293,6 +280,6 @@ print(repr(notes), flush=True)
 sem.close()
 os._exit(0)  # other ends may create files
 """
-    refused, *linked = on_this_machine(code, name)
+    refused, *linked = notes_of(run_python(START + code + SAY, name))
     assert refused[0] == "PermissionError"
     assert linked == ["worked", "worked"]
