@@ -19,7 +19,12 @@ from support import SLOW, Struck, collect, run_python, start_python
 from named_semaphores import NamedSemaphore, _cleanup
 
 LINK = NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
-START = "import os, sys, threading, time; from named_semaphores import NamedSemaphore\n"
+START = """
+import os, sys, threading, time
+from named_semaphores import NamedSemaphore
+def link(name):
+    return NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
+"""
 
 if sys.version_info >= (3, 12):
     pytestmark = pytest.mark.filterwarnings(
@@ -34,6 +39,42 @@ def assert_quiet(done):
 # --- the end of a process
 
 SEM = "sem = NamedSemaphore(sys.argv[1]); "
+FORK = """
+sem = NamedSemaphore(sys.argv[1])
+if os.fork() == 0:
+    own = NamedSemaphore(sys.argv[1] + "x")
+else:
+    os.wait()
+    link(sys.argv[1])
+"""
+C_FORK = """
+import ctypes
+sem, other = NamedSemaphore(sys.argv[1]), NamedSemaphore(sys.argv[1] + "x")
+pid = ctypes.PyDLL(None).fork()  # calls no hooks of Python, as uWSGI
+if pid == 0:
+    with sem:
+        sem.close()
+    del other
+    sys.exit()
+assert os.waitpid(pid, 0)[1] == 0
+link(sem.name), link(other.name)
+assert sem.value == 1
+"""
+LATE_CHILD = """
+def late(name, reader, writer):
+    global own
+    own = NamedSemaphore(name + "x")
+    os.close(writer)
+    os.read(reader, 1)  # at the end of the file: the parent's interpreter ends
+    link(name).release()
+    print("linked")
+sem = NamedSemaphore(sys.argv[1])
+import multiprocessing, atexit
+pipe = os.pipe()
+multiprocessing.get_context("fork").Process(target=late, args=(sem.name, *pipe)).start()
+atexit.register(os.close, pipe[1])
+"""
+FIRST = "import multiprocessing.util\n"
 ENDS = {
     "normal": SEM,
     "told to": "sem = NamedSemaphore(sys.argv[1], unlink_on_delete=True)",
@@ -41,17 +82,28 @@ ENDS = {
     "exception": SEM + "1 / 0",
     "cycle": SEM + "cycle = [sem]; cycle.append(cycle); del sem",
     "daemon thread": SEM + "threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()",
+    "fork": FORK,
+    "fork, multiprocessing first": FIRST + FORK,
+    "child after its parent": LATE_CHILD,
+    "child after its parent, multiprocessing first": FIRST + LATE_CHILD,
 }
-if sys.implementation.name == "cpython":  # as where a C extension keeps it: it is cleared at last
+if sys.implementation.name == "cpython":  # PyPy's threads need its own fork
+    ENDS["fork in C"] = C_FORK
+    # As where a C extension keeps the main module: it is cleared at last.
     keep = "import ctypes; ctypes.pythonapi.Py_IncRef(ctypes.py_object(sys.modules['__main__']))"
     ENDS["kept main module"] = SEM + keep
 
 
-@pytest.mark.parametrize("code", list(ENDS.values()), ids=list(ENDS))
-def test_the_name_goes_with_its_creator(name, code):
-    done = run_python(START + code, name)
-    assert done.stderr == "" or "1 / 0" in code
+@pytest.mark.parametrize("end", ENDS)
+def test_names_go_with_their_creator_alone(name, end):
+    code = ENDS[end]
+    first = FIRST if code.startswith(FIRST) else ""
+    done = run_python(first + START + code, name)
+    assert done.returncode == {"sys.exit": 3, "exception": 1}.get(end, 0)
+    assert done.stderr == "" or end == "exception"
+    assert done.stdout == ("linked\n" if "late" in code else "")
     assert not exists(name)
+    assert not exists(name + "x")
 
 
 def test_hold_keeps_the_name_of_an_object_that_nobody_else_has(name):
@@ -144,31 +196,6 @@ def test_the_first_one_may_be_made_in_a_finalizer_at_the_interpreters_end(name):
     assert not exists(name)
 
 
-LATE_CHILD = """
-def late(name, reader, writer):
-    global own
-    own = NamedSemaphore(name + "x")
-    os.close(writer)
-    os.read(reader, 1)  # at the end of the file: the parent's interpreter ends
-    NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS).release()
-    print("linked")
-sem = NamedSemaphore(sys.argv[1])
-import multiprocessing, atexit
-pipe = os.pipe()
-multiprocessing.get_context("fork").Process(target=late, args=(sem.name, *pipe)).start()
-atexit.register(os.close, pipe[1])
-"""
-
-
-@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["later", "first"])
-def test_names_are_unlinked_after_the_children_of_multiprocessing_have_ended(name, first):
-    done = run_python(first + START + LATE_CHILD, name)
-    assert_quiet(done)
-    assert done.stdout == "linked\n"
-    assert not exists(name)
-    assert not exists(name + "x")
-
-
 # --- children
 
 
@@ -205,44 +232,6 @@ def test_a_child_unlinks_its_own_names_and_not_its_parents(name, method):
     assert [exists(name + end) for end in ("", "x", "y")] == [True, False, False]
     assert sem.value == 2
     sem.close()
-
-
-@pytest.mark.parametrize("first", ["", "import multiprocessing.util\n"], ids=["alone", "loaded"])
-def test_a_forked_child_unlinks_what_it_created_itself(name, first):
-    code = """
-sem = NamedSemaphore(sys.argv[1])
-if os.fork() == 0:
-    own = NamedSemaphore(sys.argv[1] + "x")
-else:
-    os.wait()
-    NamedSemaphore(sys.argv[1], handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
-"""
-    assert_quiet(run_python(first + START + code, name))
-    assert not exists(name)
-    assert not exists(name + "x")
-
-
-C_FORK = """
-import ctypes
-sem, other = NamedSemaphore(sys.argv[1]), NamedSemaphore(sys.argv[1] + "x")
-pid = ctypes.PyDLL(None).fork()  # calls no hooks of Python, as uWSGI
-if pid == 0:
-    with sem:
-        sem.close()
-    del other
-    sys.exit()
-assert os.waitpid(pid, 0)[1] == 0
-for left in (sem, other):
-    NamedSemaphore(left.name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
-assert sem.value == 1
-"""
-
-
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy's threads need its own fork")
-def test_a_child_that_c_code_forked_leaves_its_parents_names(name):
-    assert_quiet(run_python(START + C_FORK, name))
-    assert not exists(name)
-    assert not exists(name + "x")
 
 
 # --- names that cannot be unlinked
