@@ -248,18 +248,21 @@ def test_a_resize_below_what_is_waited_for_is_told_at_once(native, phase, way):
 
 
 @PHASES
-def test_a_fork_in_a_signal_handler_of_who_waits_for_several(native, phase):
+@pytest.mark.parametrize("child", ["raises", "waits on"])
+def test_a_fork_in_a_signal_handler_of_who_waits_for_several(native, phase, child):
     def handler(*_):
         pids.append(os.fork())
-        if not pids[-1]:
+        if not pids[-1] and child == "raises":
             raise Struck
 
     def send():
         wait_for(waits)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
         wait_for(lambda: pids)
-        assert os.waitpid(pids[0], 0)[1] == 0
-        wait_for(waits)  # the parent waits on
+        if child == "raises":
+            assert os.waitpid(pids[0], 0)[1] == 0
+        wait_for(lambda: native.waiting >= (1 if child == "raises" else 2))
+        assert turn(native) == (phase == "the rest")
         native.release(2)
 
     pids, before = [], signal.signal(signal.SIGUSR1, handler)
@@ -267,16 +270,42 @@ def test_a_fork_in_a_signal_handler_of_who_waits_for_several(native, phase):
     try:
         with thread(send):
             try:
-                assert native.acquire(n=2)
+                native.acquire(n=2)
             except Struck:
-                os._exit(held(native) != 0)
+                os._exit(held(native))
             finally:
                 if pids and not pids[0]:
-                    os._exit(1)
+                    os._exit(held(native) != 2)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert turn(native) == 0
     native.release(held(native))
+    if child == "waits on":
+        assert os.waitpid(pids[0], 0)[1] == 0
+
+
+@pytest.mark.parametrize("way", ["thread", "task"])
+def test_another_thread_releases_the_first_of_several(native, way):
+    with holder(native.name, "sem.acquire(n=2)"):
+        call = (
+            native.acquire if way == "thread" else lambda n: asyncio.run(native.acquire_async(n=n))
+        )
+        with thread(call, n=2) as got:
+            wait_for(lambda: turn(native) == 1 and native.waiting)
+            native.release()
+            wait_for(lambda: held(native) == 1 and turn(native) == 1)  # it begins anew
+            assert not got
+            native.resize(4)
+        assert (got, held(native)) == ([True], 2)
+        native.release(2)
+
+
+def test_a_handlers_exception_between_token_and_number_gives_the_token_back(native, monkeypatch):
+    def struck(slot):
+        raise Struck
+
+    monkeypatch.setattr("named_semaphores._slot.Slot._take_number", struck)
+    with pytest.raises(Struck), native.slot():
+        pytest.fail("it entered")
 
 
 @PHASES
