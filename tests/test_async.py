@@ -17,7 +17,17 @@ from types import SimpleNamespace
 import profiles
 import pytest
 from kinds import bound, exists, tokens
-from support import PYPY, SLOW, collect, elapsed, in_threads, run_python, start_python, wait_for
+from support import (
+    PYPY,
+    SLOW,
+    Struck,
+    collect,
+    elapsed,
+    in_threads,
+    run_python,
+    start_python,
+    wait_for,
+)
 
 from named_semaphores import NamedSemaphore, _async
 
@@ -747,6 +757,36 @@ def test_where_no_thread_can_be_started_it_polls(name, monkeypatch):
     asyncio.run(main())
     assert_nothing_is_left(sem, 0)
     sem.close()
+
+
+@pytest.mark.native
+def test_a_signal_handler_that_ends_the_start_of_the_thread(sem, monkeypatch):
+    def strike(self):
+        raise Struck
+
+    async def main():
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", strike)
+            with pytest.raises(Struck):
+                await sem.acquire_async()
+        waiter = await begin(sem)  # the next starts one
+        sem.release()
+        assert await asyncio.wait_for(waiter, 60)
+
+    asyncio.run(main())
+    assert_nothing_is_left(sem, 0)
+
+
+def test_a_task_that_comes_while_the_thread_ends_has_another(sem):
+    class Taken(list):
+        def append(self, item):
+            queue.waiters[loop.create_future()] = None  # and it has the item already
+
+    loop = asyncio.new_event_loop()
+    queue = _async._Queue(loop, sem, sem._handle)
+    queue.idle = Taken()
+    assert not queue._is_wanted()
+    loop.close()
 
 
 def test_processes_share_a_semaphore(name):

@@ -232,10 +232,14 @@ def test_tasks_have_slots(sem):
 
     async def main():
         await asyncio.gather(*(use() for _ in range(12)))
+        with sem.hold(3), pytest.raises(TimeoutError, match="no token was free"):
+            async with sem.slot(timeout=0.01):
+                pytest.fail("it entered")
 
     inside, seen = set(), set()
     asyncio.run(main())
     assert seen == {0, 1, 2}
+    assert repr(sem.slot()) == f"<Slot of semaphore {sem.name!r}>"
 
 
 def test_the_kernel_gives_a_dead_holders_slot_back(native):
@@ -527,6 +531,29 @@ def test_a_with_statement_keeps_what_nobody_else_has(name, Robust, hold, unlink_
         collect()
         assert exists(name)
     collect()
+    assert not exists(name)
+
+
+@pytest.mark.refcounts
+@pytest.mark.parametrize("meanwhile", ["opens", "closes"])
+def test_another_thread_opens_or_closes_while_the_constructor_runs(name, monkeypatch, meanwhile):
+    def interrupted(*arguments, **keywords):
+        found = real(*arguments, **keywords)
+        monkeypatch.undo()
+        if meanwhile == "opens":
+            others.append(RobustSemaphore(name))
+        else:
+            others.pop().close()
+        return found
+
+    real, others = _handles.open_set, []
+    if meanwhile == "closes":
+        others.append(RobustSemaphore(name, 2))
+    monkeypatch.setattr(_handles, "open_set", interrupted)
+    sem = RobustSemaphore(name, 2)
+    with sem.hold(2):
+        assert (users_of(sem), held(sem), sem.value) == (1, 2, 0)
+    close(sem, *others)
     assert not exists(name)
 
 
