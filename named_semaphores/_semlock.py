@@ -90,7 +90,7 @@ class SemLockLibc(Libc):
     def create(self, name: str, mode: int, value: int) -> Handle:
         # SemLock can create, too, but with mode 0600 alone.
         arguments = (name.encode(), _CREATE, c_uint(mode), c_uint(value))
-        # As _c.call does it.
+        # The result, then errno, as in _c.call.
         address, error = chain(starmap(self.sem_open, (arguments,)), starmap(get_errno, ((),)))
         if address == self.sem_failed:
             raise OSError(error, os.strerror(error))

@@ -729,7 +729,8 @@ def test_unlink_unused_takes_what_nobody_has_open(alone, robust, bare, capfd):
     leave_idle(idle)
     steps(capfd, (f"create {stays}", ""), ("unlink --unused --yes", f"{idle}\n"))
     assert sets() == [bare, stays]
-    steps(capfd, ("unlink --unused --yes", "nothing to remove\n"))
+    for words in ("unlink --unused --yes", "unlink --unused"):
+        steps(capfd, (words, "nothing to remove\n"))
     out, err, code = quick(capfd, "unlink", "--unused", "--yes", stays, bare)
     said = f"named-semaphores: {bare}: not removed: a process has it open\n"
     assert (out, err, code) == (f"{stays}\n", said, 2)

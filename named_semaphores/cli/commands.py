@@ -248,8 +248,8 @@ def _unlink_unused(options: argparse.Namespace) -> int | None:
         show("\n".join(map(_shown_set, unused)))
         if not _agrees(options, len(unused)):
             return None
-    removed = _sets.remove_idle(names)  # looks again
-    if options.yes:
+    removed = _sets.remove_idle(names) if unused else []  # looks again
+    if options.yes or not unused:
         show("\n".join(map(_shown_set, removed)) or "nothing to remove")
     left = [name for name in typed if name not in removed]
     for name in left:
