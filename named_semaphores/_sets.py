@@ -133,6 +133,8 @@ def removable(
                 yield "", row.id, _set.MARK_UNREADY
         elif name is None or key(name) != row.key or values[_set.USERS]:
             continue
+        elif not values[_set.TOKENS]:  # not ready, and another process removes it
+            continue
         elif names is None and not values[_set.PERSIST]:
             yield name, row.id, _set.MARK_IDLE
         elif names is not None and name in names:

@@ -179,7 +179,7 @@ def do(
             semid = library.get(_keys.key(name), 0)
             values = library.values(semid) or []
             unready = not any(values[:NAME])
-            if values[TOTAL] or unready:
+            if values[TOKENS] or unready:
                 mark = _set.MARK_UNREADY if unready else _set.MARK_UNUSED
                 _set.remove_marked(library, semid, mark)
         elif what == "take":
