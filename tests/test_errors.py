@@ -78,14 +78,6 @@ def test_a_refusal_to_create_is_explained(name, platform, directory, error, text
         assert "None" not in str(raised.value)
 
 
-def test_no_named_semaphores_is_explained(name):
-    # Android's stubs say ENOSYS.
-    for flag in Flags:
-        text = rf"'{name}': this system \(linux\) has no POSIX named semaphores"
-        with pytest.raises(NotImplementedError, match=text):
-            refusing(errno.ENOSYS)(name, handle_existence=flag)
-
-
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.EINVAL])
 def test_a_missing_directory_is_explained(name, tmp_path, error):
     # glibc from 2.34 on says ENOENT, also when it creates, older ones ENOSYS, Cygwin EINVAL.
