@@ -12,27 +12,16 @@ from kazoo.client import KazooClient
 from server import SESSION, NoServer, Server
 from support import wait_for
 
-_servers: list[Server] = []
 
-
-def pytest_sessionstart() -> None:
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server."""
     try:
         server = Server()
-        _servers.append(server)
-        server.start()
     except NoServer as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-def pytest_sessionfinish() -> None:
-    while _servers:
-        _servers.pop().remove()
-
-
-@pytest.fixture
-def server() -> Server:
-    """The server."""
-    return _servers[0]
+        pytest.exit(str(error), 1)
+    yield server
+    server.remove()
 
 
 @pytest.fixture
@@ -59,14 +48,9 @@ def client(connect: Callable[..., KazooClient]) -> KazooClient:
     return connect()
 
 
-def _threads() -> set[threading.Thread]:
-    # Python before 3.13 keeps the dummies, which stand for threads of _thread.start_new_thread.
-    return {t for t in threading.enumerate() if not isinstance(t, threading._DummyThread)}
-
-
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a thread."""
-    before = _threads()
+    before = set(threading.enumerate())
     yield
-    wait_for(lambda: _threads() <= before)
+    wait_for(lambda: set(threading.enumerate()) <= before)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 JAR = "/usr/share/java/zookeeper.jar"  # where Debian's libzookeeper-java has it
 PACKAGES = ("libzookeeper-java", "default-jre-headless")
@@ -21,70 +23,57 @@ class NoServer(Exception):
     """The one sentence that says why there is no server."""
 
 
-def _install() -> None:
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        apt = ["apt-get", "-qq", *command]
-        subprocess.run(apt, env=environment, stdout=subprocess.DEVNULL, check=False)
-
-
 class Server:
-    """A server with an empty data directory of its own. As root, install what is missing."""
+    """A started server with an empty data directory. As root, install what is missing."""
 
     def __init__(self) -> None:
         missing = not (os.path.exists(JAR) and shutil.which("java"))
         if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-            _install()
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+                apt = ["apt-get", "-qq", *command]
+                subprocess.run(apt, env=environment, stdout=subprocess.DEVNULL, check=False)
         java = shutil.which("java")
         if not (os.path.exists(JAR) and java):
             packages = " and ".join(PACKAGES)
             raise NoServer(f"No ZooKeeper server: install Debian's {packages}, or run this as root")
-        self._folder = tempfile.mkdtemp(prefix="zookeeper-")
+        self._folder = Path(tempfile.mkdtemp(prefix="zookeeper-"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
-        config = os.path.join(self._folder, "zoo.cfg")
-        main = "org.apache.zookeeper.server.ZooKeeperServerMain"
-        self._command = [java, "-Xmx128m", "-XX:+UseSerialGC", "-cp", JAR, main, config]
-        self._process: subprocess.Popen[bytes] | None = None
-        with open(config, "w", encoding="utf-8") as file:
-            file.write(
-                f"tickTime={TICK}\ndataDir={self._folder}/data\nclientPort={self.port}\n"
-                "clientPortAddress=127.0.0.1\nmaxClientCnxns=0\nadmin.enableServer=false\n"
-            )
+        main = ("org.apache.zookeeper.server.ZooKeeperServerMain", str(self._folder / "zoo.cfg"))
+        self._command = [java, "-Xmx128m", "-XX:+UseSerialGC", "-cp", JAR, *main]
+        (self._folder / "zoo.cfg").write_text(
+            f"tickTime={TICK}\ndataDir={self._folder}/data\nclientPort={self.port}\n"
+            "clientPortAddress=127.0.0.1\nmaxClientCnxns=0\nadmin.enableServer=false\n"
+        )
+        self.start()
 
     def start(self) -> None:
         """Start it, and return when it answers."""
-        path = os.path.join(self._folder, "log")
-        with open(path, "ab") as log:
+        with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         end = time.monotonic() + 60
-        while True:
-            try:
+        while time.monotonic() < end and self._process.poll() is None:
+            with contextlib.suppress(OSError):
                 with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                     connection.sendall(b"srvr")
                     if b"Zookeeper version" in connection.recv(1000):
                         return
-            except OSError:
-                pass
-            if self._process.poll() is not None or time.monotonic() > end:
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    raise NoServer(f"The ZooKeeper server did not start: {file.read()[-2000:]!r}")
             time.sleep(0.05)
+        text = (self._folder / "log").read_text(errors="replace")
+        self.remove()
+        raise NoServer(f"The ZooKeeper server did not start: {text[-2000:]!r}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it by a signal; its data stay."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(60)
-            self._process = None
+        self._process.send_signal(number)
+        self._process.wait(60)
 
     def remove(self) -> None:
         """End it, and remove its data."""
-        try:
-            self.stop(signal.SIGKILL)
-        finally:
-            shutil.rmtree(self._folder)
+        self.stop(signal.SIGKILL)
+        shutil.rmtree(self._folder)
