@@ -24,8 +24,8 @@ from named_semaphores import _keys, _set, _sysv
 
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
-    "native: the test runs only for classes whose calls are the C library's own; the fakes' are callbacks, which swallow exceptions",
-    "exact: the test needs an interpreter that looks at signals in few places, CPython from 3.11 on",
+    "native: only for classes whose calls are the C library's own; the fakes' swallow exceptions",
+    "exact: needs an interpreter that looks at signals in few places, CPython from 3.11 on",
     "storm: many signals, aimed at single instructions; not run where coverage is measured",
 )
 
@@ -188,7 +188,7 @@ def nothing_left() -> Iterator[None]:
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
         thread.join(5 * SLOW)
     threads = [thread for thread in threads if thread.is_alive()]
-    if PYPY:  # there a collection takes half a second, and two more free what a finalizer held: only where something is left
+    if PYPY:  # a collection takes half a second there: only where something is left
         for _ in range(3):
             if _left_names() or _sets().keys() - sets_before.keys():
                 gc.collect()

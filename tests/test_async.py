@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting in event loops: a thread waits for the loop's tasks, nobody is kept from running, and no token is lost or kept."""
+"""Waiting in event loops: a thread waits for the loop's tasks, which blocks nobody.
+
+No token is lost or kept.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ from named_semaphores import NamedSemaphore, _async
 # A thread on each engine, and systems whose waits poll.
 KINDS = ["native", "native-ctypes", "macos", "robust-native", "robust-macos"]
 MANY = 500  # as many tokens may be released
-START = "import asyncio, sys, threading, time; from named_semaphores import NamedSemaphore; sem = NamedSemaphore(sys.argv[1])\n"
+START = """
+import asyncio, sys, threading, time
+from named_semaphores import NamedSemaphore
+sem = NamedSemaphore(sys.argv[1])
+"""
 
 try:
     import uvloop
@@ -481,7 +488,8 @@ def test_the_end_of_the_interpreter_keeps_no_token_and_is_not_held_up(name, coun
     sem.close()
 
 
-# A daemon thread that runs until the interpreter ends can crash CPython 3.13 then (seen with musl and free-threaded, without this package too).
+# A daemon thread that runs until the interpreter ends can crash CPython 3.13 then: seen with musl
+# and free-threaded, without this package too.
 LOOP_IN_A_DAEMON_THREAD = """
 loop = asyncio.new_event_loop()
 runner = threading.Thread(target=loop.run_forever, daemon=True)
@@ -540,8 +548,10 @@ def test_an_atexit_function_waits_for_a_task_of_a_daemon_threads_loop(name, cls)
 import asyncio, atexit, subprocess, sys, threading, time
 from named_semaphores import {cls}
 sem = {cls}(sys.argv[1])
-HOLDER = "import sys; from named_semaphores import {cls}; sem = {cls}(sys.argv[1]); sem.acquire(); print(); input(); sem.release()"
-holder = subprocess.Popen([sys.executable, "-c", HOLDER, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+HOLDER = "import sys; from named_semaphores import {cls}; sem = {cls}(sys.argv[1]); "
+HOLDER += "sem.acquire(); print(); input(); sem.release()"
+command = [sys.executable, "-c", HOLDER, sys.argv[1]]
+holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 holder.stdout.readline()
 {LOOP_IN_A_DAEMON_THREAD}
 async def flush():
@@ -729,7 +739,8 @@ def test_where_it_polls_500_tasks_cost_what_one_does(name):
     sem = bound(Counting(), "darwin")(name, 0)
     start = time.monotonic()
     seen = asyncio.run(main())
-    # The loop's clock decides, so late timers only make it fewer; one may have been due at the beginning, one at the end.
+    # The loop's clock decides, so late timers only make it fewer. One may have been due at the
+    # beginning, one at the end.
     assert 1 <= seen <= (time.monotonic() - start) * 100
     sem.close()
 
@@ -809,7 +820,8 @@ asyncio.run(main())
 
 # --- The standard library's own tests -------------------------------------------------------------
 
-# These look at attributes of asyncio's class in the very step in which its release() hands a token over; here the kernel does, a moment later.
+# These look at attributes of asyncio's class in the step in which its release() hands a token over.
+# Here the kernel does, a moment later.
 NOT_OURS = (
     "test_repr",
     "test_semaphore_value",
@@ -875,7 +887,8 @@ Adapter.__name__ = "Semaphore"  # they read error messages
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="until 3.9 they are about the loop argument")
 def test_the_standard_librarys_own_semaphore_tests(name, monkeypatch):
-    # They let the loop run once and expect a token to have arrived. Here it comes from the kernel, so the loop runs until it has.
+    # They let the loop run once and expect a token to have arrived. Here it comes from the kernel,
+    # so the loop runs until it has.
     pytest.importorskip(
         "test.test_asyncio", reason="this Python has no tests of the standard library"
     )

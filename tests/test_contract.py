@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every class of the package does, on every platform profile. ``kinds.py`` says where they differ."""
+"""What every class of the package does, on every platform profile.
+
+``kinds.py`` says where they differ.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ def test_late(late):
 def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
     path = tmp_path / "test_leaving.py"
     path.write_text(LEAVING.format(others=name))
-    code = f"import sys; sys.path[:0] = [{TESTS!r}, {LIB!r}]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    code = f"import sys; sys.path[:0] = [{TESTS!r}, {LIB!r}]; "
+    code += "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     options = ["-p", "no:cacheprovider", "-p", "conftest", "-rA", "-s", "--rootdir", str(tmp_path)]
     done = run_python(code, *options, str(path))
     library = _sysv.system()
@@ -127,7 +128,8 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from named_semaphores import NamedSemaphore, RobustSemaphore
 from support import unique_name
-kept = [class_(unique_name(), unlink_on_delete=False) for class_ in (NamedSemaphore, RobustSemaphore)]
+classes = NamedSemaphore, RobustSemaphore
+kept = [class_(unique_name(), unlink_on_delete=False) for class_ in classes]
 print(os.getpid(), *(sem.name for sem in kept), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

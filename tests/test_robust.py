@@ -706,7 +706,8 @@ def test_holders_are_the_processes_that_hold_tokens(native):
 
 def test_after_exec_a_process_holds_what_both_programs_took(native):
     again = "sem = RobustSemaphore(name); sem.acquire(); print('ready', flush=True); input()"
-    code = f"sem.acquire(); os.execv(sys.executable, [sys.executable, '-c', {PROGRAM + again!r}, name])"
+    code = f"sem.acquire(); command = [sys.executable, '-c', {PROGRAM + again!r}, name]\n"
+    code += "os.execv(sys.executable, command)"
     with holder(native.name, code) as process:
         assert native.holders == [(process.pid, 2)]
         process.stdin.close()

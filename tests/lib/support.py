@@ -234,7 +234,7 @@ def in_threads(count: int, work: Callable[[], object]) -> None:
 def run_python(
     code: str, *arguments: str, options: Sequence[str] = (), seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter, with its options, on the code; return what it wrote and its exit code."""
+    """Run this interpreter, with its options, on the code. Return what it wrote, and its status."""
     command = [sys.executable, *options, "-c", code, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=seconds * SLOW, check=False
