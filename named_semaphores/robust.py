@@ -36,6 +36,10 @@ Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is no
 Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
 
+class _GivenUp(Exception):
+    """A wait for several tokens ended without them. ``RobustSemaphore._wait`` catches it."""
+
+
 class RobustSemaphore(Semaphore):
     """A counted limit that processes of this machine share by its name. A dead holder's tokens come
     back.
@@ -288,84 +292,90 @@ class RobustSemaphore(Semaphore):
         return f": {shown_holders(found)}" if found else ""
 
     def _wait_endless(self, handle: Any) -> bool:
-        if handle.n > 1:
-            return self._wait(None, handle)
-        return super()._wait_endless(handle)
+        return super()._wait_endless(handle) if handle.n == 1 else self._wait(None, handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
-        if handle.n == 1:
-            return super()._wait(deadline, handle)
-        if deadline is not None and deadline <= clock():
-            if super()._wait(deadline, handle):
-                return True
+        if handle.n > 1:
+            while deadline is None or clock() < deadline:
+                try:
+                    return self._wait_for_several(deadline, handle)
+                except _GivenUp:
+                    pass
+        # For several tokens, time is over: the last try is for all at once.
+        if super()._wait(deadline, handle):
+            return True
+        if handle.n > 1:
             handle.set.check_total(handle.n)
-            return False
-        # Take the first token together with the turn, in the queue like everybody; then the rest,
-        # before everybody.
-        semset, calls = handle.set, handle.calls
-        posts, give_up, first, rest = calls.posts, calls.give_up, calls.first, calls.rest
-        took_first: list[int] = []
-        took_rest: list[int] = []
+        return False
+
+    def _wait_for_several(self, deadline: int | None, handle: Any) -> bool:
+        """Return True with the tokens. Else raise, and nothing is taken.
+
+        First this takes one token together with the turn, in the queue like everybody; then the
+        rest, before everybody.
+
+        Raises:
+            _GivenUp: time is over, or another thread released the first token.
+        """
+        calls = handle.calls
+        posts, give_up = calls.posts, calls.give_up
+        # Status and errno of the last call; see Semaphore._wait, also for how the loops end.
+        first: list[int] = []
+        rest: list[int] = []
         try:
-            for call in waits(first, deadline):
-                took_first.extend(call)
-                if not took_first[0]:
+            for call in waits(calls.first, deadline):
+                first.extend(call)
+                if not first[0]:
                     break
-                error = took_first.pop()
-                took_first.clear()
-                self._raise_unless_free_later(handle.n, error)
+                self._raise_unless_free_later(handle.n, first[1])
+                first.clear()
             else:
-                return False
-            is_lost = False
-            for call in waits(rest, deadline):
-                took_rest.extend(call)
-                if not took_rest[0]:
+                raise _GivenUp
+            for call in waits(calls.rest, deadline):
+                rest.extend(call)
+                if not rest[0]:
                     return True
-                error = took_rest.pop()
-                took_rest.clear()
-                is_lost = error == errno.EAGAIN and not semset.held()
-                if is_lost:  # a signal handler's child, or another thread released the first token
-                    break
-                self._raise_unless_free_later(handle.n, error)
-            for refused in give_up:
-                if not refused:
-                    took_first = []  # no call before this: somebody else may have the turn now
-                break
-            if took_first:  # refused
-                semset.end_turn()
-                took_first = []
-            return is_lost and self._wait(deadline, handle)
+                self._raise_unless_rest_free_later(handle.n, rest[1])
+                rest.clear()
+            raise _GivenUp
         except BaseException:  # no call before one that gives back: a second signal may come
-            if took_rest and not took_rest[0]:
+            if rest and not rest[0]:
                 for _ in posts:
                     break
-            elif took_first and not took_first[0]:
+            elif first and not first[0]:
                 for refused in give_up:
                     if refused:
-                        semset.end_turn()
+                        handle.set.end_turn()
                     break
             raise
 
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
         if handle.n == 1:
             return super()._take_for_tasks(handle, until, is_wanted)
-        semset, calls = handle.set, handle.calls
-        status, error = calls.first.wait_until(until)
+        first, rest, give_up = handle.calls.first, handle.calls.rest, handle.calls.give_up
+        status, error = first.wait_until(until)
         if status:
             self._raise_unless_free_later(handle.n, error)
             return False
         has_rest = False
         try:
-            while is_wanted():
-                status, error = calls.rest.wait_until(clock() + FIRST_SLICE)
+            while is_wanted() and not has_rest:
+                status, error = rest.wait_until(clock() + FIRST_SLICE)
                 has_rest = not status
-                if has_rest or (error == errno.EAGAIN and not semset.held()):
-                    break
-                self._raise_unless_free_later(handle.n, error)
+                if status:
+                    self._raise_unless_rest_free_later(handle.n, error)
+        except _GivenUp:
+            pass
         finally:
-            if not has_rest and next(calls.give_up):
-                semset.end_turn()
+            if not has_rest and next(give_up):
+                handle.set.end_turn()
         return has_rest
+
+    def _raise_unless_rest_free_later(self, n: int, error: int) -> None:
+        # Another thread released the first token, or this is a child that a signal handler forked.
+        if error == errno.EAGAIN and not self._set.held():
+            raise _GivenUp
+        self._raise_unless_free_later(n, error)
 
     def _raise_unless_free_later(self, n: int, error: int) -> None:
         self._raise_unless_retry(-1, error)
