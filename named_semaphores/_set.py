@@ -264,15 +264,17 @@ class Set:
             move_blocks(self)
 
     def give_refused(self, n: int) -> int | None:
-        """Give n tokens back after the first attempt failed.
+        """Give n tokens back where the call that is ready was refused, or there is none for n.
 
         Returns:
-            None: done. Else how many tokens this process holds.
+            None: done. Else how many tokens this process holds: fewer than n.
 
         Raises:
             OSError: this process has lost its rights to the set (setuid).
         """
         try:
+            if n >= self.library.system.bias:  # more than an operation can give, and than there are
+                return self.held()
             if self.has_left() or self.operate(give(self.account, n)):
                 return None
             if self.pid != os.getpid():

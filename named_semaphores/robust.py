@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
 from collections import namedtuple
 
+from . import _several
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, refuse_closed
-from ._checks import check_integer, check_mode, check_name, check_wait, clock, without_ctypes
+from ._checks import check_integer, check_mode, check_name, check_wait, without_ctypes
 from ._cleanup import Owner
-from ._waiting import FIRST_SLICE, waits
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -34,10 +33,6 @@ else:
 
 Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is not imported
 Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
-
-
-class _GivenUp(Exception):
-    """A wait for several tokens ended without them. ``RobustSemaphore._wait`` catches it."""
 
 
 class RobustSemaphore(Semaphore):
@@ -206,15 +201,11 @@ class RobustSemaphore(Semaphore):
     def acquire(self, blocking: bool = True, timeout: float | None = None, *, n: int = 1) -> bool:
         """Take ``n`` tokens, all or none; wait for them if they are not free.
 
-        Signal handlers run during the wait. If one raises, its exception is raised here, and no
-        token is taken; if it returns, the wait goes on.
+        Signals and timeouts are as for ``NamedSemaphore.acquire``.
 
         Args:
-            blocking: False returns at once. It must be a bool: ``acquire(5)`` is a ValueError,
-                and not five seconds.
-            timeout: the longest wait, in seconds: any number from 0, infinity too; None waits
-                without an end. Unlike in ``threading``, a negative one is a ValueError. It runs
-                on the monotonic clock, and never ends early.
+            blocking: False returns at once.
+            timeout: the longest wait, in seconds; None waits without an end.
             n: how many tokens. While this waits for several, newcomers wait.
 
         Returns:
@@ -243,9 +234,6 @@ class RobustSemaphore(Semaphore):
         Args:
             timeout: the longest wait, in seconds, as for ``acquire``.
             n: how many tokens.
-
-        Returns:
-            True with the tokens, False without any.
         """
         check_wait(self._name, True, timeout)
         handle = self._open_handle() if n is ONE else self._handle_for(self._check_number(n))
@@ -295,92 +283,17 @@ class RobustSemaphore(Semaphore):
         return super()._wait_endless(handle) if handle.n == 1 else self._wait(None, handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
-        if handle.n > 1:
-            while deadline is None or clock() < deadline:
-                try:
-                    return self._wait_for_several(deadline, handle)
-                except _GivenUp:
-                    pass
-        # For several tokens, time is over: the last try is for all at once.
-        if super()._wait(deadline, handle):
+        if handle.n == 1:
+            return super()._wait(deadline, handle)
+        # When time is over, the last try is for all tokens at once.
+        if _several.wait(handle, deadline) or super()._wait(deadline, handle):
             return True
-        if handle.n > 1:
-            handle.set.check_total(handle.n)
+        handle.set.check_total(handle.n)
         return False
 
-    def _wait_for_several(self, deadline: int | None, handle: Any) -> bool:
-        """Return True with the tokens. Else raise, and nothing is taken.
-
-        First this takes one token together with the turn, in the queue like everybody; then the
-        rest, before everybody.
-
-        Raises:
-            _GivenUp: time is over, or another thread released the first token.
-        """
-        calls = handle.calls
-        posts, give_up = calls.posts, calls.give_up
-        # Status and errno of the last call; see Semaphore._wait, also for how the loops end.
-        first: list[int] = []
-        rest: list[int] = []
-        try:
-            for call in waits(calls.first, deadline):
-                first.extend(call)
-                if not first[0]:
-                    break
-                self._raise_unless_free_later(handle.n, first[1])
-                first.clear()
-            else:
-                raise _GivenUp
-            for call in waits(calls.rest, deadline):
-                rest.extend(call)
-                if not rest[0]:
-                    return True
-                self._raise_unless_rest_free_later(handle.n, rest[1])
-                rest.clear()
-            raise _GivenUp
-        except BaseException:  # no call before one that gives back: a second signal may come
-            if rest and not rest[0]:
-                for _ in posts:
-                    break
-            elif first and not first[0]:
-                for refused in give_up:
-                    if refused:
-                        handle.set.end_turn()
-                    break
-            raise
-
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
-        if handle.n == 1:
-            return super()._take_for_tasks(handle, until, is_wanted)
-        first, rest, give_up = handle.calls.first, handle.calls.rest, handle.calls.give_up
-        status, error = first.wait_until(until)
-        if status:
-            self._raise_unless_free_later(handle.n, error)
-            return False
-        has_rest = False
-        try:
-            while is_wanted() and not has_rest:
-                status, error = rest.wait_until(clock() + FIRST_SLICE)
-                has_rest = not status
-                if status:
-                    self._raise_unless_rest_free_later(handle.n, error)
-        except _GivenUp:
-            pass
-        finally:
-            if not has_rest and next(give_up):
-                handle.set.end_turn()
-        return has_rest
-
-    def _raise_unless_rest_free_later(self, n: int, error: int) -> None:
-        # Another thread released the first token, or this is a child that a signal handler forked.
-        if error == errno.EAGAIN and not self._set.held():
-            raise _GivenUp
-        self._raise_unless_free_later(n, error)
-
-    def _raise_unless_free_later(self, n: int, error: int) -> None:
-        self._raise_unless_retry(-1, error)
-        if error == errno.EAGAIN:
-            self._set.check_total(n)
+        take = super()._take_for_tasks if handle.n == 1 else _several.take_for_tasks
+        return take(handle, until, is_wanted)
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         if error not in RETRY:
@@ -406,8 +319,8 @@ class RobustSemaphore(Semaphore):
                 break
         n = check_integer(self._name, "n", n, 1)
         semset = self._open_handle().set
-        held = semset.held() if n >= semset.library.system.bias else semset.give_refused(n)
-        if semset.has_left():
+        held = semset.give_refused(n)
+        if semset.has_left():  # at exit
             refuse_closed(self._name)
         if held is not None:
             raise ValueError(
@@ -453,11 +366,12 @@ class RobustSemaphore(Semaphore):
         super().close()
         owner, self._owner = self._owner, None
         try:
-            if not handle.set.held():
-                # Nothing is held, so no with statement needs this handle. ExitStack looks __exit__
-                # up after __enter__ has returned, so it stays valid.
-                self._exit = handle.leave_only()
-        except OSError:  # removed, or this process has lost its rights to it
+            holds_tokens = handle.set.held() > 0
+        except (OSError, ValueError):  # removed, no rights to it any more, or left at exit
+            holds_tokens = False
+        if not holds_tokens:
+            # No with statement needs this handle, so the set may be left with it. ExitStack looks
+            # __exit__ up only when it unwinds, so there stays one.
             self._exit = handle.leave_only()
         if owner is not None:
             owner.unlink()

@@ -26,7 +26,7 @@ from support import (
 
 from named_semaphores import (
     RobustSemaphore,
-    robust,
+    _several,
 )
 
 KINDS = ROBUST
@@ -142,9 +142,9 @@ def test_a_handlers_exception_that_comes_with_the_tokens_gives_them_back(
         yield from call
         raise Struck
 
-    made, real = [], robust.waits
+    made, real = [], _several.waits
     fill(native, phase)
-    monkeypatch.setattr(robust, "waits", calls)
+    monkeypatch.setattr(_several, "waits", calls)
     with pytest.raises(Struck):
         native.acquire(timeout=60, n=2)
     empty(native, phase, left=1)

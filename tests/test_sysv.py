@@ -361,6 +361,7 @@ def late():
         print(RobustSemaphore(sys.argv[1]).total)
     except ValueError:
         print("closed")
+    sem.close()
 atexit.register(late)
 from named_semaphores import RobustSemaphore
 sem = RobustSemaphore(sys.argv[1])
