@@ -53,7 +53,7 @@ def _loop_for(sem: Semaphore) -> asyncio.AbstractEventLoop:
 
 
 def _key(loop: asyncio.AbstractEventLoop, handle: Any) -> tuple[int, int]:
-    # RobustSemaphore has a handle for each use, and one object for all calls of n tokens.
+    # RobustSemaphore makes handles anew; those that take the same number share their calls.
     return id(loop), id(getattr(handle, "calls", handle))
 
 
@@ -81,9 +81,10 @@ class _Queue:
         self.sem = sem
         self.handle = handle  # the semaphore may be closed meanwhile
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()  # the oldest first
-        # Whoever has this item runs the thread, or polls. list.pop is atomic.
+        # Empty while a thread runs, or the loop polls. Whoever pops the item starts one: list.pop
+        # is atomic, so there is only one.
         self.idle = [True]
-        # A token on its way from the thread to the loop; again, only one of them takes it.
+        # A token on its way from the thread to the loop. Whichever of them pops it has it.
         self.arrived: list[bool] = []
         self.delivered = threading.Event()
 

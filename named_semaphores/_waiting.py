@@ -35,7 +35,7 @@ def waits(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
     """
     pause = FIRST_PAUSE
     slices = waiter.slices
-    # _wait_endless has made the first call of an endless wait, if the handle has one that waits.
+    # Semaphore._wait_endless has made the first call, unless first_waits does not wait.
     is_first_made = deadline is None and waiter.first_waits is not waiter.tries
     first = () if is_first_made else (FIRST_SLICE,)
     for longest in chain(first, slices, repeat(slices[-1])):

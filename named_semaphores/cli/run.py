@@ -200,7 +200,7 @@ def _run(options: _Options) -> int:
             _tell_of_posix(name, options)
             _sets.sweep()  # earlier runs left their sets: nobody remained to remove them
         elif options.slots is not None:
-            _resize(semset, options.slots, options)
+            _resize(semset, options.slots, options)  # the number named last holds
         number = _take(semset, options)
         if number is None:
             return options.conflict_exit_code
@@ -217,7 +217,6 @@ def _run(options: _Options) -> int:
 
 
 def _resize(semset: Set, slots: int, options: _Options) -> None:
-    """The number named last holds."""
     before = semset.total()
     if before != slots and semset.users() > 1:
         number = "1 slot" if slots == 1 else f"{slots} slots"
@@ -257,7 +256,7 @@ def _take(semset: Set, options: _Options) -> int | None:
             waits = f" ({others} other{' waits' if others == 1 else 's wait'})" if others else ""
             wanted = _of(n, semset.total())
             complain(f"waiting for {wanted} of {options.name}{waits}{_held_by(semset)}")
-    # A wait for several ends early if there are too few for a moment.
+    # take() also returns False early: there were fewer tokens in all than K, and are enough again.
     while number is None and limit != 0 and (deadline is None or clock() < deadline):
         number = _take_until(deadline, semset, options)
     if number is None:

@@ -108,9 +108,9 @@ def _process(pid: int | None, tokens: int | None) -> dict[str, Any]:
             user = user_name(os.stat(f"/proc/{pid}").st_uid)
             begin = int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
             command = " ".join(_read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0"))
-            # In ticks since the machine's start.
-            now = time.clock_gettime(time.CLOCK_BOOTTIME)  # type: ignore[attr-defined,unused-ignore]
-            elapsed = round(now - begin / os.sysconf("SC_CLK_TCK"), 2)
+            # "begin" has ticks since the machine's start.
+            clock: int = time.CLOCK_BOOTTIME  # type: ignore[attr-defined,unused-ignore]
+            elapsed = round(time.clock_gettime(clock) - begin / os.sysconf("SC_CLK_TCK"), 2)
         except OSError:  # it has ended, or this system has no /proc
             pass
     return {"pid": pid, "tokens": tokens, "user": user, "elapsed": elapsed, "command": command}
