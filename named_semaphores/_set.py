@@ -42,9 +42,11 @@ from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, sembuf
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, TypeVar
 
     from ._sysv import Operation
+
+    Result = TypeVar("Result")
 
 TOKENS, TOTAL, TURN, USERS, DEAD, PERSIST, ZERO, NUMBER = range(8)
 NUMBERS = 32
@@ -299,25 +301,25 @@ class Set:
 
     def operate(self, operations: list[Operation]) -> bool:
         """Carry out the operations. Return False if one with NOWAIT would have to wait."""
-        return self._ask(self.library.operate, operations)  # type: ignore[return-value]
+        return self.ask(self.library.operate, operations)
 
     def free(self) -> int:
         """Return the number of free tokens; below 0 after a resize, until enough are back."""
-        return self._ask(self.library.value, TOKENS) - self.library.system.bias
+        return self.ask(self.library.value, TOKENS) - self.library.system.bias
 
     def total(self) -> int:
-        return self._ask(self.library.value, TOTAL)
+        return self.ask(self.library.value, TOTAL)
 
     def users(self) -> int:
-        return self._ask(self.library.value, USERS)
+        return self.ask(self.library.value, USERS)
 
     def held(self) -> int:
         """Return how many tokens this process holds."""
-        return max(0, self._ask(self.library.value, self.account) - 1)
+        return max(0, self.ask(self.library.value, self.account) - 1)
 
     def waiting(self) -> int:
         """Return how many wait for tokens, and for the turn."""
-        return self._ask(self.library.waiters, TOKENS) + self._ask(self.library.zero_waiters, TURN)
+        return self.ask(self.library.waiters, TOKENS) + self.ask(self.library.zero_waiters, TURN)
 
     def holders(self) -> list[tuple[int | None, int]]:
         """Return (pid, tokens) of each process that holds tokens; see ``holders_of``."""
@@ -349,38 +351,8 @@ class Set:
                 f"are, not {n}: it would wait for ever"
             )
 
-    def take(self, n: int, deadline: int | None) -> bool:
-        """Take n tokens, for the command line, where no Python signal handler runs.
-
-        Returns:
-            False: they were not free when ``clock()`` was the deadline (None: never, 0: at once).
-
-        Raises:
-            ValueError: there are fewer than n in all.
-        """
-        library, bias, account = self.library, self.library.system.bias, self.account
-        self.check_total(n)
-        if self.operate(take(account, n, bias, NOWAIT)):
-            return True
-        if deadline == 0:
-            return False
-        if n == 1:
-            return self._wait(take(account, 1, bias), deadline)
-        notice = library.system.many_operations
-        while self._wait(take_first(account, bias), deadline):
-            if self._wait(take_rest(account, n, bias, notice), deadline):
-                return True
-            self.operate(give_up(account))
-            if deadline is not None and clock() >= deadline:
-                break
-            self.check_total(n)  # there were fewer than n, and there may be more again
-        self.check_total(n)
-        return False
-
-    def _wait(self, operations: list[Operation], deadline: int | None) -> bool:
-        return self._ask(self.library.wait, operations, deadline)  # type: ignore[return-value]
-
-    def _ask(self, call: Callable[..., int], *arguments: Any) -> int:
+    def ask(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Make a call of the library on this set. Its error is ``failure``."""
         try:
             return call(self.semid, *arguments)
         except OSError as error:

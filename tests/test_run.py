@@ -30,7 +30,8 @@ from support import (
 )
 
 import named_semaphores
-from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _set, _sets, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sets, _sysv
+from named_semaphores.cli import take
 from named_semaphores.cli import run as command
 
 try:
@@ -325,7 +326,7 @@ def test_a_wait_for_more_than_a_resize_left_ends(opened, bare, timeout):
 
 def test_a_wait_that_a_resize_ended_too_early_begins_anew(bare, capfd, monkeypatch, cannot_execute):
     takes = iter([False, False, True])
-    monkeypatch.setattr(_set.Set, "take", lambda *arguments: next(takes))
+    monkeypatch.setattr(take, "take", lambda *arguments: next(takes))
     assert quick(capfd, bare, "no-such-command")[1] == 127
 
 

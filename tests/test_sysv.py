@@ -28,6 +28,7 @@ from named_semaphores import RobustSemaphore, _keys, _opening, _set, _sets, _sys
 from named_semaphores._opening import open_set
 from named_semaphores._set import DEAD, NAME, TOKENS, TURN, USERS, ZERO
 from named_semaphores._sysv import NOWAIT, UNDO
+from named_semaphores.cli.take import take as take_until
 
 try:
     _sysv.system()
@@ -264,7 +265,7 @@ def test_taking_and_giving(library, name):
 def test_giving_up_gives_the_first_token_and_the_turn_back(library, name):
     semset, other = join(library, name, 2), join(library, name)
     assert take(other)
-    assert not semset.take(2, _set.clock() + SECOND // 50)
+    assert not take_until(semset, 2, _set.clock() + SECOND // 50)
     assert (semset.free(), library.value(semset.id, TURN)) == (1, 0)
     assert first(semset)
     assert give(semset)  # by another thread
@@ -277,11 +278,11 @@ def test_giving_up_gives_the_first_token_and_the_turn_back(library, name):
 
 def test_a_wait_ends_in_time(library, name):
     semset = join(library, name)
-    assert semset.take(1, 0)
+    assert take_until(semset, 1, 0)
     start = time.monotonic()
-    assert not semset.take(1, _set.clock() + SECOND // 20)
+    assert not take_until(semset, 1, _set.clock() + SECOND // 20)
     assert 0.05 <= time.monotonic() - start < 5 * SLOW
-    with thread(semset.take, 1, _set.clock() + 3600 * SECOND) as taken:
+    with thread(take_until, semset, 1, _set.clock() + 3600 * SECOND) as taken:
         assert give(semset)
     assert taken == [True]
     semset.remove()
@@ -307,7 +308,7 @@ def test_what_a_killed_process_held_is_back_and_wakes_a_waiter(library, name):
     semset = join(library, name, 3)
     with process(lambda: take(join(library, name), 3)) as pid:
         assert (semset.free(), semset.users(), semset.holders()) == (0, 2, [(pid, 3)])
-        with thread(semset.take, 2, None) as taken:
+        with thread(take_until, semset, 2, None) as taken:
             wait_for(lambda: library.value(semset.id, TOKENS) or semset.waiting() == 1)
             os.kill(pid, signal.SIGKILL)
     assert (taken, semset.free(), semset.users()) == ([True], 1, 1)
@@ -695,9 +696,9 @@ def test_asking_the_kernel_whether_it_undoes_changes_nothing(native, name):
 def test_32_bit_systems_wait_by_the_symbol_with_64_bit_time(profile, name):
     library = profiles.sysv_library(profile)
     semset, plain = join(library, name), library.lib.plain_calls
-    assert semset.take(1, _set.clock() + SECOND)
+    assert take_until(semset, 1, _set.clock() + SECOND)
     start = time.monotonic()
-    assert not semset.take(1, _set.clock() + SECOND // 20)
+    assert not take_until(semset, 1, _set.clock() + SECOND // 20)
     assert (time.monotonic() - start >= 0.05, library.lib.plain_calls) == (True, plain)
     semset.remove()
 

@@ -20,6 +20,7 @@ import pytest
 from named_semaphores import _keys, _opening, _set, _sysv
 from named_semaphores._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, TURN, USERS, Set
 from named_semaphores._sysv import IPC_EXCL, NOWAIT, UNDO, Removed, SysV
+from named_semaphores.cli import take as cli_take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def do(
                 _set.remove_marked(library, semid, mark)
         elif what == "take":
             n, *deadline = arguments
-            if current.take(n, *(deadline or [None])):
+            if cli_take.take(current, n, *(deadline or [None])):
                 return joined, held + n
             if not deadline:
                 raise Violation("a wait without an end has ended")
@@ -254,7 +255,7 @@ def variables(traceback: TracebackType | None) -> Any:
     frames = []
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
-        if frame.f_code.co_filename in (_set.__file__, _opening.__file__):
+        if frame.f_code.co_filename in (_set.__file__, _opening.__file__, cli_take.__file__):
             local = tuple((name, plain(value)) for name, value in sorted(frame.f_locals.items()))
             frames.append((frame.f_code.co_name, frame.f_lasti, local))
     return tuple(frames)
@@ -819,16 +820,16 @@ def careless_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0)
 
 
 def fault(name: str, search: str, message: str, **wrong: Any) -> Any:
-    """wrong: what is put in the place of a transition, or Set.take as Set_take."""
+    """wrong: what is put in the place of a transition, or cli.take.take as cli_take."""
     return pytest.param(search, message, wrong, id=name)
 
 
 IDLE, NOT_DEAD = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT)], (DEAD, 0, NOWAIT)
 NEW_USER = (USERS, 1, UNDO)
 FAULTS = (
-    fault("several wait for all", "three of three", TOO_OFTEN, Set_take=wait_for_all_at_once),
+    fault("several wait for all", "three of three", TOO_OFTEN, cli_take=wait_for_all_at_once),
     fault(
-        "reservations", "two want two", TOO_OFTEN, Set_take=reserve, Search_check=lambda *_: None
+        "reservations", "two want two", TOO_OFTEN, cli_take=reserve, Search_check=lambda *_: None
     ),
     fault(
         "a turn left behind", "one of several in vain", "a turn is left behind",
@@ -891,7 +892,8 @@ def test_the_search_finds_a_fault(
     search: str, message: str, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for what, replacement in wrong.items():
-        holder: Any = {"Set": Set, "Search": Search}.get(what.partition("_")[0], _set)
+        holders = {"Set": Set, "Search": Search, "cli": cli_take}
+        holder: Any = holders.get(what.partition("_")[0], _set)
         name = what if holder is _set else what.partition("_")[2]
         monkeypatch.setattr(holder, name, replacement)
         if hasattr(_opening, what):

@@ -268,6 +268,7 @@ def _take(semset: Set, options: _Options) -> int | None:
 
 def _take_until(deadline: int | None, semset: Set, options: _Options) -> int | None:
     from .. import _set
+    from . import take
 
     if options.slot_env and semset.total() > _set.NUMBERS:
         raise ValueError(
@@ -275,7 +276,7 @@ def _take_until(deadline: int | None, semset: Set, options: _Options) -> int | N
             "slots"
         )
     try:
-        if not semset.take(options.take, deadline):
+        if not take.take(semset, options.take, deadline):
             return None
     except ValueError as error:
         raise ValueError(f"run: --take {options.take} is too many: {error}") from None
