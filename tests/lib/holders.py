@@ -105,7 +105,7 @@ name = sys.argv[1]
 def program(code, name, *arguments, **options):
     """Run a program that exits without an error; return what it printed."""
     done = run_python(PROGRAM + code, name, *arguments, **options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
