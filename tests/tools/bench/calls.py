@@ -27,11 +27,11 @@ def measure(results: Results, quick: bool) -> None:
     peers = list(available())
     links = {peer: unique_name() for peer in peers if peer.has_name}
     names = {peer: unique_name() for peer in peers if peer.has_name}
-    open_here = {peer: peer.create(name) for peer, name in names.items()}
     opened: list[Any] = []
     with Children() as children, Gate() as ready, Gate() as done:
         children.start(_keep, links, ready, done)
         ready.wait()
+        open_here = {peer: peer.create(name) for peer, name in names.items()}  # after the fork
         timers: dict[str, dict[Any, Callable[[int], float]]] = {}
         for peer in peers:
             sem, empty = peer.fresh(), peer.empty()
@@ -47,6 +47,7 @@ def measure(results: Results, quick: bool) -> None:
             for sem in both:
                 peer.drop(sem)
         for peer, sem in open_here.items():
+            peer.created = names[peer].encode()  # BareCtypes knows only the last
             peer.discard(sem)
         done.give()
         children.join()
