@@ -142,8 +142,6 @@ class MacOS(Fake):
 class FreeBSD(_Timed):
     files = "/tmp/SEMD"
     longest_name = 252
-    needs_slash = True
-    inner_slash = errno.ENOENT
 
     def do_sem_clockwait_np(
         self, address: int, clock: int, flags: int, when: Any, left: int | None
@@ -162,7 +160,6 @@ class NetBSD(Fake):
 
     files = "/dev/shm/~"
     longest_name: int | None = 255
-    needs_slash = True
 
     def do_sem_timedwait(self, address: int, when: Any) -> int:
         wide = timespec_netbsd.from_address(ctypes.addressof(when.contents))
@@ -173,7 +170,6 @@ class OpenBSD(NetBSD):
     """A file's name is a hash, which has room for any name; a semaphore is its maker's alone."""
 
     longest_name = None
-    needs_slash = False
 
     def new_file(self, path: bytes, mode: int) -> int:
         fd = super().new_file(path, mode)
@@ -185,7 +181,6 @@ class Illumos(_Timed):
     files = "/dev/shm/~"
     sem_failed = -1
     longest_name = 255
-    needs_slash = True
 
     def do_sem_reltimedwait_np(self, address: int, left: Any) -> int:
         return wait_for(address, nanoseconds(left.contents))
@@ -198,14 +193,8 @@ class Cygwin(Fake):
 
     files = "/dev/shm/sem."
     longest_name = 251
-    needs_slash = True
     value_max = 1147483648
     hosts = ("sem_wait", "sem_trywait", "sem_getvalue")
-
-    def path(self, name: bytes) -> bytes:
-        if b"\\" in name:
-            raise OSError(errno.EINVAL, "name")
-        return super().path(name)
 
     def do_sem_timedwait(self, address: int, when: Any) -> int:
         return _positive(wait_until, address, time.CLOCK_REALTIME, when.contents)

@@ -48,9 +48,9 @@ SEVERAL = {
 }
 THREADS = {
     "closing": ("`close()` while four threads wait", "faults.closing(peer, {n})", 100),
-    "forking": ("a child of `fork` ends", "faults.forking(peer, {n})", 100),
+    "forking": ("a child of `fork` ends", "faults.forking(peer, {n})", 1),
     "succeeding": (
-        "the name was made anew, its first creator closes", "faults.succeeding(peer, {n})", 100
+        "the name was made anew, its first creator closes", "faults.succeeding(peer, {n})", 1
     ),
 }  # fmt: skip
 DEATHS = {kind: (kind, f'deaths.dying(peer, {{n}}, "{kind}")', 100) for kind in KINDS}
@@ -160,7 +160,8 @@ def main() -> int:
             ]
             rows = [["", "times", *(peer.label for peer in columns)]]
             for fault, (what, call, size) in chosen.items():
-                count = size if fault == "timeline" or not options.quick else max(3, size // 100)
+                quick = options.quick and size > 10
+                count = max(3, size // 100) if quick else size
                 rows.append([what, f"{count:,}"])
                 for peer in columns:
                     # A few show that others lose tokens.

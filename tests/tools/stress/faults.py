@@ -53,45 +53,35 @@ def _enter(sem: Any) -> None:
 
 
 def forking(peer: Peer, rounds: int) -> dict[str, Any]:
-    """Let a child of fork delete its parent's semaphore object and end."""
-    removed = 0
-    for _ in range(rounds):
-        name = unique_name()
-        sem: Any = peer.create(name)
-        if os.fork() == 0:
-            try:
-                del sem
-                gc.collect()
-            finally:
-                os._exit(0)
-        os.wait()
-        removed += not _exists(peer, name)
-        if removed:
-            break  # the other rounds would fail too
-        peer.discard(sem)
-    return {"rounds": rounds, "parent's names removed": removed}
+    """Let a child of fork delete its parent's semaphore object and end. Once: it is no race."""
+    name = unique_name()
+    sem: Any = peer.create(name)
+    if os.fork() == 0:
+        try:
+            del sem
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.wait()
+    return {"rounds": 1, "parent's names removed": _is_gone(peer, name, sem)}
 
 
 def succeeding(peer: Peer, rounds: int) -> dict[str, Any]:
-    """Remove a name, create a successor of the same name, and close the first one."""
-    removed = 0
-    for _ in range(rounds):
-        name = unique_name()
-        first = peer.create(name)
-        first.unlink()
-        second = peer.create(name)
-        peer.close(first)
-        removed += not _exists(peer, name)
-        if removed:
-            break
-        peer.discard(second)
-    return {"rounds": rounds, "successor's names removed": removed}
+    """Remove a name, create a successor of the same name, and close the first one. Once."""
+    name = unique_name()
+    first = peer.create(name)
+    first.unlink()
+    second = peer.create(name)
+    peer.close(first)
+    return {"rounds": 1, "successor's names removed": _is_gone(peer, name, second)}
 
 
-def _exists(peer: Peer, name: str) -> bool:
+def _is_gone(peer: Peer, name: str, sem: Any) -> int:
+    """Return whether the semaphore has lost its name, and discard it if not."""
     try:
-        sem = peer.link(name)
+        link = peer.link(name)
     except Exception:  # each peer has its own
-        return False
-    peer.close(sem)
-    return True
+        return 1
+    peer.close(link)
+    peer.discard(sem)
+    return 0
