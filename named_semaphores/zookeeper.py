@@ -43,9 +43,9 @@ class ZooKeeperSemaphore(_base.Semaphore):
     A cut off holder runs on until it looks at ``lost``. To rule that out, use fencing tokens.
 
     No timeout ends a wait without a connection. A waiting task occupies a thread of asyncio's
-    executor, and a cancelled one until its turn comes. A signal handler's exception while kazoo
-    sends may be seen as ConnectionAbortedError; a second one leaves a node until the session ends:
-    let a thread handle signals.
+    executor, and a cancelled one until its turn comes. Let a thread handle signals: a handler's
+    exception may block kazoo for good, or be seen as ConnectionAbortedError if kazoo was sending;
+    a second one leaves a node until the session ends.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``.
