@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int, c_int64, c_long, c_void_p
+from functools import cache
 from itertools import chain, repeat, starmap
 
 TYPE_CHECKING: bool = False
@@ -41,6 +42,7 @@ def call(function: Any, *arguments: Any) -> Iterator[int]:
     return chain(starmap(function, (arguments,)), starmap(ctypes.get_errno, repeat((), 1)))
 
 
+@cache  # at the interpreter's end CPython 3.14 can make no new type of structure
 def timespec(time_t: Any, long: Any = c_long) -> Any:
     """Return ``struct timespec`` with these types."""
     return type(
@@ -50,7 +52,7 @@ def timespec(time_t: Any, long: Any = c_long) -> Any:
 
 # Of the symbols that take 64-bit time on 32 bits: the long is followed by padding, on big-endian
 # machines preceded by it. An int64 fits both.
-TIMESPEC64 = timespec(c_int64, c_int64)
+TIMESPEC, TIMESPEC64 = timespec(c_long), timespec(c_int64, c_int64)
 
 
 class Ignored(c_int):
