@@ -90,9 +90,8 @@ class RobustSemaphore(Semaphore):
             this Python has no ctypes.
     """
 
-    _library = None  # type: SysV | None  # None: the running system's
+    _library = None  # type: Any  # a SysV; None: the running system's
     _owner = None  # type: Owner | None
-    _set = None  # type: Set  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class RobustSemaphore(Semaphore):
         check_existence(name, handle_existence)
         if _why_not is not None:
             raise without_ctypes(_why_not)
-        library = self._library or system()
+        library: SysV = self._library or system()
         most = library.system.bias - 1
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, most)
@@ -134,7 +133,7 @@ class RobustSemaphore(Semaphore):
                 break
             except FileNotFoundError:  # another process removed it meanwhile
                 pass
-        self._set = handle.set
+        self._set: Set = handle.set
         self._linked = not created
         if unlink_on_delete:
             self._owner = Owner(handle.set.remove)

@@ -31,8 +31,8 @@ from support import (
 
 import named_semaphores
 from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sets, _sysv
-from named_semaphores.cli import take
 from named_semaphores.cli import run as command
+from named_semaphores.cli import take
 
 try:
     _sysv.system()
