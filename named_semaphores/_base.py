@@ -12,7 +12,7 @@ A handle has these attributes. Each step of an iterator makes one C call.
 - tries: endless; takes a token if one is free. True or False.
 - first_waits: endless; the same, and may wait for FIRST_SLICE. It is ``tries`` if there is none.
 - posts: endless; puts a token back. False or None; True or ValueError if the system refuses.
-- leave: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
+- exit: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
 - is_steady: whether ``wait_until`` serves, so that no step of the wall clock can change the wait.
 - is_robust: whether the kernel puts tokens back when the process ends.
 - slices: how long the waits after the first one are, in nanoseconds; the last one repeats.
@@ -104,7 +104,7 @@ class Semaphore:
         self._exit: Callable[..., None] = refuse_closed
 
     def _use(self, handle: Any) -> None:
-        self._tries, self._posts, self._exit = handle.tries, handle.posts, handle.leave
+        self._tries, self._posts, self._exit = handle.tries, handle.posts, handle.exit
         self._handle = handle
 
     @property
@@ -383,7 +383,7 @@ class Hold:
         self._handle = handle = sem._handle_for(n)
         # A with statement keeps __exit__ alone. If nobody else has the semaphore, its name must
         # live until the end of the block.
-        self._exit = partial(handle.leave)
+        self._exit = partial(handle.exit)
         self._exit.kept = sem, handle  # type: ignore[attr-defined]
 
     def __enter__(self) -> Any:

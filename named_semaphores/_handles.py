@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """RobustSemaphore's handles, and the sets that this process has joined.
 
-This process joins each set once, whatever number of objects it has on it. Each object has a handle,
-and so have its calls in flight and what ends its with statements. The process leaves the set when
-the last handle was collected. What it holds is the kernel's knowledge alone.
+This process joins each set once, whatever number of objects it has on it: it is one user of the
+set. Each object keeps a handle; so do its calls in flight, and what ends its with statements.
+
+- When the last handle is collected, the process leaves the set, and the last user removes it. A
+  process that holds tokens stays a user until it has released them; it is asked again whenever it
+  opens or closes a semaphore.
+- A child of fork joins the sets anew. It holds nothing.
+- At exit the process leaves all sets. The kernel puts back what it still holds, and makes a process
+  that was killed leave, too.
+
+What a process holds is recorded in the kernel alone.
 """
 
 from __future__ import annotations
@@ -33,9 +41,15 @@ if TYPE_CHECKING:
 
 
 class _Waiter:
-    """A list of operations as calls; see ``_base``."""
+    """One transition as calls that wait; see ``_base`` for the attributes.
+
+    Args:
+        now: the arguments of ``semop`` that does not wait.
+        later: those that wait.
+    """
 
     __slots__ = ("later", "library", "now")
+    # A waiter that begins a new slice stands behind the others again, so slices grow.
     slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
     first_waits: Any = None
     tries: Any = None
@@ -80,10 +94,10 @@ class _Calls:
     def __init__(self, semset: _set.Set, n: int) -> None:
         self.n = n
         library, account, bias = semset.library, semset.account, semset.library.system.bias
+        notice = library.system.many_operations
         lists = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)]
         lists.append(_set.give(account, n))
         if n > 1:
-            notice = library.system.many_operations
             for flags in (NOWAIT, 0):
                 lists.append(_set.take_first(account, bias, flags))
                 lists.append(_set.take_rest(account, n, bias, notice, flags))
@@ -94,12 +108,13 @@ class _Calls:
         self.tries = map(not_, starmap(library.semop_now, repeat(now)))
         self.posts = starmap(library.semop_now, repeat(self.give))
         self.exit = library.semop_exit(_Ended(semset, n).__getitem__)
-        self.first_waits = self.tries
-        if n > 1:
-            self.first = _Waiter(library, several[0], several[2])
-            rest = _Waiter if notice or library.semtimedop else _Poller
-            self.rest = rest(library, several[1], several[3])
-            self.give_up = starmap(library.semop_now, repeat(several[4]))
+        if n > 1:  # waits for the first one, and then for the rest: see _several
+            first_now, rest_now, first_later, rest_later, give_up = several
+            rest_waiter = _Waiter if notice or library.semtimedop else _Poller
+            self.first = _Waiter(library, first_now, first_later)
+            self.rest = rest_waiter(library, rest_now, rest_later)
+            self.give_up = starmap(library.semop_now, repeat(give_up))
+            self.first_waits = self.tries
         elif library.semtimedop is None:
             self.first_waits = map(not_, starmap(library.semop, repeat(later)))
         else:
@@ -108,9 +123,9 @@ class _Calls:
 
 
 class _Ended(dict):  # type: ignore[type-arg]
-    """What the end of a with statement returns, by semop's status: {0: None}, in C.
+    """What the end of a with statement returns, by semop's status.
 
-    For -1, which is refused, it calls Python code.
+    For 0 it is None, and no Python code runs. For -1, refused, ``__missing__`` gives back.
     """
 
     def __init__(self, semset: _set.Set, n: int) -> None:
@@ -118,10 +133,8 @@ class _Ended(dict):  # type: ignore[type-arg]
         self.set, self.n = semset, n
 
     def __missing__(self, status: int) -> None:
-        # Somebody released inside the block: then what is left goes back. A child of fork that
-        # leaves its parent's block holds nothing.
         held = self.set.give_refused(self.n)
-        if held:
+        if held:  # somebody released some inside the block: give back what is left
             self.set.give_refused(held)
 
 
@@ -130,9 +143,9 @@ _calls: WeakValueDictionary[tuple[int, int], _Calls] = WeakValueDictionary()
 
 
 class Handle:
-    """One use of a set, for n tokens at a time. The process leaves the set with the last one.
+    """One use of a set, for n tokens at a time; see ``_base`` for the attributes.
 
-    See ``_base`` for the attributes.
+    The process leaves the set with the last handle.
     """
 
     __slots__ = ("calls", "first_waits", "posts", "set", "tries")
@@ -169,13 +182,13 @@ class Handle:
         return call(self.set.library.semop, *self.calls.give)
 
     @property
-    def leave(self) -> Any:
+    def exit(self) -> Any:
         """What ends a with statement. It keeps this handle."""
-        leave = self.leave_only()
-        leave.handle = self
-        return leave
+        end = self.bare_exit()
+        end.handle = self
+        return end
 
-    def leave_only(self) -> Any:
+    def bare_exit(self) -> Any:
         """The same, without this handle."""
         return partial(self.calls.exit, *self.calls.give[:2], 3)
 
@@ -193,7 +206,7 @@ class Handle:
 
 _joined: dict[int, _set.Set] = {}  # by id
 _unused: list[_set.Set] = []  # their last handle was collected; they may have a new one
-_lock = RLock()  # to find a set and to leave one
+_lock = RLock()  # to find a set in _joined, and to leave one; a child of fork has another
 
 
 def _locked(lock: Any, blocking: bool = True) -> Iterator[bool]:
@@ -202,49 +215,59 @@ def _locked(lock: Any, blocking: bool = True) -> Iterator[bool]:
 
 
 def _leave_unused() -> None:
-    # Never waits: the collector may call this in a thread that has another library's lock, for
-    # which a thread that has ours may wait. Who has the lock calls this again.
-    holding = []  # asked again next time: a generator that is collected may still be inside
-    while _unused:
-        lock = _lock  # a signal handler may fork, and the child have another
-        for has_lock in _locked(lock, False):
-            if not has_lock:
+    """Leave the sets that have no handle.
+
+    Never waits: the collector may call this in a thread that has another library's lock, for which
+    a thread that has ours may wait. Then the thread that has ours leaves the sets, after it has
+    released the lock.
+    """
+    still_held = []  # by a with statement of a generator that is being collected, for example
+    is_ours = True
+    while _unused and is_ours:
+        lock = _lock  # a signal handler may fork meanwhile
+        for is_ours in _locked(lock, False):
+            if not is_ours:
                 break
             try:
                 semset = _unused.pop()
-                if semset.handles:
-                    pass
-                elif not semset.leave():
-                    holding.append(semset)
+                if semset.handles:  # it was opened again
+                    continue
+                if not semset.leave():
+                    still_held.append(semset)
                 elif _joined.get(semset.id) is semset:
                     del _joined[semset.id]
             except IndexError:  # another thread was faster
                 pass
             finally:
                 lock.release()
-        if not has_lock:
-            break
-    _unused.extend(holding)
+    _unused.extend(still_held)  # for the next time
 
 
 def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]:
-    """Return a handle, and whether the semaphore was created."""
+    """Join the set of this name, unless this process has joined it.
+
+    Args:
+        options: those of ``open_set``.
+
+    Returns:
+        A handle for one token at a time, and whether the semaphore was created.
+    """
     while True:
         found, created = open_set(library, name, known=_joined, **options)
         lock = _lock
         for _ in _locked(lock):
             try:
                 semset = _joined.get(found.id, found)
-                if semset.has_left():  # its objects are closed
+                if semset.has_left():
                     semset = found
                 _joined[found.id] = semset
                 handle = Handle(semset, 1)
             finally:
                 lock.release()
-        if semset is not found:
-            found.leave()  # another thread has joined it meanwhile
+        if semset is not found:  # another thread has joined it meanwhile
+            found.leave()
         _leave_unused()
-        if not semset.has_left():
+        if not semset.has_left():  # as another thread does when the last handle is collected
             return handle, created
 
 

@@ -143,14 +143,14 @@ class Handle:
     tries: Iterator[bool]
     first_waits: Iterator[bool]
     posts: Iterator[bool | None]
-    leave: Callable[..., None]
+    exit: Callable[..., None]
 
     def __init__(self, libc: Libc, pointer: int) -> None:
         self.libc = libc
         self.pointer = pointer  # on macOS, a descriptor
         self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat((pointer,))))
         self.posts = map(bool, starmap(libc.sem_post, repeat((pointer,))))
-        self.leave = partial(libc.leave, pointer)
+        self.exit = partial(libc.exit, pointer)
 
     @property
     def is_steady(self) -> bool:
@@ -230,8 +230,8 @@ class Libc:
         self.sem_post = self._function("sem_post", c_void_p, keep_gil=True)
         # sem_post once more, as the end of a with statement: it drops the exception's three
         # arguments, and returns None, so that no exception is swallowed.
-        self.leave = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
-        self.leave.restype = None
+        self.exit = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
+        self.exit.restype = None
 
     def _choose_wait(self, system: _System) -> None:
         """Take the best timed wait this library has: on the clock that does not jump, if it can."""

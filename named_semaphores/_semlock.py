@@ -57,7 +57,7 @@ class _Handle(Handle):
         self.tries = starmap(acquire, _TRY)
         self.first_waits = starmap(acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)
         self.posts = starmap(lock.release, _NOTHING)
-        self.leave = lock.__exit__
+        self.exit = lock.__exit__
 
     @property
     def pointer(self) -> int:  # type: ignore[override]

@@ -102,7 +102,7 @@ class NamedSemaphore(Semaphore):
             # refers to the owner, too.
             inode = file and (file.st_dev, file.st_ino)
             self._owner = Owner(unlink_name, libc, name, handle, inode)
-            self._exit = partial(handle.leave)
+            self._exit = partial(handle.exit)
             self._exit.owner = self._owner  # type: ignore[attr-defined]
 
     @property

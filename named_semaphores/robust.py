@@ -371,7 +371,7 @@ class RobustSemaphore(Semaphore):
         if not holds_tokens:
             # No with statement needs this handle, so the set may be left with it. ExitStack looks
             # __exit__ up only when it unwinds, so there stays one.
-            self._exit = handle.leave_only()
+            self._exit = handle.bare_exit()
         if owner is not None:
             owner.unlink()
 

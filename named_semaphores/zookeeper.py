@@ -78,7 +78,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
         self._path = f"/named-semaphores{self._name}/tokens"
         self._held: list[_Recipe] = []  # one for each token, the oldest first
         self._call(self._open, initial_value)
-        self._use(SimpleNamespace(tries=(), posts=(), leave=lambda *_: self.release()))
+        self._use(SimpleNamespace(tries=(), posts=(), exit=lambda *_: self.release()))
 
     def _open(self, number: int | None) -> None:
         client, data = self._client, b"%d" % (number or 1)
@@ -176,7 +176,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            work.add_done_callback(lambda _: work.result() and handle.leave())
+            work.add_done_callback(lambda _: work.result() and handle.exit())
             raise
 
     def _drop(self, *recipes: _Recipe) -> None:
