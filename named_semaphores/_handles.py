@@ -87,8 +87,8 @@ class _Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
     __slots__ = (
-        "__weakref__", "block", "exit", "first", "first_waits", "give", "give_up", "n", "posts", "rest",
-        "tries", "waiter",
+        "__weakref__", "block", "exit", "first", "first_waits", "give", "give_up", "n", "posts",
+        "rest", "tries", "waiter",
     )  # fmt: skip
 
     def __init__(self, semset: _set.Set, n: int) -> None:

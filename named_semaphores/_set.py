@@ -199,7 +199,8 @@ class Set:
     """A set that this process has joined, once: one user, with one account."""
 
     __slots__ = (
-        "_inherited", "_is_lost", "account", "accounts", "handles", "id", "library", "name", "pid", "semid",
+        "_inherited", "_is_lost", "account", "accounts", "handles", "id", "library", "name", "pid",
+        "semid",
     )  # fmt: skip
     forked_at = -FORKING  # of the class: when this process forked last
 

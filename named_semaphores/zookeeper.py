@@ -123,7 +123,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
         return any(recipe.is_lost for recipe in list(self._held))
 
     def release(self, n: int = 1) -> None:
-        """Put ``n`` tokens back, lost ones too, also after ``close()``. ValueError: it has fewer."""
+        """Put ``n`` tokens back, lost ones too, also once closed. ValueError: it has fewer."""
         self._open_handle(although_closed=True)
         check_integer(self._name, "n", n, 1, len(self._held), ", as many as this object holds")
         recipes = [self._held.pop(0) for _ in range(n)]  # all lost ones are among the oldest
@@ -134,7 +134,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
             raise
 
     def unlink(self) -> None:
-        """Remove the name. Holders run on. Waiters get FileNotFoundError, or one of their tokens."""
+        """Remove the name. Holders run on. Waiters get FileNotFoundError or one of their tokens."""
         self._total_and_taken(self._open_handle())
         while True:
             with suppress(exceptions.NotEmptyError):  # somebody came between

@@ -101,7 +101,10 @@ def tokens(name):
 
 def leave_idle(name, mode=0o600):
     """Leave a set that nobody has open, as a killed process does."""
-    code = f"import os; from named_semaphores import RobustSemaphore as R; s = R({name!r}, mode={mode}); os._exit(0)"
+    code = (
+        "import os; from named_semaphores import RobustSemaphore as R; "
+        f"s = R({name!r}, mode={mode}); os._exit(0)"
+    )
     assert call([sys.executable, "-c", code]).returncode == 0
 
 
@@ -233,9 +236,15 @@ def test_resize_does_not_wait(robust, bare, capfd):
 
 
 def test_a_name_of_both_kinds_needs_a_word(robust, new, name, capfd):
-    two = f"named-semaphores: now a POSIX and a robust semaphore have the name {new}: two limits, which know nothing of each other\n"
+    two = (
+        f"named-semaphores: now a POSIX and a robust semaphore have the name {new}: "
+        "two limits, which know nothing of each other\n"
+    )
     assert quick(capfd, "create", new, "--posix", "--slots", "2") == ("", two, 0)
-    said = f"named-semaphores: a POSIX and a robust semaphore have the name '{new}': add --posix or --robust\n"
+    said = (
+        f"named-semaphores: a POSIX and a robust semaphore have the name '{new}': "
+        "add --posix or --robust\n"
+    )
     for command in ("value", "unlink", "holders"):
         assert quick(capfd, command, new) == ("", said, 2)
     steps(capfd, (f"value {new} --posix", "2\n"), (f"value {new} --robust", "3\n"))
@@ -478,7 +487,12 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
 @on_linux
 def test_without_dev_shm_robust_ones_work(name, bare, capfd):
     """As on AWS Lambda. Nothing false is said about POSIX ones."""
-    script = 'umount -l /dev/shm && rmdir /dev/shm 2>/dev/null; test -e /dev/shm/. && mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3; for words in "create NAME --slots 2" "value NAME" "holders NAME" list "resize NAME 3" "value NAME" "unlink NAME" "value NAME"; do "$@" $words || echo "code $?"; done'
+    script = """
+umount -l /dev/shm && rmdir /dev/shm 2>/dev/null
+test -e /dev/shm/. && mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3
+for words in "create NAME --slots 2" "value NAME" "holders NAME" list "resize NAME 3" \\
+    "value NAME" "unlink NAME" "value NAME"
+do "$@" $words || echo "code $?"; done"""
     unshared = ["unshare", "--mount", "--ipc", "sh", "-c", script.replace("NAME", bare), "sh"]
     if not shutil.which("unshare") or call(["unshare", "--mount", "true"]).returncode:
         pytest.skip("this machine lacks mount namespaces")
@@ -521,7 +535,14 @@ def test_a_python_without_ctypes(capfd, monkeypatch):
 
 
 def test_ctrl_c_ends_it_as_any_program():
-    code = "import os, sys; sys.argv[1:] = ['list']; from named_semaphores import __main__; from named_semaphores.cli import parser\nparser.main = lambda words: os.kill(os.getpid(), 2)\n__main__.main()"
+    code = """
+import os, sys
+sys.argv[1:] = ["list"]
+from named_semaphores import __main__
+from named_semaphores.cli import parser
+parser.main = lambda words: os.kill(os.getpid(), 2)
+__main__.main()
+"""
     result = call([sys.executable, "-c", code])
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
@@ -750,7 +771,9 @@ def test_unlink_unused_takes_sets_that_were_never_made_ready(alone, name, capfd,
 
 
 @on_linux
-@pytest.mark.parametrize(("answer", "left"), [("y", False), ("YES", False), ("n", True), ("", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "left"), [("y", False), ("YES", False), ("n", True), ("", True)]
+)
 def test_unlink_unused_asks(alone, name, bare, answer, left):
     leave_idle(name)
     with Terminal(line("unlink", "--unused", bare)) as terminal:

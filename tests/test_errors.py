@@ -149,7 +149,7 @@ def notes_of(done):
 
 
 def in_namespace(mounts, code, name):
-    """Run shell commands that prepare a mount namespace, then Python code in it; return its notes."""
+    """Run shell commands that prepare a mount namespace, then Python code; return its notes."""
     shell = ["unshare", "-m", "sh", "-ec", f'{mounts}\nexec "$@"', "sh"]
     command = [*shell, sys.executable, "-c", START + code + SAY, name]
     options = {"capture_output": True, "text": True, "timeout": 60 * SLOW, "check": False}

@@ -505,7 +505,8 @@ process.join()
 
 @pytest.mark.parametrize("end", ["", "del sem", "sem.close()"])
 def test_the_end_of_the_last_user_that_is_to_unlink_is_quiet(name, end):
-    code = "import sys; from named_semaphores import RobustSemaphore as R; sem = R(sys.argv[1], unlink_on_delete=True); "
+    code = "import sys; from named_semaphores import RobustSemaphore as R; "
+    code += "sem = R(sys.argv[1], unlink_on_delete=True); "
     done = run_python(code + end, name)
     assert (done.returncode, done.stderr) == (0, "")
     assert not exists(name)

@@ -57,7 +57,7 @@ def own(name):
 
 
 def _removed(name):
-    """Remove the idle set that run leaves. Its command may have closed its output before it ends."""
+    """Remove the idle set that run leaves. Its command may close its output before it ends."""
     RobustSemaphore(name).close()
     return _opening.find(_sysv.system(), f"/{name.lstrip('/')}") is None
 

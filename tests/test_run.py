@@ -471,7 +471,8 @@ def test_it_says_on_a_terminal_that_it_waits_and_who_holds(opened, bare):
     opened.acquire(n=2)
     several, silent = start(bare, "--take", "2", "true"), start(bare, "-w", "1.2", "true")
     wait_for(lambda: opened.waiting == 2)
-    says = f"waiting for 1 of 2 tokens of {bare} \\(\\d others? waits?\\); held by {os.getpid()} \\(2 tokens\\)"
+    says = f"waiting for 1 of 2 tokens of {bare} \\(\\d others? waits?\\); "
+    says += f"held by {os.getpid()} \\(2 tokens\\)"
     with Terminal(line(bare, "echo", "it runs")) as terminal:
         with start(bare, "--verbose", "true") as verbose:
             assert re.search(says, verbose.stderr.readline())
@@ -639,7 +640,8 @@ def test_run_removes_what_earlier_runs_left():
 @on_linux
 def test_sets_that_nobody_has_open_give_way_to_new_ones():
     """Where the system's limit is reached."""
-    python = f"{sys.executable} -c 'import os, sys; from named_semaphores import RobustSemaphore as R; s = R(sys.argv[1]); os._exit(0)'"
+    code = "import os, sys; from named_semaphores import RobustSemaphore as R; "
+    python = f"{sys.executable} -c '{code}s = R(sys.argv[1]); os._exit(0)'"
     script = f'for i in 1 2 3 4; do {python} /x.$i || exit; done; "$@" x.9 true'
     result = in_a_namespace("32000 1024000000 500 3", script)
     assert (result.returncode, result.stderr) == (0, "")

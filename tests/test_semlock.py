@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interpreter's own SemLock: where it serves, what it opens, and what it does like ctypes does."""
+"""The interpreter's own SemLock: where it serves, what it opens, what it does as ctypes does."""
 
 from __future__ import annotations
 

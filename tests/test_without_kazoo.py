@@ -24,11 +24,13 @@ def test_zookeeper_says_what_to_install(tmp_path, where):
             tmp_path / "app" / "_vendor" / "named_semaphores",
         )
         package = "app._vendor.named_semaphores"
-    code = f"{WITHOUT}sys.path.insert(0, {str(tmp_path)!r})\nfrom {package}.zookeeper import ZooKeeperSemaphore"
+    code = f"{WITHOUT}sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += f"from {package}.zookeeper import ZooKeeperSemaphore"
     done = run_python(code)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        'ImportError: ZooKeeperSemaphore needs kazoo: pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
+        "ImportError: ZooKeeperSemaphore needs kazoo: "
+        'pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
     )
 
 
@@ -39,6 +41,7 @@ def test_no_other_module_needs_it():
         if name not in ("zookeeper", "__main__")
     ]
     assert "core" in others
-    code = f"{WITHOUT}import importlib\nfor name in {others}: importlib.import_module('named_semaphores.' + name)\n"
+    code = f"{WITHOUT}import importlib\nfor name in {others}:\n"
+    code += "    importlib.import_module('named_semaphores.' + name)\n"
     done = run_python(f"{code}assert 'named_semaphores.zookeeper' not in sys.modules")
     assert (done.returncode, done.stderr) == (0, "")

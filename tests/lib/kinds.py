@@ -99,7 +99,7 @@ def libc_of(cls: type[NamedSemaphore] = NamedSemaphore) -> Any:
 
 
 def file_of(name: str, cls: type[NamedSemaphore] = NamedSemaphore) -> str:
-    """Return the path of the semaphore's file, also where a file stands in for what the kernel has."""
+    """Return the path of the semaphore's file, also where it stands in for what the kernel has."""
     libc = libc_of(cls)
     if hasattr(libc.lib, "path"):
         return os.fsdecode(libc.lib.path(os.fsencode(name)))

@@ -95,7 +95,10 @@ def why_no_files(folder: str = "/dev/shm") -> str | None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         os.unlink(path)
     except OSError as error:
-        return f"semaphores are files in {folder}, and none can be made there ({error.strerror}): mount a tmpfs there that this user may write in"
+        return (
+            f"semaphores are files in {folder}, and none can be made there ({error.strerror}): "
+            "mount a tmpfs there that this user may write in"
+        )
     return None
 
 
@@ -124,8 +127,9 @@ def why_no_sets() -> str | None:
         pass
     except OSError as error:
         return (
-            f"tests make {SETS} System V sets at once, and {len(made)} can be made ({os.strerror(error.errno or 0)}): "
-            "the last number in /proc/sys/kernel/sem is the limit, ipcs -s lists what is there, ipcrm removes one"
+            f"tests make {SETS} System V sets at once, and {len(made)} can be made "
+            f"({os.strerror(error.errno or 0)}): the last number in /proc/sys/kernel/sem is the "
+            "limit, ipcs -s lists what is there, ipcrm removes one"
         )
     finally:
         for semid in made:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fork in a program that has patched or faked half of Python is as fast as without the library."""
+"""A fork in a program that has patched half of Python is as fast as without the library."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_fake_file_system_changes_nothing(imported, name):
 
 
 def test_a_semaphore_is_freed_after_the_fake_file_system(name):
-    """It was made in a fake file system, and is unlinked when that is gone, at the latest at exit."""
+    """It was made in a fake file system, and is unlinked after that, at the latest at exit."""
     code = f"""
 {FAKE}
 {IMPORT}

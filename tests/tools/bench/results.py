@@ -39,7 +39,7 @@ class Results:
     def ratio(
         self, group: str, operation: str, peer: str, other: str
     ) -> tuple[float, float, float] | None:
-        """Return the median and the quartiles of the rounds' ratios: what slows a round slows both."""
+        """Return the median and the quartiles of the rounds' ratios: what slows one slows both."""
         ratios = [
             a / b
             for a, b in zip(self.get(group, operation, peer), self.get(group, operation, other))
