@@ -15,8 +15,8 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from ._set import Set  # noqa: F401  # in a comment that is a type
-    from ._sysv import SysV  # noqa: F401
+    from ._set import Set  # in a comment that is a type
+    from ._sysv import SysV
 
 
 try:
