@@ -15,7 +15,7 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from ._set import Set  # in a comment that is a type
+    from ._set import Set
     from ._sysv import SysV
 
 
