@@ -114,7 +114,7 @@ class Semaphore:
 
     @property
     def linked_existing_semaphore(self) -> bool:
-        """Whether the semaphore existed before this object, and was not created by it."""
+        """Whether this object opened an existing semaphore, and did not create it."""
         return self._linked
 
     @property
@@ -172,8 +172,8 @@ class Semaphore:
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
 
-        The end of the with statement puts the token back. It does so in C. Neither calls
-        ``acquire`` or ``release``, also if a subclass overrides them.
+        The end of the with statement puts the token back, in C. Neither step calls ``acquire`` or
+        ``release``, even if a subclass overrides them.
         """
         for taken in self._tries:
             if taken:
@@ -334,7 +334,7 @@ class Semaphore:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Pickle as a link: the copy opens the name anew, and so a successor if there is one.
 
-        The copy never unlinks the name. It has a subclass's ``__dict__``.
+        The copy never unlinks the name. It keeps the attributes that a subclass added.
         """
         self._open_handle()
         own = {key: value for key, value in self.__dict__.items() if key not in _OURS}

@@ -177,10 +177,11 @@ def _whose(name: str) -> str:
     try:
         for row in rows():
             if row.key == key(name):
+                advice = "; mode 0o660 from the start lets a group use it"
                 return (
                     f"set {row.id} belongs to user {row.uid}, group {row.gid}, with mode "
-                    f"{row.mode:04o}; if no process has it open, that user can remove it: "
-                    "unlink; mode 0o660 from the start lets a group use it"
+                    f"{row.mode:04o}; that user or root can remove it: unlink"
+                    + ("" if row.mode & 0o060 == 0o060 else advice)
                 )
     except OSError:
         pass

@@ -33,7 +33,7 @@ _lstat = partial(os.lstat)  # a partial, which pyfakefs does not replace
 
 
 class NamedSemaphore(Semaphore):
-    """A counted limit that all processes of this machine share by its name.
+    """A counter that processes of one machine share by name.
 
     The interface is that of ``threading.Semaphore``::
 
@@ -48,11 +48,11 @@ class NamedSemaphore(Semaphore):
         initial_value: The number of tokens, from 0. Ignored if the semaphore exists.
         handle_existence: What to do if the semaphore exists, or does not.
         unlink_on_delete: Whether the name is unlinked when this object is closed or deleted, or the
-            interpreter ends. None: if this object created the semaphore. Processes that have it
-            open keep the unlinked semaphore, and the next process creates another. So say False
-            where processes come and go.
-        mode: The permission bits of a new semaphore, e.g. 0o660. The umask cuts them, but on macOS:
-            call ``os.umask(0o007)`` before.
+            interpreter ends. None: only if this object created the semaphore. Processes that have
+            it open keep the unlinked semaphore, and the next process creates another. So use False
+            where processes start and end at different times.
+        mode: The permission bits of a new semaphore, e.g. 0o660. Except on macOS, the umask cuts
+            them: call ``os.umask(0o007)`` before.
 
     Raises:
         ValueError: A bad argument.
@@ -168,7 +168,7 @@ class NamedSemaphore(Semaphore):
             raise oserror(errno.EOVERFLOW, libc, self.name, hint)
 
     def unlink(self) -> None:
-        """Unlink the name. Who has the semaphore open, this object too, goes on using it.
+        """Unlink the name. All that have the semaphore open, this object too, can still use it.
 
         Raises:
             FileNotFoundError: The name is unlinked already.

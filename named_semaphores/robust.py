@@ -36,34 +36,36 @@ Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
 
 class RobustSemaphore(Semaphore):
-    """A counted limit that processes of this machine share by its name. A dead holder's tokens come
-    back.
+    """A limit that processes of one machine share by name. The kernel frees a dead one's tokens.
 
         with RobustSemaphore("builds", 3):
             ...  # at most three of these at once, in whatever process
 
-    The interface is that of ``threading.BoundedSemaphore``, on a System V semaphore: its names are
-    apart from those of NamedSemaphore and other POSIX semaphores.
+    The interface is that of ``threading.BoundedSemaphore``, on a System V semaphore. Its names
+    are separate from those of NamedSemaphore and other POSIX semaphores.
 
-    A token belongs to the process that took it: any thread of it may release it, and when the
-    process ends, by whatever signal, the kernel gives it back at once. A child of fork holds
-    nothing; a program executed in the process's place (``os.execvp``) keeps the tokens until it
-    ends. Linux serves waiters in the order in which they came; so that signals are noticed, a wait
-    begins again behind the others after 10 and 110 ms, and after 1, 11 and every 60 s.
+    A token belongs to the process that took it. Any thread of that process may release it. When
+    the process ends, by whatever signal, the kernel frees the token at once. A child of fork holds
+    nothing. A program executed in the process's place (``os.execvp``) keeps the tokens until it
+    ends.
 
-    **Several tokens** are taken all or none. While a process waits for several, it has the first
-    of them and the turn: newcomers wait until it has the rest. So nobody starves. Give such a wait
-    a timeout, and take in one call what is needed together: a process that holds some tokens and
-    waits for more of the same name can wait for ever.
+    Linux serves waiters in order of arrival. But a wait leaves the queue to notice signals, and
+    joins it again at the end: after 10 ms, 110 ms, 1 s and 11 s, then every 60 s.
 
-    **The number named last holds**: a process that opens the semaphore with another number resizes
-    it, at once and for everybody. Those inside stay; newcomers wait until enough have left. If
-    other processes have it open, a RuntimeWarning tells both numbers before the change. Name the
-    number in one place, and None elsewhere.
+    **Several tokens** are taken all or none. A process that waits for several takes the first one,
+    then keeps newcomers waiting until it has the rest. So it does not starve. Give such a wait a
+    timeout. Take in one call all that you need: a process that holds some tokens and waits for more
+    of the same name can wait for ever.
+
+    **The number given last is the limit.** A process that opens the semaphore with another number
+    resizes it for all processes, immediately. Holders keep their tokens; newcomers wait until
+    enough are free. If other processes have it open, a RuntimeWarning names both numbers before the
+    change. Give the number in one place, and None elsewhere.
 
     The name disappears when the last process that has it open closes it or dies. A subprocess that
-    was started with ``preexec_fn`` has it open until it ends. After this package's atexit function
-    every use is a ValueError, and what the process still holds goes back when it ends.
+    was started with ``preexec_fn`` has it open until it ends. Once this package's atexit function
+    has run, every use raises ValueError. Tokens that are still held are freed when the process
+    ends.
 
     Args:
         name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before.
@@ -79,9 +81,9 @@ class RobustSemaphore(Semaphore):
     Raises:
         ValueError: a bad argument.
         TypeError: a name that is no str.
-        FileExistsError: as ``handle_existence`` says; or another program's semaphore is in its
-            place.
-        FileNotFoundError: as ``handle_existence`` says.
+        FileExistsError: it exists, and ``handle_existence`` is RAISE_IF_EXISTS; or another
+            program's System V semaphore has its key.
+        FileNotFoundError: it does not exist, and ``handle_existence`` is RAISE_IF_NOT_EXISTS.
         PermissionError: it belongs to another user.
         OSError: the system's limit of semaphores is reached (ENOSPC), its memory is full (ENOMEM),
             or the name is too long.
@@ -154,7 +156,7 @@ class RobustSemaphore(Semaphore):
 
     @property
     def value(self) -> int:
-        """The number of free tokens now; 0 also while more are taken than ``total``.
+        """The number of free tokens now. It is 0, too, while more than ``total`` are held.
 
         Raises:
             ValueError: the semaphore is closed.
@@ -168,7 +170,7 @@ class RobustSemaphore(Semaphore):
 
     @property
     def total(self) -> int:
-        """The number of tokens there are, free and taken."""
+        """The number of all tokens, free and held."""
         self._open_handle()
         return self._set.total()
 
@@ -176,7 +178,7 @@ class RobustSemaphore(Semaphore):
     def waiting(self) -> int:
         """The number of threads, in all processes, that wait for tokens or for the turn.
 
-        One waits for all tasks of a loop at this object.
+        All tasks of one event loop that wait for one object count as one.
         """
         self._open_handle()
         return self._set.waiting()
@@ -185,9 +187,10 @@ class RobustSemaphore(Semaphore):
     def holders(self) -> list[Holder]:
         """The processes that hold tokens, as named tuples ``(pid, tokens)``.
 
-        The kernel tells, so the list is exact also after kills. pid 0 is a process of another PID
-        namespace. Processes that share the last account, where the set has no other left, are one
-        entry with pid None. After ``os.execv`` a process holds what it held before.
+        The kernel keeps the list, so it is exact, even after kills. pid 0 is a process of another
+        PID namespace. On Linux some 200 processes have an entry each; any more that have the
+        semaphore open share one entry, with pid None. After ``os.execv`` a process holds what it
+        held before.
         """
         self._open_handle()
         return [Holder(*holder) for holder in self._set.holders()]
@@ -243,7 +246,7 @@ class RobustSemaphore(Semaphore):
 
         The number is the lowest from 0 to ``total - 1`` that nobody has; the kernel gives both
         back when the process ends. Also async. Numbers serve for GPUs, ports, accounts. Call this
-        once for each with statement: a number belongs to the object that this returns.
+        anew for each with statement: what it returns keeps one number.
 
         Args:
             timeout: the longest wait, in seconds, as for ``acquire``.
@@ -305,7 +308,7 @@ class RobustSemaphore(Semaphore):
         is nothing to give back, and this does nothing.
 
         Args:
-            n: how many, in whatever numbers they were taken.
+            n: how many. They may have been taken in several calls.
 
         Raises:
             ValueError: n is no int of at least 1, or more than this process holds (a child of fork
@@ -327,10 +330,10 @@ class RobustSemaphore(Semaphore):
             )
 
     def resize(self, total: int) -> None:
-        """Let there be ``total`` tokens, for everybody and at once. It never waits.
+        """Change the number of tokens for all processes, immediately. It never waits.
 
-        If that is fewer, those inside stay, and newcomers wait until enough have left. Who waits
-        for more tokens than there are now gets a ValueError.
+        If ``total`` is smaller than before, holders keep their tokens, and newcomers wait until
+        enough are free. A wait for more than ``total`` tokens raises ValueError.
 
         Raises:
             ValueError: total is no int from 1 to 16,383; the semaphore is closed.
@@ -341,9 +344,9 @@ class RobustSemaphore(Semaphore):
         semset.resize(check_integer(self._name, "total", total, 1, most))
 
     def unlink(self) -> None:
-        """Remove the semaphore. Those who wait for it, or acquire, get FileNotFoundError.
+        """Remove the semaphore. Waits and later calls raise FileNotFoundError.
 
-        The end of a with statement does nothing then.
+        ``release()`` and the end of a with statement then do nothing.
 
         Raises:
             FileNotFoundError: it was removed.

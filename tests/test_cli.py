@@ -301,6 +301,17 @@ def as_nobody():
 
 @on_linux
 @as_root
+def test_a_mode_is_advised_only_where_it_would_help(alone, name, bare, capfd):
+    for mode, is_advised in ((0o600, True), (0o660, False)):
+        sem = RobustSemaphore(name, mode=mode)
+        with as_nobody():
+            _, err, code = quick(capfd, "unlink", bare)
+        assert (code, "mode 0o660" in err) == (2, is_advised)
+        sem.close()
+
+
+@on_linux
+@as_root
 def test_another_users_idle_set_is_explained(alone, name, bare, capfd):
     leave_idle(name)
     with as_nobody():
@@ -309,7 +320,7 @@ def test_another_users_idle_set_is_explained(alone, name, bare, capfd):
             assert (code, err.count("\n")) == (2, 1)
             if words != ["value"]:
                 assert "belongs to user 0" in err
-                assert "that user can remove it: unlink" in err
+                assert "that user or root can remove it: unlink" in err
                 assert "mode 0o660 from the start" in err
         assert name not in quick(capfd, "unlink", "--unused", "--yes")[0]
     assert sets() == [bare]

@@ -142,8 +142,8 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
         {
             **_NAME,
             "command COMMAND": "begins with the first word after NAME that is no option",
-            "--slots N": "the number of tokens, for all processes: the number named last holds "
-            "(default: its number, or 1 if no process has it open)",
+            "--slots N": "the number of tokens, for all processes; the last N given is the limit "
+            "(default: as it is, or 1 if no process has it open)",
             "--take K": "take K tokens (default 1)",
             "--slot-env VAR": "give the command a number from 0 to N-1 that no other has, in the "
             "environment variable VAR (N at most 32)",
@@ -162,8 +162,9 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
         "--json",
         "FREE: tokens that are free; below 0 after a resize to fewer than are taken. USERS: how "
         "many processes have it open. HOLDERS: the processes that hold tokens (robust ones). "
-        "PIDS: the processes that have it open (POSIX ones). ?: others that this user may not "
-        "look into. Robust semaphores are listed on Linux, if this user may read them.",
+        "PIDS: the processes that have it open (POSIX ones). ?: other "
+        "users' processes may also have it open. Robust semaphores are listed on Linux, if this "
+        "user may read them.",
         _JSON,
     ),
     "holders": (
@@ -185,7 +186,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
         "create a semaphore that stays",
         "pool --slots 4 --mode 0660",
         "Makes a robust semaphore, or with --posix a POSIX one. It exists until unlink or a "
-        "restart of the machine, also without users. An error if there is one of this name.",
+        "restart of the machine, also without users. Fails if the name exists.",
         {
             **_NAME,
             "--slots N": "its number of tokens (default 1); 0 only with --posix",
@@ -198,22 +199,22 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
         commands.resize,
         "change the number of tokens of a robust semaphore",
         "build 4",
-        "Changes the number at once, for all processes. Processes that hold tokens keep them: "
-        "after a change to fewer, newcomers wait until enough tokens are back.",
+        "Changes the number for all processes, immediately. Holders keep their tokens: after a "
+        "change to fewer, newcomers wait until enough are free.",
         {**_NAME, "total N": "the new number of tokens"},
     ),
     "unlink": (
         commands.unlink,
         "remove semaphores",
         "pool",
-        "The name is free for a new semaphore. Processes that have a POSIX one open continue to "
+        "Removes the names, in use or not. Processes that have a POSIX one open continue to "
         "use it. Processes that wait for a robust one get an error.",
         {
             "names NAME": "the semaphores",
             **_KIND,
             "--unused": "only robust semaphores that no process has open. Without NAME: all of "
-            "this user's, but those that create made; killed processes leave such ones. Asks "
-            "first. Linux only",
+            "this user's, except those made by create. (Killed processes leave unused ones.) "
+            "Asks first. Linux only",
             "--yes": "do not ask",
         },
     ),
@@ -234,7 +235,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
         commands.release,
         "put tokens of a POSIX semaphore back",
         "pool",
-        "The system does not check that they were taken.",
+        "Nothing checks whether the tokens were taken before.",
         {**_NAME, "-n N": "so many tokens (default 1)"},
     ),
 }
