@@ -359,8 +359,10 @@ class RobustSemaphore(Semaphore):
         """Close the semaphore; the last process that closes it removes it.
 
         Threads already waiting still get a token. Every other use is a ValueError from now on, but
-        a with statement that began before gives its token back. A second call does nothing. This
-        process remains a user while it holds tokens.
+        a with statement that began before gives its token back. A second call does nothing.
+
+        This process remains a user while it holds tokens, and while an object exists that
+        ``hold()`` or ``slot()`` has returned.
         """
         handle = self._handle
         if handle is None:

@@ -397,6 +397,19 @@ def test_another_user_is_told_so(name):
     close(sem)
 
 
+@pytest.mark.parametrize("method", ["hold", "slot"])
+def test_what_hold_and_slot_return_keeps_this_process_a_user(name, method):
+    sem = RobustSemaphore(name, 3)
+    context = getattr(sem, method)()
+    close(sem)
+    assert exists(name)
+    with pytest.raises(ValueError, match="closed"):
+        context.__enter__()
+    del context
+    collect()
+    assert not exists(name)
+
+
 @pytest.mark.skipif(bool(why_always_the_same_user()), reason=why_always_the_same_user() or "")
 def test_another_users_idle_semaphore_is_joined_and_resized(name):
     with holder(name, "", "3, mode=0o666") as process:
