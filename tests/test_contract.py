@@ -221,6 +221,11 @@ def test_a_free_token_is_taken_whatever_the_timeout(sem):
         sem.release(2)
 
 
+def test_no_sleep_is_longer_than_the_readme_says_for_late_signals(sem):
+    longest = max(sem._handle.slices)
+    assert longest <= (60 if sem._handle.is_robust else 1) * 1_000_000_000
+
+
 def test_a_wait_of_several_slices_gets_its_token(empty, monkeypatch):
     monkeypatch.setattr(type(empty._handle), "slices", (1_000_000, 2_000_000))
     with thread(empty.acquire) as endless, thread(empty.acquire, timeout=60) as timed:
