@@ -36,7 +36,7 @@ Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
 
 class RobustSemaphore(Semaphore):
-    """A limit that processes of one machine share by name. The kernel frees a dead one's tokens.
+    """A limit that processes of one machine share by name; a dead process's tokens are freed.
 
         with RobustSemaphore("builds", 3):
             ...  # at most three of these at once, in whatever process
@@ -189,8 +189,8 @@ class RobustSemaphore(Semaphore):
 
         The kernel keeps the list, so it is exact, even after kills. pid 0 is a process of another
         PID namespace. On Linux some 200 processes have an entry each; any more that have the
-        semaphore open share one entry, with pid None. After ``os.execv`` a process holds what it
-        held before.
+        semaphore open share one entry, with pid None, and can release each other's tokens. After
+        ``os.execv`` a process holds what it held before.
         """
         self._open_handle()
         return [Holder(*holder) for holder in self._set.holders()]
