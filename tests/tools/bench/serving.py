@@ -74,7 +74,7 @@ def _served(peer: Any, blocking: int, tasks: int, seconds: float) -> list[int]:
 
     def block(number: int) -> None:
         own = peer.in_child(sem)
-        time.sleep(begin - clock())
+        time.sleep(max(0, begin - clock()))
         while True:
             own.acquire()
             time.sleep(REQUEST)
@@ -84,7 +84,7 @@ def _served(peer: Any, blocking: int, tasks: int, seconds: float) -> list[int]:
             counts[number] += 1
 
     async def loop(number: int) -> None:
-        await asyncio.sleep(begin - clock())
+        await asyncio.sleep(max(0, begin - clock()))
         while True:
             async with sem:
                 await asyncio.sleep(REQUEST)

@@ -80,7 +80,7 @@ def _entries(
         own, n = peer.in_child(sem), numbers[number]
         acquire, release = _calls(peer, own, n)
         place = 2 * room * number
-        time.sleep(begin - clock())
+        time.sleep(max(0, begin - clock()))
         while True:
             since = clock()
             rows[place] = -since  # it waits
