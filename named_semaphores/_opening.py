@@ -10,6 +10,7 @@ import errno
 import os
 
 from ._keys import LONGEST_NAME, key, name_of, words
+from ._refusals import failure
 from ._set import (
     DEAD,
     MARK_AGAIN,
@@ -28,7 +29,7 @@ from ._set import (
     take_over,
     write_name,
 )
-from ._sets import failure, remove_idle
+from ._sets import remove_idle
 from ._sysv import IPC_CREAT, IPC_EXCL, NOWAIT, UNDO, Removed
 
 TYPE_CHECKING: bool = False

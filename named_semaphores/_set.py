@@ -38,6 +38,7 @@ from ctypes import byref, c_int, c_size_t, sizeof
 from itertools import starmap
 
 from ._checks import clock
+from ._refusals import failure
 from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, sembuf
 
 TYPE_CHECKING: bool = False
@@ -165,20 +166,20 @@ def make_ready(account: int, total: int, bias: int) -> list[Operation]:
 
 
 class Block:
-    """Lists of operations in C, each as the arguments of ``semop``.
+    """Transitions in C, each as the arguments of ``semop``.
 
-    A child of fork writes its own account into them: threads that wait in ``semop`` during the
-    fork are the parent's.
+    All that is ever called keeps its block, so that a child of fork finds the blocks of its sets
+    and writes its own account into them. Threads that wait in ``semop`` then are the parent's.
     """
 
-    __slots__ = ("__weakref__", "_places", "arguments", "array", "set")
+    __slots__ = ("__weakref__", "arguments", "array", "places", "set")
 
     def __init__(self, semset: Set, *lists: list[Operation]) -> None:
         operations = [operation for one in lists for operation in one]
         self.set = semset
         array_type: Any = sembuf * len(operations)
         self.array = array_type(*operations)
-        self._places = [i for i, (number, *_) in enumerate(operations) if number == semset.account]
+        self.places = [i for i, (number, *_) in enumerate(operations) if number == semset.account]
         self.arguments = []
         start = 0
         for one in lists:
@@ -187,33 +188,37 @@ class Block:
             start += len(one)
         _blocks.add(self)
 
-    def move(self, account: int) -> None:
-        for place in self._places:
-            self.array[place].sem_num = account
-
 
 _blocks: weakref.WeakSet[Block] = weakref.WeakSet()
 
 
 class Set:
-    """A set that this process has joined, once: one user, with one account."""
+    """A set that this process has joined, once: one user, with one account.
+
+    Attributes:
+        id, name: of the set.
+        semid: the id as all calls have it. -1, which no set has, once this process has left: the
+            next instant somebody else may have the account.
+        accounts, account: the place of the first account, and of this process's.
+        pid: the process that has joined.
+        handles: the ids of this process's handles, of the module _handles.
+        forked_at: of the class: when this process forked last.
+    """
 
     __slots__ = (
         "_inherited", "_is_lost", "account", "accounts", "handles", "id", "library", "name", "pid",
         "semid",
     )  # fmt: skip
-    forked_at = -FORKING  # of the class: when this process forked last
+    forked_at = -FORKING
 
     def __init__(self, library: SysV, name: str, semid: int, accounts: int, account: int) -> None:
         self.library, self.name, self.id = library, name, semid
-        self.accounts, self.account = accounts, account  # the first one, and this process's
-        self.pid = os.getpid()  # the process that has joined
-        # The set's id in every call's arguments. -1, which no set has, once this process has left:
-        # the next instant somebody else may have the account.
+        self.accounts, self.account = accounts, account
+        self.pid = os.getpid()
         self.semid = c_int(semid)
+        self.handles: set[int] = set()
         self._inherited: int | None = None  # the account of the parent that forked in C
         self._is_lost = False  # this child of fork could not join
-        self.handles: set[int] = set()  # of the module _handles: the ids of those that use it
 
     def has_left(self) -> bool:
         return self.semid.value == -1
@@ -225,23 +230,24 @@ class Set:
             False: this process holds tokens, and stays a user.
         """
         library, semid = self.library, self.id
-        if self.pid != os.getpid() or self.has_left():  # forked in C: it is the parent's use
+        if self.pid != os.getpid() or self.has_left():  # forked in C: the parent is the user
             return True
         is_last = self.account == library.system.size - 1
         call = arguments(self.semid, (leave_last if is_last else leave)(self.account))
-        for failed in starmap(library.semop_now, (call,)):
-            if not failed:  # no call comes between: see self.semid
+        for refused in starmap(library.semop_now, (call,)):
+            if not refused:  # no call before this, so that a signal cannot make it leave twice
                 self.semid.value = -1
             break
         try:
-            if not self.has_left():
+            if refused:
                 library.value(semid, self.account)  # fails if the set was removed
                 return False
             # A daemon's parent ends within a millisecond after the fork, before its child has
             # joined. So a process that has just forked leaves the set idle, and the child joins it.
-            if clock() - Set.forked_at > FORKING and not library.value(semid, USERS):
-                if not library.value(semid, PERSIST):
-                    remove_marked(library, semid, MARK_IDLE)
+            if clock() - Set.forked_at <= FORKING:
+                return True
+            if not library.value(semid, USERS) and not library.value(semid, PERSIST):
+                remove_marked(library, semid, MARK_IDLE)
         except OSError:  # it was removed, or this process has lost its rights to it
             self.semid.value = -1
         return True
@@ -249,8 +255,9 @@ class Set:
     def join_anew(self, is_hooked: bool = False) -> None:
         """In a child of fork: join the set for this process.
 
-        is_hooked: Python's fork hook calls this. Else C code has forked, and this process has used
-            its parent's account since.
+        Args:
+            is_hooked: Python's fork hook calls this, so ``move_blocks`` will follow for all sets.
+                Else C code has forked, and this process has used its parent's account since.
         """
         try:
             account = find_account(self.library, self.id, self.accounts)
@@ -341,7 +348,7 @@ class Set:
         try:
             self.library.remove(self.id)
         except OSError as error:  # also a FileNotFoundError after this process has left
-            raise _sets().failure(self.library, error, self.name) from None
+            raise failure(self.library, error, self.name) from None
 
     def check_total(self, n: int) -> None:
         """ValueError: there are fewer than n tokens in all."""
@@ -366,14 +373,15 @@ class Set:
         if not isinstance(error, OSError):
             is_removed = self._is_lost or self.library.is_removed(error, self.semid)
             error = Removed() if is_removed else OSError(error, "")
-        return _sets().failure(self.library, error, self.name)  # type: ignore[no-any-return]
+        return failure(self.library, error, self.name)
 
 
 def move_blocks(semset: Set | None = None) -> None:
-    """Write the accounts of the sets, or of one, into all operations."""
+    """Write the account of this set, or of each set, into its blocks."""
     for block in list(_blocks):
-        if semset in (None, block.set):
-            block.move(block.set.account)
+        if semset is None or semset is block.set:
+            for place in block.places:
+                block.array[place].sem_num = block.set.account
 
 
 def find_account(library: SysV, semid: int, accounts: int) -> int | None:
@@ -420,9 +428,3 @@ def remove_marked(library: SysV, semid: int, mark: list[Operation]) -> bool:
         return False
     library.remove(semid)
     return True
-
-
-def _sets() -> Any:
-    from . import _sets  # which imports this module
-
-    return _sets

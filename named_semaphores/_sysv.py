@@ -90,10 +90,12 @@ class sembuf(ctypes.Structure):
 
 
 def arguments(semid: Any, operations: list[Operation]) -> tuple[Any, ...]:
-    """Return the arguments of ``semop``: the set, the operations in C, and their number."""
+    """Return the arguments of ``semop``: the set, the operations in C, and their number.
+
+    They are ready for a function without argtypes, the fastest kind: ctypes passes on what byref
+    and from_param return.
+    """
     array_type: Any = sembuf * len(operations)
-    # Ready for a function without argtypes, the fastest kind: ctypes passes on what byref and
-    # from_param return.
     return semid, ctypes.byref(array_type(*operations)), c_size_t.from_param(len(operations))
 
 
@@ -152,10 +154,10 @@ class SysV:
         self.semtimedop = self._function(symbol) if symbol else None
 
     def semop_exit(self, result: Any) -> Any:
-        """Return semop once more, as the end of a with statement.
+        """Return ``semop_now`` as the end of a with statement.
 
-        It drops the exception's three arguments, and returns what ``result`` returns for the
-        status.
+        It drops the three arguments that tell an exception. ctypes calls ``result`` with the
+        status, and returns what that returns.
         """
         function = self._semop_exit(address_of(self.lib, "semop"))
         function.restype = result
@@ -184,7 +186,10 @@ class SysV:
         return True
 
     def wait(self, semid: Any, operations: list[Operation], deadline: int | None) -> bool:
-        """As ``operate``, but wait until ``clock()`` is the deadline (None: without an end)."""
+        """As ``operate``, but wait until ``clock()`` is the deadline (None: without an end).
+
+        Signals do not end the wait, so this is for processes without Python signal handlers.
+        """
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -257,12 +262,10 @@ class SysV:
         self._on_set(self._semctl, semid, 0, self.system.IPC_RMID)
 
     def _on_set(self, function: Any, semid: Any, *arguments: Any) -> int:
-        try:
-            return _checked(function, semid, *arguments)
-        except OSError as error:
-            if self.is_removed(error.errno, semid):
-                raise Removed from None
-            raise
+        status, error = call(function, semid, *arguments)
+        if status == -1:
+            raise Removed if self.is_removed(error, semid) else OSError(error, "")
+        return status
 
     def is_removed(self, error: int | None, semid: Any) -> bool:
         """Return whether this errno of a failed call means that the set was removed."""
@@ -299,9 +302,7 @@ def system() -> SysV:
 def load(platform: str = sys.platform) -> SysV:
     if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
-    if system_of(platform, _SYSTEMS) is None:
-        raise NotImplementedError(refusal(platform))
-    library = ctypes.CDLL(None)
+    library = ctypes.CDLL(None) if system_of(platform, _SYSTEMS) else None
     if not hasattr(library, "semget"):
         raise NotImplementedError(refusal(platform))
     return SysV(library, platform)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 try:
     from . import _set
     from ._handles import Handle, open_handle
-    from ._sets import shown_holders
+    from ._refusals import shown_holders
     from ._slot import Slot
     from ._sysv import system
 except ImportError as error:  # no ctypes; the constructor says so

@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from .. import NamedSemaphore, _keys, _set, _sets, _sysv
+from .. import NamedSemaphore, _keys, _refusals, _set, _sets, _sysv
 from .._checks import check_integer, check_name
 from .._opening import open_set
 from .._semlock import system as posix_system
@@ -234,7 +234,7 @@ def _set_of(name: str) -> int | None:
 
 
 def _not_permitted(name: str) -> Exception:
-    return _sets.failure(_sysv.system(), OSError(errno.EPERM, ""), name)
+    return _refusals.failure(_sysv.system(), OSError(errno.EPERM, ""), name)
 
 
 def _unlink_unused(options: argparse.Namespace) -> int | None:

@@ -292,7 +292,7 @@ def _of(n: int, total: int) -> str:
 
 
 def _held_by(semset: Set) -> str:
-    from .._sets import shown_holders
+    from .._refusals import shown_holders
 
     holders = semset.holders()
     return f"; {shown_holders(holders)}" if holders else ""
