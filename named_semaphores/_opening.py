@@ -65,8 +65,9 @@ def open_set(
             f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), "
             f"not 0o{mode:o}"
         )
-    semset, created = None, False
-    opening = None
+    if anew:
+        link, create = False, True
+    semset = opening = None
     while semset is None:  # until no other process comes between
         pid = os.getpid()
         try:
@@ -74,18 +75,22 @@ def open_set(
             semset = known.get(semid) if known and semid is not None else None
             if semset is None or anew or semset.name != name or semset.has_left():
                 opening = opening or _Opening(library, name, total, mode)
-                if semid is None:
-                    semset = opening.create() if create or anew else _refuse(errno.ENOENT)
+                if semid is not None:
+                    semset = opening.link(semid, link, create, anew)
+                elif create:
+                    semset = opening.create()
                 else:
-                    semset = opening.link(semid, link and not anew, create or anew, anew)
+                    _refuse(errno.ENOENT)
                 created = opening.created
-            elif not link:
+            elif link:
+                created = False
+            else:
                 _refuse(errno.EEXIST)
         except Removed:
             semset = None
         except OSError as error:
             raise failure(library, error, name) from None
-    # Forked by C code, or by a signal handler in this function, perhaps before semset.pid was set.
+    # C code or a signal handler in this function may have forked, also before semset.pid was set.
     if not pid == semset.pid == os.getpid():
         semset.join_anew()
     return semset, created
@@ -109,9 +114,12 @@ def find(library: SysV, name: str) -> int | None:
 
 
 class _Opening:
-    """The steps of opening a set. Each returns None if another process came between."""
+    """How to join a set that is there, or a new one.
 
-    created = False
+    Each step returns None if another process came between.
+    """
+
+    created = False  # whether the set that was joined last is new
 
     def __init__(self, library: SysV, name: str, total: int, mode: int) -> None:
         self.library, self.name, self.total, self.mode = library, name, total, mode
@@ -122,6 +130,7 @@ class _Opening:
             _refuse(errno.ENAMETOOLONG)
 
     def link(self, semid: int, link: bool, create: bool, anew: bool) -> Set | None:
+        """Join the set that has the name's key. See ``open_set`` for the arguments."""
         library = self.library
         values = library.values(semid)
         if values is None or not self._is_ours(values):
@@ -152,6 +161,7 @@ class _Opening:
         return all(word in (0, right) for word, right in zip(stored, self.words))
 
     def create(self) -> Set | None:
+        """Make a set, and join it."""
         library = self.library
         try:
             semid = library.get(key(self.name), self.last + 1, IPC_CREAT | IPC_EXCL | self.mode)
@@ -198,7 +208,10 @@ class _Opening:
         if not free or not self.library.operate(semid, take_over(free[0])):
             return None
         semset = self._joined(semid, free[0], created=True)
-        semset.resize(self.total)
+        try:
+            semset.resize(self.total)
+        except FileNotFoundError:  # its owner has unlinked it
+            return None
         return semset
 
     def _joined(self, semid: int, account: int, created: bool = False) -> Set:

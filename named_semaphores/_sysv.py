@@ -28,6 +28,7 @@ UNDO = 0o10000
 
 # PyPy has no PYFUNCTYPE.
 _PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
+_SEMOP_EXIT = _PYFUNCTYPE(c_int, c_int, ctypes.c_void_p, c_size_t, Ignored, Ignored, Ignored)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds, where a timed wait must poll
 
@@ -137,10 +138,8 @@ class SysV:
         self._semctl = self._function(symbol, c_int, c_int, c_int)
         # int semop(int semid, struct sembuf *sops, size_t nsops);
         self.semop = self._function("semop")
-        self.semop_now = _PYFUNCTYPE(c_int)(address_of(lib, "semop"))
-        self._semop_exit = _PYFUNCTYPE(
-            c_int, c_int, ctypes.c_void_p, c_size_t, Ignored, Ignored, Ignored
-        )
+        self._semop = address_of(lib, "semop")
+        self.semop_now = _PYFUNCTYPE(c_int)(self._semop)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops,
         #                const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries.
@@ -159,7 +158,7 @@ class SysV:
         It drops the three arguments that tell an exception. ctypes calls ``result`` with the
         status, and returns what that returns.
         """
-        function = self._semop_exit(address_of(self.lib, "semop"))
+        function = _SEMOP_EXIT(self._semop)
         function.restype = result
         return function
 

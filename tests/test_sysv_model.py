@@ -736,6 +736,9 @@ QUICK = {
     "undone in steps": Search(SEVERAL, SECOND, undo_at_once=False),
     "of other users": Search(guest(USER), USER),
     "of other users, to create": Search(guest(CREATOR), VISITOR, guest(VISITOR), deaths=0),
+    "of other users, unlinked": Search(
+        guest(VISITOR), guest(OTHER_VISITOR), UNLINKER, unlinked=True, deaths=0
+    ),
     "one key, two names": Search(ONE, OTHER, many_operations=False),
     "in several calls": Search(ONE, ONE, many_operations=False),
     "a daemon": Search(*DAEMON),
