@@ -23,6 +23,7 @@ class Slot:
     def __init__(self, sem: Any, handle: Any, timeout: float | None) -> None:
         self._sem, self._handle, self._timeout = sem, handle, timeout
         semset, library = handle.set, handle.set.library
+        self._check_total()
         self._block = _set.Block(semset, _set.take_number(0), _set.give_number(semset.account, 0))
         take, give = self._block.arguments
         self._tries = starmap(library.semop_now, repeat(take))
@@ -33,28 +34,37 @@ class Slot:
         self._exit.kept = sem, handle  # type: ignore[attr-defined]
 
     def __enter__(self) -> int:
-        posts = self._handle.posts
+        posts = self._handle.posts  # here, since no call may come between "except" and "for"
         self._sem._open_handle()
         if not self._sem._take(self._handle, self._timeout):
             raise too_late(self._sem, 1, self._timeout)
         try:
             return self._take_number()
-        except BaseException:  # a signal handler's
+        except BaseException:  # also a signal handler's
             for _ in posts:
                 break
             raise
+
+    def _check_total(self) -> None:
+        total = self._handle.set.total()
+        if total > _set.NUMBERS:
+            raise ValueError(
+                f"semaphore {self._sem._name!r}: slots have {_set.NUMBERS} numbers, "
+                f"and there are {total} tokens"
+            )
 
     def _take_number(self) -> int:
         """Take the lowest free number. This process holds a token, so there is one, or will be."""
         array = self._block.array
         while True:
             for number in range(_set.NUMBERS):
-                for place in (0, 1, -1):
+                for place in (0, 1, -1):  # of the number in take_number and give_number
                     array[place].sem_num = _set.NUMBER + number
                 for failed in self._tries:
                     break
                 if not failed:
                     return number
+            self._check_total()  # it may have been resized, or removed
 
     __exit__ = Bound(attrgetter("_exit"), doc="Give token and number back. Swallows no exception.")
 
@@ -62,7 +72,12 @@ class Slot:
         self._sem._open_handle()
         if not await self._sem._acquire_async(self._handle, self._timeout):
             raise too_late(self._sem, 1, self._timeout)
-        return self._take_number()
+        try:
+            return self._take_number()
+        except BaseException:
+            for _ in self._handle.posts:
+                break
+            raise
 
     async def __aexit__(self, *exception: object) -> None:
         self._exit(*exception)

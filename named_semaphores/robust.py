@@ -256,14 +256,7 @@ class RobustSemaphore(Semaphore):
             TimeoutError: raised on entering, if no token was free in time.
         """
         check_wait(self._name, True, timeout)
-        handle = self._open_handle()
-        total = self._set.total()
-        if total > _set.NUMBERS:
-            raise ValueError(
-                f"semaphore {self._name!r}: slots have {_set.NUMBERS} numbers, "
-                f"and there are {total} tokens"
-            )
-        return Slot(self, handle, timeout)
+        return Slot(self, self._open_handle(), timeout)
 
     def _handle_for(self, n: int) -> Any:
         handle = self._open_handle()
@@ -374,8 +367,8 @@ class RobustSemaphore(Semaphore):
         except (OSError, ValueError):  # removed, no rights to it any more, or left at exit
             holds_tokens = False
         if not holds_tokens:
-            # No with statement needs this handle, so the set may be left with it. ExitStack looks
-            # __exit__ up only when it unwinds, so there stays one.
+            # No with statement needs this handle, so the process may leave the set. ExitStack
+            # looks __exit__ up only when it unwinds, so _exit stays callable.
             self._exit = handle.bare_exit()
         if owner is not None:
             owner.unlink()

@@ -262,6 +262,27 @@ def test_slots_have_32_numbers(native):
         native.slot()
 
 
+def test_a_slot_for_which_there_is_no_number_gives_its_token_back(native):
+    native.resize(32)
+    slots = [native.slot() for _ in range(34)]
+    with contextlib.ExitStack() as stack:
+        for slot in slots[:32]:
+            stack.enter_context(slot)
+        native.resize(33)
+        with pytest.raises(ValueError, match="33 tokens"), slots[32]:
+            pytest.fail("it entered")
+        with pytest.raises(ValueError, match="33 tokens"):
+            asyncio.run(slots[33].__aenter__())
+        assert native.value == 1
+
+
+def test_a_slot_of_a_semaphore_that_is_unlinked_meanwhile(native, monkeypatch):
+    slot, take = native.slot(), native._take
+    monkeypatch.setattr(native, "_take", lambda *how: take(*how) and (native.unlink() or True))
+    with pytest.raises(FileNotFoundError, match="it was removed"), slot:
+        pytest.fail("it entered")
+
+
 def test_processes_never_have_the_same_slot(native, full):
     code = """
 chance = __import__("random").Random(os.getpid())
