@@ -340,7 +340,7 @@ def test_no_token_in_time(opened, bare, capfd, wait, within, conflict):
     opened.acquire(n=2)
     err, code = quick(capfd, bare, *wait, *conflict, "echo", "it runs")
     holder = f"{os.getpid()} (2 tokens)"
-    said = f"named-semaphores: {bare}: 1 of 2 tokens was not free{within}; held by {holder}\n"
+    said = f"named-semaphores: {bare}: none of 2 tokens was free{within}; held by {holder}\n"
     assert (err, code) == (said, 75 if conflict else 1)
     opened.release(2)
     assert (opened.value, users(opened.name)) == (2, 1)

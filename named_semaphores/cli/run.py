@@ -261,8 +261,11 @@ def _take(semset: Set, options: _Options) -> int | None:
         number = _take_until(deadline, semset, options)
     if number is None:
         within = f" within {limit:g} s" if limit else ""
-        not_free = f"{_of(n, semset.total())} {'was' if n == 1 else 'were'} not free{within}"
-        complain(refusal or f"{options.name}: {not_free}{_held_by(semset)}")
+        total = semset.total()
+        not_free = "the only token was not" if total == 1 else f"{n} of {total} tokens were not"
+        if n == 1 < total:
+            not_free = f"none of {total} tokens was"
+        complain(refusal or f"{options.name}: {not_free} free{within}{_held_by(semset)}")
     return number
 
 
