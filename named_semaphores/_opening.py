@@ -105,6 +105,7 @@ def find(library: SysV, name: str) -> int | None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+    # The set is smaller, so another program's; or there is none, and none of this size is allowed.
     try:
         library.get(key(name), 0)
     except FileNotFoundError:
@@ -193,7 +194,7 @@ class _Opening:
             if error.errno != errno.E2BIG:
                 raise
         wrote = [library.operate(semid, step) for step in steps]
-        if not all(wrote):  # another process writes: the same name, or another with this key
+        if not all(wrote):  # another process has written: this name, or another with the same key
             values = library.values(semid)
             if values is None or values[NAME : self.accounts] != self.words:
                 raise foreign(self.name, semid, values)
@@ -201,7 +202,7 @@ class _Opening:
 
     def _replace_idle(self, semid: int, create: bool, values: list[int]) -> Set | None:
         if remove_marked(self.library, semid, MARK_IDLE) or self.library.may_remove(semid):
-            return None
+            return None  # it was removed, or is not idle any more
         if not create:
             _refuse(errno.ENOENT)
         free = [account for account in range(self.accounts, self.last) if not values[account]]

@@ -93,8 +93,8 @@ class _SlotEnded(dict):  # type: ignore[type-arg]
     block: Any
 
     def __missing__(self, status: int) -> None:
-        # Somebody released the token inside the block; or it is a parent's. The number is this
-        # process's if it changed it last.
+        # The token was released inside the block, or it is the parent's of this child of fork. The
+        # number is this process's if this process changed it last.
         semset, number = self.set, self.block.array[-1].sem_num
         try:
             if semset.library.pid(semset.semid, number) == os.getpid():
