@@ -12,7 +12,6 @@ import time
 from ctypes import c_int, c_int64, c_long, c_short, c_size_t, c_ushort
 
 from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
-from ._checks import clock
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ UNDO = 0o10000
 # PyPy has no PYFUNCTYPE.
 _PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
 _SEMOP_EXIT = _PYFUNCTYPE(c_int, c_int, ctypes.c_void_p, c_size_t, Ignored, Ignored, Ignored)
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds, where a timed wait must poll
 
 
 class _Linux:
@@ -176,41 +173,24 @@ class SysV:
         """Return the id of the key's set. EINVAL: the set has fewer semaphores than ``size``."""
         return _checked(self._semget, key, size, flags)
 
-    def operate(self, semid: Any, operations: list[Operation]) -> bool:
-        """Carry out the operations. Return False if one with NOWAIT would have to wait."""
+    def operate(self, semid: Any, operations: list[Operation], within: int | None = None) -> bool:
+        """Carry out the operations.
+
+        Args:
+            within: the longest wait in nanoseconds, where there is a ``semtimedop``.
+
+        Returns:
+            False: one with NOWAIT would have to wait, or time is over.
+        """
+        call = arguments(semid, operations)
         try:
-            self._on_set(self.semop, *arguments(semid, operations))
+            if within is None:
+                self._on_set(self.semop, *call)
+            else:
+                self._on_set(self.semtimedop, *call, self.timeout(within))
         except BlockingIOError:
             return False
         return True
-
-    def wait(self, semid: Any, operations: list[Operation], deadline: int | None) -> bool:
-        """As ``operate``, but wait until ``clock()`` is the deadline (None: without an end).
-
-        Signals do not end the wait, so this is for processes without Python signal handlers.
-        """
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                if deadline is None:
-                    return self.operate(semid, operations)
-                left = deadline - clock()
-                if self.semtimedop:
-                    within = self.timeout(left)
-                    self._on_set(self.semtimedop, *arguments(semid, operations), within)
-                    return True
-                if self.operate(
-                    semid, [(num, op, flags | NOWAIT) for num, op, flags in operations]
-                ):
-                    return True
-                if left <= 0:
-                    return False
-                self.sleep(min(pause, left / 1e9))
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            except BlockingIOError:
-                return False
-            except InterruptedError:  # SIGSTOP, then SIGCONT
-                pass
 
     def value(self, semid: Any, number: int) -> int:
         return self._on_set(self._semctl, semid, number, self.system.GETVAL)

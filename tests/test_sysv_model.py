@@ -135,7 +135,8 @@ class Script(NamedTuple):
     def go_on(self, process: Process) -> Process:
         """Return the process, stopped at its next call."""
         action, joined, held, results = process[:4]
-        pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at)
+        pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at, cli_take._wait)
+        cli_take._wait = lambda current, *how: current.ask(current.library.wait, *how)
         _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid)
         try:
             while action < len(self.actions):
@@ -154,7 +155,7 @@ class Script(NamedTuple):
         except EndOfScript as end:
             return Process(len(self.actions), variables=end.args)
         finally:
-            _set.os, _set.Set.forked_at = before
+            _set.os, _set.Set.forked_at, cli_take._wait = before
             _opening.os = before[0]
         return Process(len(self.actions), joined, held)
 

@@ -15,6 +15,8 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from .._sysv import Operation
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds, where a timed wait must poll
+
 
 def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
     """Take n tokens.
@@ -46,4 +48,20 @@ def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
 
 
 def _wait(semset: _set.Set, operations: list[Operation], deadline: int | None) -> bool:
-    return semset.ask(semset.library.wait, operations, deadline)
+    library, pause = semset.library, _FIRST_PAUSE
+    now = [(number, change, flags | NOWAIT) for number, change, flags in operations]
+    while True:
+        try:
+            if deadline is None:
+                return semset.operate(operations)
+            left = deadline - clock()
+            if library.semtimedop:
+                return semset.ask(library.operate, operations, left)
+            if semset.operate(now):
+                return True
+            if left <= 0:
+                return False
+            library.sleep(min(pause, left / 1e9))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        except InterruptedError:  # SIGSTOP, then SIGCONT
+            pass
