@@ -305,6 +305,20 @@ def test_a_task_that_is_cancelled_after_it_was_handed_a_token_and_before_it_runs
     assert_nothing_is_left(sem, 1)
 
 
+def test_a_task_that_is_cancelled_after_its_deadline_and_before_it_runs_gives_nothing(sem):
+    async def main():
+        waiter = await begin(sem, 60)
+        (queue,) = _async._queues.values()
+        (future,) = queue.waiters
+        queue._expire(future, _async.clock())
+        assert waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+
+    asyncio.run(main())
+    assert_nothing_is_left(sem, 0)
+
+
 def test_a_token_on_its_way_to_a_cancelled_task_goes_to_the_next(sem):
     async def main():
         first, second = await begin(sem), await begin(sem)

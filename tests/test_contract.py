@@ -176,7 +176,7 @@ def test_acquire_without_waiting(sem):
     sem.release(2)
 
 
-@pytest.mark.parametrize("timeout", [None, 60, 1e9, math.inf])
+@pytest.mark.parametrize("timeout", [None, 60, 1e9, math.inf, pytest.param(10**400, id="10**400")])
 def test_acquire_waits_for_a_token(empty, timeout):
     with thread(elapsed, empty.acquire, timeout=timeout) as results:
         time.sleep(0.02)

@@ -49,6 +49,7 @@ from named_semaphores import (
     RobustSemaphore,
     _handles,
     _keys,
+    _set,
     _sysv,
 )
 
@@ -330,6 +331,19 @@ def test_the_end_of_a_block_gives_back_what_was_not_released_inside(sem):
     assert (sem.value, held(sem)) == (3, 0)
 
 
+def test_after_the_end_of_the_process_it_is_closed(native):
+    def late():
+        with native:
+            _handles.leave_all()
+            for use in (native.release, lambda: native.release(2), native.acquire):
+                with pytest.raises(ValueError, match="is closed"):
+                    use()
+        return "refused"
+
+    assert in_child(late) == "'refused'"
+    assert (users_of(native), native.holders) == (1, [])
+
+
 def test_another_thread_and_another_object_may_release(sem):
     again = type(sem)(sem.name)
     assert sem.acquire(n=2)
@@ -591,6 +605,53 @@ def test_another_thread_opens_or_closes_while_the_constructor_runs(name, monkeyp
     assert not exists(name)
 
 
+@pytest.mark.refcounts
+def test_the_last_other_object_is_collected_while_the_constructor_makes_its_handle(
+    name, monkeypatch
+):
+    def interrupted(*arguments):
+        monkeypatch.undo()
+        others.pop().close()
+        return real(*arguments)
+
+    real, others = _handles.Handle, [RobustSemaphore(name, 2)]
+    monkeypatch.setattr(_handles, "Handle", interrupted)
+    sem = RobustSemaphore(name, 3)
+    assert (users_of(sem), sem.total, sem.linked_existing_semaphore) == (1, 3, False)
+    close(sem)
+    assert not exists(name)
+
+
+@pytest.mark.refcounts
+def test_another_thread_leaves_what_this_one_is_about_to_leave(name, monkeypatch):
+    class Raced(list):
+        def pop(self):
+            others.append(super().pop())  # as another thread does
+            return super().pop()
+
+    others, sem = [], RobustSemaphore(name)
+    monkeypatch.setattr(_handles, "_unused", Raced())
+    sem.close()
+    monkeypatch.undo()
+    assert exists(name)
+    _handles._unused += others
+    close(RobustSemaphore(name))
+    assert not exists(name)
+
+
+def test_another_process_removes_it_before_the_constructor_has_resized_it(name, monkeypatch):
+    def removed(semset, total):
+        monkeypatch.undo()
+        semset.library.remove(semset.id)
+        semset.resize(total)
+
+    other = RobustSemaphore(name, 2)
+    monkeypatch.setattr(_set.Set, "resize", removed)
+    sem = RobustSemaphore(name, 3)
+    assert (sem.total, sem.linked_existing_semaphore) == (3, False)
+    close(sem, other)
+
+
 def test_a_generator_that_is_collected_inside_leaves_no_user(native):
     class Cycle:
         def __init__(self):
@@ -610,7 +671,8 @@ def test_a_generator_that_is_collected_inside_leaves_no_user(native):
 
 def test_after_unlink_there_is_nothing_to_acquire(sem):
     hold, slot = sem.hold(2), sem.slot()
-    with sem.hold(2), sem:
+    sem.resize(4)
+    with sem.hold(2), sem.slot(), sem:
         sem.unlink()
         sem.release()
         for use in (

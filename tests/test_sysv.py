@@ -24,7 +24,7 @@ from support import (
     why_always_the_same_user,
 )
 
-from named_semaphores import RobustSemaphore, _keys, _opening, _set, _sets, _sysv
+from named_semaphores import RobustSemaphore, _keys, _opening, _refusals, _set, _sets, _sysv
 from named_semaphores._opening import open_set
 from named_semaphores._set import DEAD, NAME, TOKENS, TURN, USERS, ZERO
 from named_semaphores._sysv import NOWAIT, UNDO
@@ -345,6 +345,36 @@ def test_users_that_find_no_account_share_the_last_one(name):
     assert all(semset.leave() for semset in some)
 
 
+def test_accounts_that_others_take_meanwhile_are_tried_again(name, monkeypatch):
+    library = profiles.sysv_library("openbsd")
+    semset, operate = join(library, name), library.operate
+    free = library.system.size - 1 - semset.accounts - 1
+    refusals = [False] * (1 + free)
+    monkeypatch.setattr(
+        library, "operate", lambda *call: refusals.pop() if refusals else operate(*call)
+    )
+    account = _set.find_account(library, semset.id, semset.accounts)
+    other = _set.Set(library, name, semset.id, semset.accounts, account)
+    assert (refusals, semset.users(), account != semset.account) == ([], 2, True)
+    assert other.leave()
+    assert semset.leave()
+
+
+def test_a_set_whose_removal_begins_meanwhile_is_not_joined(native, name, monkeypatch):
+    def begun(*found):
+        monkeypatch.undo()
+        semset.operate(_set.leave(semset.account))
+        assert native.operate(semset.id, _set.MARK_IDLE)
+        return _set.find_account(*found)
+
+    semset = join(native, name)
+    monkeypatch.setattr(_opening, "find_account", begun)
+    other, created = open_set(native, name, 2)
+    assert (created, other.total(), other.id != semset.id) == (True, 2, True)
+    assert semset.leave()
+    assert other.leave()
+
+
 def test_holders_of_another_pid_namespace_are_not_added_up(native, name, monkeypatch):
     one, two = join(native, name, 5), join(native, name)
     assert take(one, 2)
@@ -475,7 +505,7 @@ def test_only_idle_sets_of_this_user_are_removed(native, monkeypatch):
     kept.leave()
 
 
-def test_what_is_joined_meanwhile_is_not_removed(native, name, monkeypatch):
+def test_what_is_joined_or_removed_meanwhile_is_not_removed(native, name, monkeypatch):
     semset = idle(native, name)
     found = [one for one in _sets.removable() if one[1] == semset.id]
     semset.join_anew(is_hooked=True)
@@ -483,6 +513,7 @@ def test_what_is_joined_meanwhile_is_not_removed(native, name, monkeypatch):
     monkeypatch.setattr(_sets, "removable", lambda *arguments: iter(found))
     assert (len(found), _sets.remove_idle()) == (1, [])
     assert (semset.users(), semset.leave()) == (1, True)
+    assert _sets.remove_idle() == []  # it was removed meanwhile
 
 
 def test_a_listing_shows_this_packages_sets_alone(native, name, semget):
@@ -625,6 +656,33 @@ def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, 
     if kind is not NotImplementedError:
         assert (raised.value.errno, raised.value.filename) == (number, name)
     join(native, name, anew=True).leave()
+
+
+def test_a_limit_that_allows_no_set_of_this_size_is_named(monkeypatch, name):
+    small = failing(monkeypatch, "_semget", errno.EINVAL, lambda key, size, flags: size)
+    with pytest.raises(OSError, match="kernel.sem allows no set of 250 semaphores") as raised:
+        open_set(small, name)
+    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, name)
+
+
+def test_an_error_while_asking_whether_the_kernel_undoes_is_raised(monkeypatch, native, name):
+    with pytest.raises(OSError, match="no memory") as raised:
+        open_set(failing(monkeypatch, "semop", errno.ENOMEM), name)
+    assert raised.value.filename == name
+    join(native, name).leave()  # the set is there, not ready
+
+
+def test_where_no_sets_are_listed_none_is_removed_and_no_owner_is_named(monkeypatch, native, name):
+    def unlisted():
+        raise FileNotFoundError(errno.ENOENT, "", "/proc/sysvipc/sem")
+
+    monkeypatch.setattr(_sets, "rows", unlisted)
+    monkeypatch.setattr(_refusals, "rows", unlisted)
+    assert _sets.remove_idle() == []
+    semset = join(native, name)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        open_set(failing(monkeypatch, "_semctl", errno.EACCES), name)
+    assert semset.leave()
 
 
 def test_idle_sets_make_room(monkeypatch, name):
