@@ -168,6 +168,15 @@ def test_hold_tells_in_time_who_holds(native):
             assert str(other.pid) in text
 
 
+def test_hold_is_too_late_also_where_it_is_unlinked_before_the_holders_are_looked_up(
+    native, monkeypatch
+):
+    take = native._take
+    monkeypatch.setattr(native, "_take", lambda *how: take(*how) or native.unlink())
+    with native.hold(3), pytest.raises(TimeoutError, match=r"within 0.01 seconds$"):
+        native.hold(timeout=0.01).__enter__()
+
+
 def test_tasks_hold_several(sem):
     async def main():
         async with sem.hold(2) as entered:
@@ -637,6 +646,10 @@ def test_another_thread_leaves_what_this_one_is_about_to_leave(name, monkeypatch
     _handles._unused += others
     close(RobustSemaphore(name))
     assert not exists(name)
+
+
+def test_a_handle_that_is_not_complete_is_collected_quietly():
+    _handles.Handle.__new__(_handles.Handle)  # as after an exception in its constructor
 
 
 def test_another_process_removes_it_before_the_constructor_has_resized_it(name, monkeypatch):

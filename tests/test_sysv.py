@@ -345,6 +345,21 @@ def test_users_that_find_no_account_share_the_last_one(name):
     assert all(semset.leave() for semset in some)
 
 
+def test_two_that_create_it_at_once_use_one_set(library, name, monkeypatch):
+    def late(*given):
+        found = real(*given)
+        monkeypatch.undo()
+        others.append(join(library, name, 3))
+        return found
+
+    real, others = _opening.find, []
+    monkeypatch.setattr(_opening, "find", late)
+    semset, created = open_set(library, name, 2)
+    assert (created, semset.id, semset.total(), semset.users()) == (False, others[0].id, 3, 2)
+    assert others[0].leave()
+    assert semset.leave()
+
+
 def test_accounts_that_others_take_meanwhile_are_tried_again(name, monkeypatch):
     library = profiles.sysv_library("openbsd")
     semset, operate = join(library, name), library.operate
@@ -631,6 +646,20 @@ def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
                 open_set(library, name, anew=anew)
     assert (semset.users(), semset.leave()) == (1, True)
     join(library, other).leave()
+
+
+def test_two_names_with_the_same_key_that_are_created_at_once(library, monkeypatch):
+    def late(*given):
+        monkeypatch.setattr(_opening, "check_undo", lambda *given: None)
+        others.append(join(library, other))
+
+    name, other, others = unique_name() + ".one", unique_name() + ".two", []
+    number = _keys.key(unique_name() + ".key")
+    monkeypatch.setattr(_opening, "key", lambda name: number)
+    monkeypatch.setattr(_opening, "check_undo", late)
+    with pytest.raises(FileExistsError, match=other):
+        open_set(library, name)
+    assert (others[0].users(), others[0].leave()) == (1, True)
 
 
 @pytest.mark.parametrize(
