@@ -889,6 +889,7 @@ def test_waiters_are_served_in_their_order(native):
     code = (
         "def enter():\n    sem.acquire()\n    print('entered', flush=True)\n"
         "_waiting.FIRST_SLICE = _handles.FIRST_SLICE = 10**12  # later, others may overtake\n"
+        "sem = None; gc.collect()  # and its calls, whose first slice is short\n"
         "sem = RobustSemaphore(name)\n"
         "threading.Thread(target=enter, daemon=True).start()"
     )
