@@ -234,12 +234,12 @@ class Set:
             return True
         is_last = self.account == library.system.size - 1
         call = arguments(self.semid, (leave_last if is_last else leave)(self.account))
-        for refused in starmap(library.semop_now, (call,)):
-            if not refused:  # no call before this, so that a signal cannot make it leave twice
+        for failed in starmap(library.semop_now, (call,)):
+            if not failed:  # no call before this, so that a signal cannot make it leave twice
                 self.semid.value = -1
             break
         try:
-            if refused:
+            if failed:
                 library.value(semid, self.account)  # fails if the set was removed
                 return False
             # A daemon's parent ends within a millisecond after the fork, before its child has

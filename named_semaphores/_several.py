@@ -61,8 +61,8 @@ def _take_first_and_rest(handle: Any, deadline: int | None) -> bool:
             for _ in posts:
                 break
         elif first and not first[0]:
-            for refused in give_up:
-                if refused:
+            for failed in give_up:
+                if failed:
                     handle.set.end_turn()
                 break
         raise
