@@ -267,6 +267,10 @@ def test_giving_up_gives_the_first_token_and_the_turn_back(library, name):
     assert take(other)
     assert not take_until(semset, 2, _set.clock() + SECOND // 50)
     assert (semset.free(), library.value(semset.id, TURN)) == (1, 0)
+    assert take(semset)
+    assert not take_until(semset, 2, _set.clock() + SECOND // 50)
+    assert (semset.free(), library.value(semset.id, TURN)) == (0, 0)
+    assert give(semset)
     assert first(semset)
     assert give(semset)  # by another thread
     assert not rest(semset, 2)
@@ -531,6 +535,19 @@ def test_what_is_joined_or_removed_meanwhile_is_not_removed(native, name, monkey
     assert _sets.remove_idle() == []  # it was removed meanwhile
 
 
+def test_what_another_process_removes_is_neither_removed_nor_listed(native, name, monkeypatch):
+    semid, last = unready(native, name), native.system.size - 1
+    (row,) = (row for row in _sets.rows() if row.id == semid)
+    monkeypatch.setattr(_sets, "rows", lambda: iter([row]))
+    words = _keys.words(name)
+    for place in range(0, len(words), 3):
+        native.operate(semid, _set.write_name(place, words[place : place + 3], last))
+    assert native.operate(semid, _set.MARK_UNREADY)
+    assert list(_sets.removable()) == list(_sets.removable([name])) == []
+    native.remove(semid)
+    assert list(_sets.removable()) == list(_sets.listed()) == []
+
+
 def test_a_listing_shows_this_packages_sets_alone(native, name, semget):
     semset = join(native, name, 3)
     assert take(semset)
@@ -610,9 +627,14 @@ def failing(monkeypatch, symbol, number, condition=lambda *arguments: True):
     return library
 
 
-def test_who_may_not_remove_it_waits_for_a_removal_that_was_begun(monkeypatch, native, name):
+@pytest.fixture
+def guest(monkeypatch):
+    """The native calls of a process that may remove no set."""
     denied = (_sysv._Linux.IPC_RMID, _sysv._Linux.IPC_SET)
-    guest = failing(monkeypatch, "_semctl", errno.EPERM, lambda *given: given[2] in denied)
+    return failing(monkeypatch, "_semctl", errno.EPERM, lambda *given: given[2] in denied)
+
+
+def test_who_may_not_remove_it_waits_for_a_removal_that_was_begun(monkeypatch, native, guest, name):
     old = idle(native, name)
     assert native.operate(old.id, _set.MARK_IDLE)
     pauses = []
@@ -621,6 +643,37 @@ def test_who_may_not_remove_it_waits_for_a_removal_that_was_begun(monkeypatch, n
     )
     semset, created = open_set(guest, name, 3)
     assert (len(pauses), created, semset.total()) == (3, True, 3)
+    native.remove(semset.id)
+
+
+def test_who_may_not_remove_an_idle_set_joins_it_beside_who_joins_it_meanwhile(
+    monkeypatch, native, guest, name
+):
+    def late(account):
+        old.join_anew(is_hooked=True)
+        old.semid.value = old.id
+        return real(account)
+
+    real, old = _opening.take_over, idle(native, name)
+    monkeypatch.setattr(_opening, "take_over", late)
+    semset, created = open_set(guest, name, 3)
+    assert (created, semset.id, semset.users(), semset.total()) == (False, old.id, 2, 1)
+    assert semset.leave()
+    assert old.leave()
+
+
+def test_who_may_not_remove_an_idle_set_that_its_owner_removes_meanwhile_creates_another(
+    monkeypatch, native, guest, name
+):
+    def late(semset, total):
+        native.remove(semset.id)
+        real(semset, total)
+
+    real, old = _set.Set.resize, idle(native, name)
+    monkeypatch.setattr(_set.Set, "resize", late)
+    semset, created = open_set(guest, name, 3)
+    assert (created, semset.id != old.id, semset.total()) == (True, True, 3)
+    semset.semid.value = -1
     native.remove(semset.id)
 
 
@@ -701,12 +754,16 @@ def test_an_error_while_asking_whether_the_kernel_undoes_is_raised(monkeypatch, 
     join(native, name).leave()  # the set is there, not ready
 
 
-def test_where_no_sets_are_listed_none_is_removed_and_no_owner_is_named(monkeypatch, native, name):
-    def unlisted():
-        raise FileNotFoundError(errno.ENOENT, "", "/proc/sysvipc/sem")
+def no_proc():
+    raise FileNotFoundError(errno.ENOENT, "", "/proc/sysvipc/sem")
 
-    monkeypatch.setattr(_sets, "rows", unlisted)
-    monkeypatch.setattr(_refusals, "rows", unlisted)
+
+@pytest.mark.parametrize("rows", [no_proc, list])
+def test_where_no_set_is_listed_none_is_removed_and_no_owner_is_named(
+    monkeypatch, native, name, rows
+):
+    monkeypatch.setattr(_sets, "rows", rows)
+    monkeypatch.setattr(_refusals, "rows", rows)
     assert _sets.remove_idle() == []
     semset = join(native, name)
     with pytest.raises(PermissionError, match="belongs to another user"):
