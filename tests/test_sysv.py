@@ -777,6 +777,11 @@ def test_idle_sets_make_room(monkeypatch, name):
     full = failing(monkeypatch, "_semget", errno.ENOSPC, lambda *a: a[2] and len(rooms) < 2)
     join(full, name).leave()
     assert rooms == ["removed"] * 2
+    rooms.clear()
+    monkeypatch.setattr(_opening, "remove_idle", list)  # there is none
+    with pytest.raises(OSError, match="ipcs -s") as raised:
+        open_set(full, name)
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, name)
 
 
 @pytest.mark.parametrize("profile", ["macos", "netbsd", "openbsd"])
