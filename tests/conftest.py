@@ -5,6 +5,7 @@ profile; one that leaves something fails.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import glob
 import itertools
@@ -18,6 +19,7 @@ from collections.abc import Container, Iterator
 
 import kinds
 import pytest
+from namespaces import own_sets
 from support import NAMES, PREFIX, SLOW, unique_name, why_no_files, why_no_sets
 
 from named_semaphores import _keys, _set, _sysv
@@ -42,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="only these platform profiles (default: all)",
     )
     parser.addoption("--full", action="store_true", help="stress tests at full size (minutes)")
+    parser.addoption("--shared-sets", action="store_true", help="no IPC namespace of their own")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,10 +61,16 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(signum, handler)
 
 
-def pytest_sessionstart() -> None:
+_namespace = contextlib.ExitStack()  # of this process, until it ends
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     # A process that has just forked leaves its sets to its child, so that they would seem to be
     # left behind. Here children join at once.
     _set.FORKING = 0
+    # Any run of this user, in another suite too, removes idle sets, which some tests make.
+    if not session.config.getoption("--shared-sets"):
+        _namespace.enter_context(own_sets())
     refusal = why_no_files() or why_no_sets()
     if refusal:
         pytest.exit(refusal, returncode=pytest.ExitCode.USAGE_ERROR)

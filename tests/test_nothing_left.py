@@ -74,7 +74,7 @@ def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
     code = f"import sys; sys.path[:0] = [{TESTS!r}, {LIB!r}]; "
     code += "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     options = ["-p", "no:cacheprovider", "-p", "conftest", "-rA", "-s", "--rootdir", str(tmp_path)]
-    done = run_python(code, *options, str(path))
+    done = run_python(code, *options, "--shared-sets", str(path))
     library = _sysv.system()
     library.remove(
         int(re.search(r"nameless: (\d+)", done.stdout)[1])

@@ -23,6 +23,7 @@ import tempfile
 # Not "python -m pytest", which puts the checkout before the wheel on sys.path.
 PYTEST = os.path.join(os.path.dirname(sys.executable), "pytest")
 COVERAGE = [sys.executable, "-m", "coverage"]
+IN_TURN = ("cli", "forks", "readme", "robust", "run", "sysv")  # of the files of the suite
 
 
 def is_tox_s() -> bool:
@@ -50,8 +51,11 @@ def is_whole(path: str) -> bool:
 def halves() -> tuple[list[str], list[str]]:
     """Return the files of the suite in two lists of about the same size."""
     sizes = {path: os.path.getsize(path) for path in glob.glob("tests/test_*.py")}
-    lists: tuple[list[str], list[str]] = [], []
-    for path in sorted(sizes, key=lambda path: (-sizes[path], path)):
+    # Not at once: any run removes this user's idle sets, which the other files' tests make.
+    lists: tuple[list[str], list[str]] = [f"tests/test_{name}.py" for name in IN_TURN], []
+    for path in lists[0]:
+        sizes[path] *= 2  # they start many processes
+    for path in sorted(sizes.keys() - set(lists[0]), key=lambda path: (-sizes[path], path)):
         min(lists, key=lambda paths: sum(map(sizes.__getitem__, paths))).append(path)
     return lists
 
@@ -83,7 +87,8 @@ def main() -> None:
         if not is_whole(path):
             os.unlink(path)
     run(*COVERAGE, "combine", "--quiet")
-    run(*COVERAGE, "report")
+    # Some tests need root: to be another user, to hide /dev/shm. Without them 100 % is not reached.
+    run(*COVERAGE, "report", *(["--fail-under=0"] if os.geteuid() else []))
     run(PYTEST, "-m", "storm")
 
 
