@@ -268,7 +268,7 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
         if semset is not found:  # another thread has joined it meanwhile
             found.leave()
         _leave_unused()
-        if not semset.has_left():  # as another thread does when the last handle is collected
+        if not semset.has_left():  # the last other handle may have been closed since open_set
             return handle, created
 
 

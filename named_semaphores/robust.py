@@ -55,7 +55,8 @@ class RobustSemaphore(Semaphore):
     **Several tokens** are taken all or none. A process that waits for several takes the first one,
     then keeps newcomers waiting until it has the rest. So it does not starve. Give such a wait a
     timeout. Take in one call all that you need: a process that holds some tokens and waits for more
-    of the same name can wait for ever.
+    of the same name can wait for ever. Tasks of asyncio where the loop itself must look for tokens
+    (macOS, gevent) take several only when all are free at once, and so may starve.
 
     **The number given last is the limit.** A process that opens the semaphore with another number
     resizes it for all processes, immediately. Holders keep their tokens; newcomers wait until
