@@ -22,7 +22,7 @@ from _thread import RLock
 from functools import partial
 from itertools import repeat, starmap
 from operator import not_
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from . import _set
 from ._c import call
@@ -149,13 +149,16 @@ class Handle:
     The process leaves the set with the last handle.
     """
 
-    __slots__ = ("calls", "first_waits", "posts", "set", "tries")
+    __slots__ = ("__weakref__", "_ref", "calls", "first_waits", "posts", "set", "tries")
     is_robust = True
     slices = _Waiter.slices
 
     def __init__(self, semset: _set.Set, n: int) -> None:
+        # The callback is C code. So the reference goes with this handle, although a signal handler's
+        # exception may end __del__ before its first line.
+        self._ref = ref(self, semset.handles.discard)
+        semset.handles.add(self._ref)
         self.set = semset
-        semset.handles.add(id(self))
         calls = _calls.get((id(semset), n))
         if calls is None:
             calls = _calls[id(semset), n] = _Calls(semset, n)
@@ -197,7 +200,7 @@ class Handle:
         if is_finalizing() or not hasattr(self, "set"):  # leave_all has run, or __init__ failed
             return
         semset = self.set
-        semset.handles.discard(id(self))
+        semset.handles.discard(self._ref)
         if not semset.handles:
             _unused.append(semset)
             _leave_unused()

@@ -201,7 +201,7 @@ class Set:
             next instant somebody else may have the account.
         accounts, account: the place of the first account, and of this process's.
         pid: the process that has joined.
-        handles: the ids of this process's handles, of the module _handles.
+        handles: weak references to this process's handles, of the module _handles.
         forked_at: of the class: when this process forked last.
     """
 
@@ -216,7 +216,7 @@ class Set:
         self.accounts, self.account = accounts, account
         self.pid = os.getpid()
         self.semid = c_int(semid)
-        self.handles: set[int] = set()
+        self.handles: set[weakref.ref[Any]] = set()
         self._inherited: int | None = None  # the account of the parent that forked in C
         self._is_lost = False  # this child of fork could not join
 

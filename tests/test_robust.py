@@ -572,6 +572,29 @@ def test_the_process_stays_a_user_while_it_holds_tokens(native):
     assert not exists(native.name + "x")
 
 
+@pytest.mark.refcounts
+def test_an_exception_in_a_finalizer_does_not_keep_the_process_a_user(name, monkeypatch):
+    """A signal handler's may come before the finalizer's first line; Python drops it."""
+
+    def interrupted():
+        finalizer.__defaults__ = defaults
+        raise KeyError
+
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: dropped.append(report.exc_type))
+    finalizer = _handles.Handle.__del__
+    defaults = finalizer.__defaults__
+    sem = RobustSemaphore(name, 3)
+    hold = sem.hold(2)
+    finalizer.__defaults__ = (interrupted,)
+    del hold
+    assert dropped == [KeyError]
+    close(sem)
+    del sem
+    collect()
+    assert not exists(name)
+
+
 @pytest.mark.parametrize("unlink_on_delete", [None, True])
 @pytest.mark.parametrize(
     "hold",

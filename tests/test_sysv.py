@@ -867,3 +867,11 @@ def test_a_limit_of_five_operations_a_call_is_enough():
     steps += [_set.take_over(99), _set.leave_last(99), _set.give_number(99, 0), _set.resize(1, 2)]
     steps += [_set.make_ready(99, 1, 9), _set.write_name(0, [1, 2, 3], 99)]
     assert max(map(len, steps)) == 5
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/sysvipc/sem"), reason="only Linux lists the sets")
+def test_sets_of_other_programs_are_passed_over(native, semget, name):
+    semid = semget(0, 1)
+    assert semid not in [one.row.id for one in _sets.listed()]
+    refused = _refusals.failure(native, OSError(errno.EPERM, ""), name)
+    assert str(refused).endswith(f"(it belongs to another user): {name!r}")
