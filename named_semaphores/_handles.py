@@ -154,8 +154,8 @@ class Handle:
     slices = _Waiter.slices
 
     def __init__(self, semset: _set.Set, n: int) -> None:
-        # The callback is C code. So the reference goes with this handle, although a signal handler's
-        # exception may end __del__ before its first line.
+        # The callback is C code: the reference is removed with this handle even if a signal
+        # handler's exception ends __del__ before its first line.
         self._ref = ref(self, semset.handles.discard)
         semset.handles.add(self._ref)
         self.set = semset
