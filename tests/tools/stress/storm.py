@@ -113,6 +113,7 @@ def busy(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
         with storm.handling(signal.SIGALRM):
             rounds(sem, interrupts)
     finally:
+        names.clear()  # free-threaded 3.13 keeps functions, and so what they refer to, for ever
         peer.discard(sem)
     return storm.outcome()
 
@@ -185,9 +186,10 @@ def waiting(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
             sem.release()
         storm.count(peer, sem, total)
 
+    names: dict[str, Any] = {}
     try:
         with Children() as children, Gate() as held, Gate() as go, Gate() as done:
-            names = {
+            names |= {
                 # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a
                 # thread takes the GIL back, and a signal at that very moment is forgotten until the
                 # next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
@@ -206,6 +208,7 @@ def waiting(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
             with storm.handling(signal.SIGUSR1):
                 rounds(sem, interrupts)
     finally:  # when the other process has ended: the last user removes a robust semaphore
+        names.clear()  # as in busy
         peer.discard(sem)
     return storm.outcome()
 
