@@ -63,9 +63,12 @@ def patched_sleep() -> Callable[[float], object] | None:
 
     A wait in the kernel would block the greenlets that hold the tokens.
     """
-    lock = getattr(sys.modules.get("threading"), "Lock", None)
-    for function in (time.sleep, lock):
-        package = str(getattr(function, "__module__", None)).partition(".")[0]
-        if package in ("gevent", "eventlet"):
-            return sys.modules[package].sleep  # type: ignore[no-any-return]
+    for package in ("gevent", "eventlet"):
+        module = sys.modules.get(package)
+        if module is None:
+            continue
+        lock = getattr(sys.modules.get("threading"), "Lock", None)
+        for function in (time.sleep, lock):
+            if str(getattr(function, "__module__", None)).partition(".")[0] == package:
+                return module.sleep  # type: ignore[no-any-return]
     return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import sys
+import types
 
 import kinds
 import pytest
@@ -183,6 +185,11 @@ async def main():  # the loop itself polls
     sem.release()
 asyncio.run(main())
 """
+
+
+def test_gevent_that_has_patched_nothing_changes_no_wait(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gevent", types.ModuleType("gevent"))
+    assert _waiting.patched_sleep() is None
 
 
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
