@@ -149,15 +149,15 @@ class Handle:
     The process leaves the set with the last handle.
     """
 
-    __slots__ = ("__weakref__", "_ref", "calls", "first_waits", "posts", "set", "tries")
+    __slots__ = ("__weakref__", "calls", "first_waits", "posts", "set", "tries")
     is_robust = True
     slices = _Waiter.slices
 
     def __init__(self, semset: _set.Set, n: int) -> None:
         # The callback is C code: the reference is removed with this handle even if a signal
-        # handler's exception ends __del__ before its first line.
-        self._ref = ref(self, semset.handles.discard)
-        semset.handles.add(self._ref)
+        # handler's exception ends __del__ before its first line. It has no name: a reference that
+        # an exception leaves outside of the set would be without a hash when it is called back.
+        semset.handles.add(ref(self, semset.handles.discard))
         self.set = semset
         calls = _calls.get((id(semset), n))
         if calls is None:
@@ -200,7 +200,7 @@ class Handle:
         if is_finalizing() or not hasattr(self, "set"):  # leave_all has run, or __init__ failed
             return
         semset = self.set
-        semset.handles.discard(self._ref)
+        semset.handles.discard(ref(self))
         if not semset.handles:
             _unused.append(semset)
             _leave_unused()

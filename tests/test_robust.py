@@ -594,6 +594,45 @@ def test_an_exception_in_a_finalizer_does_not_keep_the_process_a_user(name, monk
     collect()
     assert not exists(name)
 
+@pytest.mark.refcounts
+def test_a_handle_that_a_signal_ends_while_it_is_made_says_nothing(name, monkeypatch):
+    sem = RobustSemaphore(name)
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: dropped.append(report.exc_value))
+
+    def interrupted_after(count):
+        """Raise after so many bytecodes of a handle's constructor; return whether it came."""
+        left = count
+
+        def tracer(frame, event, arg):
+            nonlocal left
+            if event == "call" and frame.f_code is not _handles.Handle.__init__.__code__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+            return tracer
+
+        previous = sys.gettrace()
+        sys.settrace(tracer)
+        try:
+            _handles.Handle(sem._set, 1)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(previous)
+        return False
+
+    count = 1
+    while interrupted_after(count):
+        count += 1
+    assert count > 10
+    assert dropped == []
+    sem.close()
+    assert not exists(name)
+
 
 @pytest.mark.parametrize("unlink_on_delete", [None, True])
 @pytest.mark.parametrize(
