@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How waits are made of calls, whatever the class, and where with differs from threading's."""
+"""How waits are made of calls, whatever the class."""
 
 from __future__ import annotations
 
-import errno
 import itertools
 import sys
+import threading
+import time
 import types
 
 import kinds
 import pytest
-from kinds import tokens
-from support import Struck, run_python, strike, thread, wait_for
+from support import Struck, run_python, strike
 
-from named_semaphores import NamedSemaphore, _base, _waiting
+from named_semaphores import _base, _waiting
 
 KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
@@ -101,69 +101,19 @@ def test_what_a_handler_raises_leaves_no_token_with_the_caller(sem, monkeypatch,
         assert sem.acquire(False) is taken  # it was put back
 
 
-def test_what_the_system_refuses_ends_a_wait(sem, monkeypatch):
-    def refused(handle, deadline):
-        yield iter([(-1), errno.EINTR])
-        yield iter([(-1), errno.EINVAL])
-
-    monkeypatch.setattr(_base, "waits", refused)
-    for wait in (sem.acquire, sem.__enter__, lambda: sem.acquire(timeout=60)):
-        with pytest.raises(OSError, match=sem.name) as raised:
-            wait()
-        assert raised.value.errno == errno.EINVAL
-
-
-def test_a_wait_that_was_closed_in_its_first_slice_goes_on_after_it(kind, sem, monkeypatch):
-    def noting(*arguments):
-        for call in waits(*arguments):
-            made.append(call)
-            yield call
-
-    made, waits = [], _base.waits
-    link = kind.cls(sem.name)
-    monkeypatch.setattr(_base, "waits", noting)
-    with thread(link.acquire) as got:
-        wait_for(lambda: made)
-        link.close()
-        count = len(made)
-        wait_for(lambda: len(made) > count + 1)
-        sem.release()
-    assert got == [True]
-    assert sem.value == 0
-
-
-def test_with_does_not_call_an_overridden_release(name):
-    class Counting(NamedSemaphore):
-        def release(self, n=1):
-            raise AssertionError("called")
-
-    sem = Counting(name)
-    with sem:
-        assert tokens(sem) == 0
-    assert sem.value == 1
-    sem.close()
-
-
-# A package that looks like gevent, or eventlet: its sleep runs the others, of which one releases.
+# A package that looks like gevent: its sleep runs the others, of which one releases.
 GREEN = """
 import asyncio, sys, threading, time, types
-package, lock, cls, name = sys.argv[1:]
 import named_semaphores
-sem = getattr(named_semaphores, cls)(name, 1)
+sem = getattr(named_semaphores, sys.argv[1])(sys.argv[2], 1)
 slept = []
 def sleep(seconds=0):
     slept.append(seconds)
     if len(slept) == 3:
         sem.release()
-sleep.__module__ = f"{package}.hub"
-green = types.ModuleType(package)
-green.sleep = sleep
-sys.modules[package] = green
-if lock == "lock":
-    threading.Lock = lambda real=threading.Lock: real()
-    threading.Lock.__module__ = f"{package}.thread"
-else:
-    time.sleep = sleep
+sleep.__module__ = "gevent.hub"
+sys.modules["gevent"] = green = types.ModuleType("gevent")
+green.sleep = time.sleep = sleep
 def wait(acquire):
     slept.clear()
     assert acquire()
@@ -173,8 +123,7 @@ wait(sem.acquire)
 wait(lambda: sem.acquire(timeout=60))
 wait(lambda: sem.__enter__())
 wait(lambda: sem.hold(timeout=60).__enter__())
-if cls == "RobustSemaphore":
-    wait(lambda: sem.acquire(timeout=float("inf")))
+wait(lambda: sem.acquire(timeout=float("inf")))
 sem.release()
 async def main():  # the loop itself polls
     await sem.acquire_async()
@@ -187,15 +136,22 @@ asyncio.run(main())
 """
 
 
-def test_gevent_that_has_patched_nothing_changes_no_wait(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gevent", types.ModuleType("gevent"))
-    assert _waiting.patched_sleep() is None
-
-
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
-@pytest.mark.parametrize("replaced", ["sleep", "lock"])
+def test_a_patched_process_is_one_whose_sleep_or_lock_is_a_greenlets(monkeypatch, package):
+    green = types.ModuleType(package)
+    green.sleep = lambda seconds: None
+    green.sleep.__module__ = f"{package}.hub"
+    monkeypatch.setitem(sys.modules, package, green)
+    assert _waiting.patched_sleep() is None  # it has patched nothing
+    for module, replaced in ((time, "sleep"), (threading, "Lock")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, replaced, green.sleep)
+            found = _waiting.patched_sleep()
+        assert found is green.sleep
+
+
 @pytest.mark.parametrize("cls", ["NamedSemaphore", "RobustSemaphore"])
-def test_in_a_patched_process_a_wait_sleeps_as_greenlets_do(name, package, replaced, cls):
-    done = run_python(GREEN, package, replaced, cls, name)
+def test_in_a_patched_process_a_wait_sleeps_as_greenlets_do(name, cls):
+    done = run_python(GREEN, cls, name)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.splitlines()) == {"3 True"}

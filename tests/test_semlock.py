@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 
 import pytest
-from kinds import file_of, libc_of
+from kinds import libc_of
 from support import run_python, strike, thread
 
 from named_semaphores import NamedSemaphore, _semlock
@@ -59,22 +58,6 @@ print([module for module in set(sys.modules) - before if module.startswith("mult
 
 
 @needs_semlock
-@pytest.mark.refcounts
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-def test_a_deleted_object_leaves_nothing_mapped(name):
-    def is_mapped():
-        with open("/proc/self/maps", encoding="utf-8") as maps:
-            return f" {inode} " in maps.read()
-
-    sem, link = NamedSemaphore(name), NamedSemaphore(name)
-    inode = os.stat(file_of(name)).st_ino
-    del sem
-    assert is_mapped()
-    del link
-    assert not is_mapped()
-
-
-@needs_semlock
 def test_a_maximum_that_others_reach_meanwhile_is_told(name, monkeypatch):
     sem = NamedSemaphore(name, libc_of().value_max)
     monkeypatch.setattr(sem._handle, "value", lambda: 0)
@@ -105,20 +88,3 @@ def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
     strike(lambda: next(sem._handle.wait(10**7)))
     assert not sem.acquire(timeout=0.02)
     sem.close()
-
-
-@needs_semlock
-@pytest.mark.parametrize(("library", "given"), [(Timeless, (True,)), (load, (True, 0.01))])
-def test_it_is_given_a_time_only_where_it_does_not_poll(library, given):
-    class Lock:
-        def acquire(self, *arguments):
-            calls.append(arguments)
-            return True
-
-        release = __exit__ = acquire
-
-    calls = []
-    handle = _semlock._Handle(_semlock.SemLockLibc(library()), Lock())
-    assert next(handle.first_waits) is True
-    assert next(handle.wait(10_000_000)) == 0
-    assert calls == [given, given]

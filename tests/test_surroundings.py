@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terminals, background processes and users around the command line's run."""
+"""Terminals and background processes around the command line's run."""
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from shell import ENVIRONMENT, SECONDS, Terminal, call, line
-from support import NOBODY, wait_for, why_always_the_same_user
+from shell import Terminal, call, line
 
 from named_semaphores import _sets
 
@@ -56,45 +51,8 @@ def test_a_stopped_command_keeps_its_token_and_goes_on(run):
     assert is_free(run)
 
 
-@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="coverage's files would be its streams")
-def test_closed_standard_streams_stay_closed(run):
-    read, write = os.pipe()
-    code = "n=; for i in 0 1 2; do test -e /proc/$$/fd/$i || n=$n$i; done"
-    process = subprocess.Popen(
-        run("sh", "-c", f"{code}; echo $n >/dev/fd/{write}; exit 4"),
-        env=ENVIRONMENT,
-        cwd="/",
-        pass_fds=[write],
-        preexec_fn=lambda: os.closerange(0, 3),
-    )
-    os.close(write)
-    with open(read) as pipe:
-        assert pipe.read() == "012\n"
-    assert process.wait(SECONDS) == 4
-    assert is_free(run)
-
-
 def test_a_process_that_the_command_leaves_holds_nothing(run):
     result = call(run("sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"))
     free = is_free(run)
     os.kill(int(result.stdout), signal.SIGKILL)
     assert (result.returncode, free) == (0, True)
-
-
-@pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
-def test_a_set_user_id_commands_token_comes_back(run, tmp_path):
-    def effective_user():
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        return int(re.search(r"^Uid:\t\d+\t(\d+)", status, re.MULTILINE)[1])
-
-    if os.statvfs(tmp_path).f_flag & os.ST_NOSUID:
-        pytest.skip("the temporary folder is mounted nosuid")
-    program = shutil.copy(shutil.which("sleep"), tmp_path)
-    os.chown(program, NOBODY, NOBODY)
-    os.chmod(program, 0o4755)
-    process = subprocess.Popen(run(program, "600"), env=ENVIRONMENT, cwd="/")
-    wait_for(lambda: effective_user() == NOBODY)
-    assert not is_free(run)
-    process.kill()
-    process.wait(SECONDS)
-    assert is_free(run)
