@@ -11,16 +11,14 @@ import glob
 import itertools
 import multiprocessing
 import os
-import platform
 import signal
-import sys
 import threading
 from collections.abc import Container, Iterator
 
 import kinds
 import pytest
 from namespaces import own_sets
-from support import NAMES, PREFIX, SLOW, unique_name, why_no_files, why_no_sets
+from support import EXACT, NAMES, PREFIX, PYPY, SLOW, collect, unique_name
 
 from named_semaphores import _keys, _set, _sysv
 
@@ -31,7 +29,6 @@ MARKERS = (
     "storm: many signals, aimed at single instructions; not run where coverage is measured",
 )
 
-PYPY = platform.python_implementation() == "PyPy"
 # They need other packages, and a server; tox -e zookeeper names the folder, and so runs it.
 collect_ignore = ["neighbours", "zookeeper"]
 
@@ -71,9 +68,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # Any run of this user, in another suite too, removes idle sets, which some tests make.
     if not session.config.getoption("--shared-sets"):
         _namespace.enter_context(own_sets())
-    refusal = why_no_files() or why_no_sets()
-    if refusal:
-        pytest.exit(refusal, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -111,9 +105,7 @@ def pytest_runtest_logfinish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("refcounts") and PYPY:
         pytest.skip("PyPy collects an object some time after its last reference")
-    if item.get_closest_marker("exact") and (
-        sys.version_info < (3, 11) or platform.python_implementation() != "CPython"
-    ):
+    if item.get_closest_marker("exact") and not EXACT:
         pytest.skip("this Python looks at signals nearly everywhere")
 
 
@@ -197,12 +189,9 @@ def nothing_left() -> Iterator[None]:
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
         thread.join(5 * SLOW)
     threads = [thread for thread in threads if thread.is_alive()]
-    if PYPY:  # a collection takes half a second there: only where something is left
-        for _ in range(3):
-            if _left_names() or _sets().keys() - sets_before.keys():
-                gc.collect()
-    else:
-        gc.collect()
+    # On PyPy a collection takes half a second: only where something is left.
+    if not PYPY or _left_names() or _sets().keys() - sets_before.keys():
+        collect()
     names = _left_names()
     for path in names:
         os.unlink(path)

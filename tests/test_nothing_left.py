@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite's own checks. That for what tests leave behind finds System V sets of every kind, and
-leaves other runs' sets alone; that for a place to make semaphores in says what is missing.
+"""The suite's own check of what tests leave behind finds System V sets of every kind, and leaves
+other runs' sets alone.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
 
 import peers
 import pytest
-from support import SETS, run_python, set_of, unique_name, why_no_files, why_no_sets
+from support import run_python, set_of, unique_name
 
 from named_semaphores import RobustSemaphore, _sysv
 
@@ -87,40 +86,6 @@ def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
     assert errors == ["test_used", "test_idle", "test_unready", "test_nameless", "test_late"]
     assert len(re.findall(r"^E +AssertionError: left behind", done.stdout, re.MULTILINE)) == 5
     assert "7 passed, 5 errors" in done.stdout
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
-def test_a_machine_without_a_place_for_semaphores_is_told_so(tmp_path):
-    assert why_no_files(str(tmp_path)) is None
-    assert os.listdir(tmp_path) == []
-    refusal = why_no_files(f"{tmp_path}/none")
-    assert f"{tmp_path}/none" in refusal
-    assert os.strerror(errno.ENOENT) in refusal
-    assert "mount a tmpfs" in refusal
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/sysvipc/sem"), reason="only Linux lists the sets")
-@pytest.mark.parametrize("room", [0, SETS - 1, SETS])
-def test_a_machine_without_room_for_sets_is_told_so(monkeypatch, room):
-    library, made = _sysv.system(), []
-
-    def get(key, size, flags):
-        if len(made) == room:
-            raise OSError(errno.ENOSPC, "")
-        made.append(real(key, size, flags))
-        return made[-1]
-
-    real = library.get
-    monkeypatch.setattr(library, "get", get)
-    refusal = why_no_sets()
-    assert len(made) == room
-    for semid in made:
-        with pytest.raises(_sysv.Removed):
-            library.value(semid, 0)
-    if room == SETS:
-        assert refusal is None
-    else:
-        assert f"{room} can be made ({os.strerror(errno.ENOSPC)})" in refusal
 
 
 MEASURES = """

@@ -22,12 +22,10 @@ from typing import Any, Callable
 # Of this run's names; short, since macOS allows 30 bytes. Another run may have the same process
 # number, in another container.
 PREFIX = f"nst{os.getpid()}_{os.urandom(2).hex()}."
-SLOW = int(
-    os.environ.get("NAMED_SEMAPHORES_SLOW", "1")
-)  # how much slower than usual this machine is; widens upper bounds
+# How much slower than usual this machine is; widens upper bounds.
+SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
-SETS = 16  # as many System V sets are there at once, or fewer
 PYPY = sys.implementation.name == "pypy"
 NAMES: list[str] = []  # that tests were given
 NOBODY = 65534
@@ -49,9 +47,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 def collect() -> bool:
     """Collect garbage, so that nothing which is unreachable is left. True, for a condition."""
-    for _ in range(
-        3 if PYPY else 1
-    ):  # PyPy frees what a finalizer held only with the next collection
+    for _ in range(3 if PYPY else 1):  # PyPy frees what a finalizer held with the next one
         gc.collect()
     return True
 
@@ -82,59 +78,6 @@ def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> t
     start = time.monotonic()
     result = function(*arguments, **keywords)
     return result, time.monotonic() - start
-
-
-def why_no_files(folder: str = "/dev/shm") -> str | None:
-    """Return why Linux's C libraries can make no semaphore here, or None: then nearly every test
-    would fail, each with an error of its own.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    path = f"{folder}/{PREFIX}empty"
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-        os.unlink(path)
-    except OSError as error:
-        return (
-            f"semaphores are files in {folder}, and none can be made there ({error.strerror}): "
-            "mount a tmpfs there that this user may write in"
-        )
-    return None
-
-
-def skip_without_room_for(count: int) -> None:
-    """Skip the test if /dev/shm has no room for so many semaphores, each of them a page."""
-    import pytest
-
-    if sys.platform.startswith("linux"):
-        room = os.statvfs("/dev/shm")
-        if room.f_blocks and room.f_bavail * room.f_frsize < count * os.sysconf("SC_PAGE_SIZE"):
-            pytest.skip(f"/dev/shm has no room for {count} semaphores")
-
-
-def why_no_sets() -> str | None:
-    """Return why Linux has no room for the System V sets that tests make at once, or None."""
-    if not sys.platform.startswith("linux"):
-        return None
-    from named_semaphores import _sysv
-
-    made: list[int] = []
-    try:
-        library = _sysv.system()
-        for _ in range(SETS):
-            made.append(library.get(0, 1, 0o600))  # 0 is no set's key
-    except NotImplementedError:  # the tests of RobustSemaphore are skipped then
-        pass
-    except OSError as error:
-        return (
-            f"tests make {SETS} System V sets at once, and {len(made)} can be made "
-            f"({os.strerror(error.errno or 0)}): the last number in /proc/sys/kernel/sem is the "
-            "limit, ipcs -s lists what is there, ipcrm removes one"
-        )
-    finally:
-        for semid in made:
-            library.remove(semid)
-    return None
 
 
 def set_of(name: str) -> Any:
@@ -248,7 +191,7 @@ def run_python(
 def import_copy(name: str, place: str | None = None) -> Any:
     """Import a second copy of the package, or the one at ``place``, under another name.
 
-    A program that brings its own copy has two as well. ``forget_copy`` forgets it.
+    A program that brings its own copy has two as well.
     """
     import importlib.util
 
@@ -264,11 +207,3 @@ def import_copy(name: str, place: str | None = None) -> Any:
     sys.modules[name] = copy
     spec.loader.exec_module(copy)
     return copy
-
-
-def forget_copy(name: str) -> None:
-    """Forget a copy of the package."""
-    for module in [
-        module for module in sys.modules if module == name or module.startswith(f"{name}.")
-    ]:
-        del sys.modules[module]
