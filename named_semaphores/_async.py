@@ -5,9 +5,9 @@ While tasks of a loop wait for a semaphore, one thread waits in the kernel's que
 like any other waiter. It takes one token at a time and hands it to the task that has waited
 longest. The thread ends when no task waits.
 
-Where the library has no timed wait (macOS), where gevent or eventlet has made threads into
-greenlets, or where no thread can be started, the loop itself looks for tokens, 100 times a second
-at most.
+The loop itself looks for tokens, 100 times a second at most, where the library has no timed wait
+(macOS), gevent or eventlet has made threads into greenlets, no thread can be started, or the main
+thread has ended: the interpreter waits for the thread.
 """
 
 from __future__ import annotations
@@ -42,32 +42,23 @@ _CHECK = 0.1  # seconds; how often the thread looks whether a loop that does not
 _queues: WeakValueDictionary[tuple[int, int], _Queue] = WeakValueDictionary()
 
 
-def _loop_for(sem: Semaphore) -> asyncio.AbstractEventLoop:
+async def acquire(sem: Semaphore, handle: Any, deadline: int | None) -> bool:
+    """Return True with a token; False without one, once ``clock()`` is ``deadline``."""
     try:
-        return asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError(
             f"semaphore {sem.name!r}: tasks of asyncio only can wait for it; elsewhere wait in a "
             "thread, as with trio.to_thread.run_sync(sem.acquire)"
         ) from None
-
-
-def _key(loop: asyncio.AbstractEventLoop, handle: Any) -> tuple[int, int]:
     # RobustSemaphore makes handles anew; those that take the same number share their calls.
-    return id(loop), id(getattr(handle, "calls", handle))
-
-
-def is_waited_for(sem: Semaphore, handle: Any) -> bool:
-    """Return whether a task of the running loop waits for the semaphore."""
-    queue = _queues.get(_key(_loop_for(sem), handle))
-    return queue is not None and bool(queue.waiters)
-
-
-async def wait(sem: Semaphore, handle: Any, deadline: int | None) -> bool:
-    """Return True with a token; False without one, once ``clock()`` is ``deadline``."""
-    loop = _loop_for(sem)
-    key = _key(loop, handle)
+    key = id(loop), id(getattr(handle, "calls", handle))
     queue = _queues.get(key)
+    if queue is None or not queue.waiters:  # those that wait come first
+        for taken in handle.tries:
+            if taken:
+                return True
+            break
     if queue is None:
         queue = _queues[key] = _Queue(loop, sem, handle)
     return await queue.wait(deadline)
@@ -123,7 +114,7 @@ class _Queue:
         return self.sem._wait(0, self.handle)
 
     def _give_back(self) -> None:
-        for _ in self.handle.post_once():
+        for _ in self.handle.posts:
             break
 
     def _hand_over(self) -> None:
@@ -143,14 +134,9 @@ class _Queue:
             return
         try:
             if self.handle.is_steady and patched_sleep() is None:
-                thread = threading.Thread(
-                    target=self._serve,
-                    name=f"waits for {self.sem.name}",
-                    daemon=self.handle.is_robust,
-                )
-                thread.waits_for_tasks = True  # type: ignore[attr-defined]  # see _is_over
+                name, is_daemon = f"waits for {self.sem.name}", self.handle.is_robust
                 try:
-                    thread.start()
+                    threading.Thread(target=self._serve, name=name, daemon=is_daemon).start()
                     return
                 except RuntimeError:  # the system has no more threads, or the interpreter ends
                     pass
@@ -209,31 +195,16 @@ class _Queue:
         return bool(self.waiters) and self.loop.is_running()
 
     def _is_wanted(self) -> bool:
-        if self.waiters and not self._is_over():
-            return True
         if self.waiters and not self.loop.is_closed():
-            # At the interpreter's end: an atexit function may wait for the loop.
+            if threading.main_thread().is_alive():
+                return True
             self._call(self._look, _FIRST_PAUSE)
             return False
         self.idle.append(True)
         try:
-            return bool(self.waiters) and not self._is_over() and self.idle.pop()
+            return bool(self.waiters) and not self.loop.is_closed() and self.idle.pop()
         except IndexError:  # a task came meanwhile, and started another thread
             return False
-
-    def _is_over(self) -> bool:
-        """Return whether the loop will not run any more.
-
-        At the interpreter's end a loop that is frozen in a daemon thread says that it runs.
-        """
-        if self.loop.is_closed() or threading.main_thread().is_alive():
-            return self.loop.is_closed()
-        # The interpreter waits for the threads that are no daemons, and those that wait for tasks
-        # wait for its end.
-        return not any(
-            thread.is_alive() and not thread.daemon and not hasattr(thread, "waits_for_tasks")
-            for thread in threading.enumerate()
-        )
 
     def _send(self) -> None:
         """Send a token to the loop, and return when it has arrived.
@@ -250,7 +221,8 @@ class _Queue:
             # it begins.
             self._call(self._deliver)
             has_come = self.delivered.wait(_CHECK)
-            if self._is_over() or not (has_come or self.loop.is_running()):
+            is_over = self.loop.is_closed() or not threading.main_thread().is_alive()
+            if is_over or not (has_come or self.loop.is_running()):
                 try:
                     self.arrived.pop()
                 except IndexError:  # it has arrived just now

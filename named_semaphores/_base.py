@@ -18,16 +18,15 @@ A handle has these attributes. Each step of an iterator makes one C call.
 - slices: how long the waits after the first one are, in nanoseconds; the last one repeats.
 - try_once(), wait(nanoseconds), wait_until(deadline): an iterator that takes a token, or tries to,
   and gives the status, 0 for success, then errno.
-- post_once(): the same; puts back a token that was taken.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
-from functools import partial
+from _functools import partial  # type: ignore[import-not-found,unused-ignore]
+from _operator import attrgetter  # functools and operator would import half as much as ctypes does
 from itertools import repeat
-from operator import attrgetter
 
 from ._checks import check_integer, check_wait, deadline_of
 from ._waiting import patched_sleep, waits
@@ -52,20 +51,26 @@ class Bound(property):
     """A special method that is a separate C function for each instance.
 
     A Python ``__exit__`` can be interrupted before its first statement, and its token is then
-    never put back. The with statement looks ``__exit__`` up on the instance before it enters, and
-    gets the C function. contextlib.ExitStack and others look it up on the class, get this
-    descriptor, and call it with the instance.
+    never put back. The with statement looks ``__exit__`` up for the instance, and gets the C
+    function. contextlib.ExitStack looks it up on the class, and calls this with the instance.
     """
 
     def __call__(self, instance: Any, *arguments: Any) -> Any:
         return self.fget(instance)(*arguments)  # type: ignore[misc]
 
 
+def ending(end_of_with: Callable[..., None], *kept: object) -> Any:
+    """Return a C function that ends a with statement, and keeps these objects alive until then.
+
+    ``with NamedSemaphore(name):`` and ``with sem.hold():`` keep nothing else.
+    """
+    end = partial(end_of_with)
+    end.kept = kept
+    return end
+
+
 def refuse_closed(name: str | None, *_: object) -> NoReturn:
     raise ValueError(f"semaphore {name!r} is closed")
-
-
-_NEVER_OPENED: Iterator[Any] = map(refuse_closed, repeat(None))
 
 
 class Semaphore:
@@ -89,22 +94,17 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS = 2
         UNLINK_AND_CREATE = 3
 
-    # For an object whose constructor did not run, so that close() and repr() work. _tries, _posts
-    # and _exit have no defaults: CPython finds an object's attribute quickly only if its class has
-    # none of that name. The types are comments, because help() would show annotations.
+    # For an object whose constructor did not run, so that close() and repr() work. Its class must
+    # not have _tries, _posts and _exit: CPython would find the object's more slowly. The types are
+    # comments, because help() would show annotations.
     _name = None  # type: str | None
     _handle = None  # type: Any
     _linked = False
 
-    def _start_closed(self) -> None:
-        self._name = self._handle = None
-        self._linked = False
-        self._tries: Iterator[Any] = _NEVER_OPENED
-        self._posts: Iterator[Any] = _NEVER_OPENED
-        self._exit: Callable[..., None] = refuse_closed
-
     def _use(self, handle: Any) -> None:
-        self._tries, self._posts, self._exit = handle.tries, handle.posts, handle.exit
+        self._tries: Iterator[Any] = handle.tries
+        self._posts: Iterator[Any] = handle.posts
+        self._exit: Callable[..., None] = handle.exit
         self._handle = handle
 
     @property
@@ -124,23 +124,18 @@ class Semaphore:
 
     @property
     def value(self) -> int:
-        """The number of free tokens now.
-
-        Raises:
-            ValueError: the semaphore is closed.
-        """
         raise NotImplementedError
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Take a token; wait for one if none is free.
 
-        Signal handlers run during the wait. If one raises, its exception is raised here, and no
-        token is taken; if it returns, the wait goes on.
+        Signal handlers run during the wait. If one raises, no token is taken; if it returns, the
+        wait goes on.
 
         Args:
             blocking: False returns at once. ``acquire(5)`` is a ValueError, not five seconds.
-            timeout: the longest wait, in seconds on the monotonic clock: any number from 0,
-                infinity too; None waits without an end. It never ends early.
+            timeout: the longest wait, in seconds: any number from 0, infinity too; None waits
+                without an end. It never ends early.
 
         Returns:
             True with a token, False without one.
@@ -148,7 +143,6 @@ class Semaphore:
         Raises:
             ValueError: a bad argument, or the semaphore is closed; no token is taken.
         """
-        # Only unusual arguments cost a call here.
         if timeout is None:
             if blocking is not True and blocking is not False:
                 check_wait(self._name, blocking, timeout)
@@ -165,14 +159,14 @@ class Semaphore:
             break
         handle = self._open_handle()
         if timeout is not None:
-            return self._wait(deadline_of(self._name, timeout), handle)
+            return self._wait(deadline_of(timeout), handle)
         # After a deadline of 0 there is one more try, which tells errno.
         return self._wait_endless(handle) if blocking else self._wait(0, handle)
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
 
-        The end of the with statement puts the token back, in C. Neither step calls ``acquire`` or
+        The end of the with statement puts the token back. Neither step calls ``acquire`` or
         ``release``, even if a subclass overrides them.
         """
         for taken in self._tries:
@@ -219,26 +213,15 @@ class Semaphore:
         A thread waits for the tasks. After a timeout or a cancellation it may wait on for up to a
         second: ``waiting`` counts it, and a token that is released then is free some milliseconds
         later.
-
-        Args:
-            timeout: the longest wait, in seconds, as for ``acquire``.
-
-        Returns:
-            True with a token, False without one.
         """
+        check_wait(self._name, True, timeout)
         return await self._acquire_async(self._open_handle(), timeout)
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
         global _async
         if _async is None:
             from . import _async
-        deadline = deadline_of(self._name, timeout)
-        if not _async.is_waited_for(self, handle):
-            for taken in handle.tries:
-                if taken:
-                    return True
-                break
-        return await _async.wait(self, handle, deadline)  # type: ignore[no-any-return]
+        return await _async.acquire(self, handle, deadline_of(timeout))  # type: ignore[no-any-return]
 
     async def __aenter__(self: Self) -> Self:
         """Take a token as ``acquire_async()`` does, and return this semaphore."""
@@ -266,7 +249,7 @@ class Semaphore:
             break
         if timeout is None:
             return self._wait_endless(handle)
-        return self._wait(deadline_of(self._name, timeout), handle)
+        return self._wait(deadline_of(timeout), handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         """Return True with a token; False without, once ``clock()`` is ``deadline``."""
@@ -291,7 +274,7 @@ class Semaphore:
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
         """Take a token in the thread that waits for tasks, where no signal handler runs.
 
-        is_wanted: asked during longer waits (RobustSemaphore's for several tokens).
+        RobustSemaphore's wait for several tokens goes on while ``is_wanted()``.
         """
         status, error = handle.wait_until(until)
         if status:
@@ -321,11 +304,6 @@ class Semaphore:
         return ""
 
     def close(self) -> None:
-        """Close the semaphore. A second call does nothing.
-
-        Threads already waiting still get a token. Every other use is a ValueError from now on,
-        ``release()`` too; but a with statement that began before puts its token back.
-        """
         if self._handle is not None:
             self._tries = self._posts = map(refuse_closed, repeat(self._name))
             self._handle = None
@@ -381,10 +359,7 @@ class Hold:
     def __init__(self, sem: Any, n: int, timeout: float | None) -> None:
         self._sem, self._n, self._timeout = sem, n, timeout
         self._handle = handle = sem._handle_for(n)
-        # A with statement keeps __exit__ alone. If nobody else has the semaphore, its name must
-        # live until the end of the block.
-        self._exit = partial(handle.exit)
-        self._exit.kept = sem, handle  # type: ignore[attr-defined]
+        self._exit = ending(handle.exit, sem, handle)
 
     def __enter__(self) -> Any:
         sem = self._sem
@@ -403,9 +378,6 @@ class Hold:
 
     async def __aexit__(self, *exception: object) -> None:
         self._exit(*exception)
-
-    def __repr__(self) -> str:
-        return f"<Hold of {self._n} of semaphore {self._sem._name!r}>"
 
 
 def too_late(sem: Semaphore, n: int, timeout: float | None) -> TimeoutError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int, c_int64, c_long, c_void_p
-from functools import cache
 from itertools import chain, repeat, starmap
 
 TYPE_CHECKING: bool = False
@@ -42,12 +41,15 @@ def call(function: Any, *arguments: Any) -> Iterator[int]:
     return chain(starmap(function, (arguments,)), starmap(ctypes.get_errno, repeat((), 1)))
 
 
-@cache  # at the interpreter's end CPython 3.14 can make no new type of structure
+_timespecs: dict[Any, Any] = {}  # at the interpreter's end CPython 3.14 can make no new type
+
+
 def timespec(time_t: Any, long: Any = c_long) -> Any:
     """Return ``struct timespec`` with these types."""
-    return type(
-        "timespec", (ctypes.Structure,), {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]}
-    )
+    if (time_t, long) not in _timespecs:
+        fields = {"_fields_": [("tv_sec", time_t), ("tv_nsec", long)]}
+        _timespecs[time_t, long] = type("timespec", (ctypes.Structure,), fields)
+    return _timespecs[time_t, long]
 
 
 # Of the symbols that take 64-bit time on 32 bits: the long is followed by padding, on big-endian

@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from functools import partial
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Owner:
 
     def __del__(self) -> None:
         if _names:  # None after the interpreter has cleared this module: all are unlinked
-            _unlink_or_warn(self._key)
+            _unlink(self._key)
 
 
 def _unlink(key: object) -> None:
@@ -59,29 +58,11 @@ def _unlink(key: object) -> None:
         found[1](*found[2])
     except FileNotFoundError:
         pass
-    except PermissionError:  # nor will it be allowed later
+    except OSError:  # it would be refused later, too
         raise
-    except BaseException:  # a signal handler's, too: _unlink_all tries again
+    except BaseException:  # a signal handler's: _run tries again
         _names[key] = found
         raise
-
-
-def _unlink_or_warn(key: object) -> None:
-    try:
-        _unlink(key)
-    except OSError as error:
-        import warnings
-
-        text = f"a semaphore's name could not be unlinked: {error}"
-        try:
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-        except RuntimeWarning:  # python -W error
-            sys.excepthook(*sys.exc_info())
-
-
-def _unlink_all() -> None:
-    for key in list(_names):
-        _unlink_or_warn(key)
 
 
 def at_exit(function: Callable[[], None]) -> None:
@@ -91,7 +72,11 @@ def at_exit(function: Callable[[], None]) -> None:
 
 def _run() -> None:
     try:
-        _unlink_all()
+        for key in list(_names):
+            try:
+                _unlink(key)
+            except OSError:
+                sys.excepthook(*sys.exc_info())
     finally:  # a signal handler may have raised
         for function in _at_exit:
             function()
@@ -106,11 +91,14 @@ def _register() -> None:
     utils = [sys.modules.get(f"{package}.util") for package in ("multiprocessing", "multiprocess")]
     utils = [util for util in utils if hasattr(util, "register_after_fork")]  # imported completely
     for util in utils:
-        finalize = partial(util.Finalize, None, exitpriority=-100)  # type: ignore[union-attr]
-        finalize(_run)
-        util.register_after_fork(_run, finalize)  # type: ignore[union-attr]
+        _finalize(util)
+        util.register_after_fork(util, _finalize)  # type: ignore[union-attr]
     if not utils:
         atexit.register(_run)
+
+
+def _finalize(util: Any) -> None:
+    util.Finalize(None, _run, exitpriority=-100)
 
 
 _register()

@@ -182,9 +182,6 @@ class Handle:
     def wait_until(self, deadline: int) -> Iterator[int]:
         return self.calls.waiter.wait_until(deadline)
 
-    def post_once(self) -> Iterator[int]:
-        return call(self.set.library.semop, *self.calls.give)
-
     @property
     def exit(self) -> Any:
         """What ends a with statement. It keeps this handle."""

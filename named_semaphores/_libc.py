@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C library's named semaphores through ctypes.
+"""The C library's named semaphores through ctypes: every symbol, prototype and constant.
 
-Every symbol, prototype and constant of POSIX semaphores is here. ``Libc`` binds the library object
-it is given, so that a test can hand in one that behaves like another platform's;
-``_semlock.system`` returns the running system's. ``Libc`` asks the library which symbols it has.
-The platform's name decides only what cannot be asked: all of that is in ``_SYSTEMS``.
+``Libc`` binds the library object it is given, so that a test can hand in one that behaves like
+another platform's; ``_semlock.system`` returns the running system's. ``Libc`` asks the library
+which symbols it has. ``_SYSTEMS`` has what cannot be asked.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import errno
 import os
 import sys
 import time
+from _operator import not_
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
-from functools import partial
 from itertools import repeat, starmap
-from operator import not_
+from types import MethodType
 
 from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 from ._checks import clock
@@ -32,68 +31,44 @@ _SECOND = 1_000_000_000  # in nanoseconds
 _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
 # sizeof(sem_t) of glibc and of musl, and that of programs of the other word size.
 SIZE, OTHER_SIZE, OTHERS = (32, 16, "32-bit") if sys.maxsize > 2**32 else (16, 32, "64-bit")
-wall_clock: Callable[[], int] = (  # see _checks.clock
-    partial(time.clock_gettime_ns, time.CLOCK_REALTIME)
-    if hasattr(time, "clock_gettime_ns")
-    else partial(time.time_ns)
-)
 
-
-class _System:
-    """What a library cannot be asked. The defaults are those of an unknown POSIX system."""
-
-    libraries: tuple[str | None, ...] = (None,)  # may have sem_open; None is the process itself
-    sem_failed = 0  # what a failed sem_open returns
-    longest_name = sys.maxsize  # in bytes, the slash included
-    value_max: int | None = None  # None: sysconf tells
-    time_t: Any = c_long  # what the plain symbols of timed waits take
-    opens_any_file = False  # sem_open takes a file of any size for a semaphore
-    files: str | None = None  # the path of a semaphore's file, up to its name; None: it has no file
-
-    def __init__(self, **differences: Any) -> None:
-        self.__dict__.update(differences)
-
-
-# glibc before 2.34 has sem_* in libpthread.
-_LINUX = _System(
-    libraries=(None, "libpthread.so.0"),
-    longest_name=252,
-    value_max=2**31 - 1,
-    opens_any_file=True,
-    files="/dev/shm/sem.",
-)
-_MUSL = _System(longest_name=256, value_max=2**31 - 1, opens_any_file=True, files="/dev/shm/")
+# What a library cannot be asked. Libc has the defaults, those of an unknown POSIX system.
+_LINUX: dict[str, Any] = {
+    "libraries": (None, "libpthread.so.0"),  # glibc before 2.34 has sem_* in libpthread
+    "longest_name": 252,
+    "value_max": 2**31 - 1,
+    "opens_any_file": True,
+    "files": "/dev/shm/sem.",
+}
+_MUSL = {**_LINUX, "longest_name": 256, "files": "/dev/shm/"}
 # XNU: a handle is a file descriptor, so 0 is a valid one.
-_MACOS = _System(sem_failed=-1, longest_name=30, value_max=32767)
-# time_t has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
-_FREEBSD = _System(
-    time_t=c_long if ctypes.alignment(c_int64) == 4 else c_int64,
-    longest_name=252,
-    value_max=2**31 - 1,
-    files="/tmp/SEMD",
-)
-_DRAGONFLY = _System(libraries=(None, "libpthread.so"))
+_MACOS = {"sem_failed": -1, "longest_name": 30, "value_max": 32767}
+_FREEBSD = {
+    # 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
+    "time_t": c_long if ctypes.alignment(c_int64) == 4 else c_int64,
+    "longest_name": 252,
+    "value_max": 2**31 - 1,
+    "files": "/tmp/SEMD",
+}
+_DRAGONFLY = {"libraries": (None, "libpthread.so")}
 # NetBSD and OpenBSD allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
-_OPENBSD = _System(libraries=(None, "libpthread.so"), value_max=2**31 - 1, time_t=c_int64)
-_NETBSD = _System(**vars(_OPENBSD), longest_name=255)
-_ILLUMOS = _System(sem_failed=-1, longest_name=255)
-# The process itself is only the .exe there.
-_CYGWIN = _System(
-    libraries=("cygwin1.dll", "msys-2.0.dll"),
-    longest_name=251,
-    value_max=1147483648,
-    files="/dev/shm/sem.",
-)
-_NOWHERE = _System(libraries=())  # Emscripten's stubs do nothing and report success
+_OPENBSD = {**_DRAGONFLY, "value_max": 2**31 - 1, "time_t": c_int64}
+_CYGWIN = {
+    "libraries": ("cygwin1.dll", "msys-2.0.dll"),  # the process itself is only the .exe
+    "longest_name": 251,
+    "value_max": 1147483648,
+    "files": "/dev/shm/sem.",
+}
+_NOWHERE: dict[str, Any] = {"libraries": ()}  # Emscripten's stubs do nothing and report success
 
-_SYSTEMS = {
+_SYSTEMS: dict[str, dict[str, Any]] = {
     "linux": _LINUX,
     "darwin": _MACOS,
     "freebsd": _FREEBSD,
-    "netbsd": _NETBSD,
+    "netbsd": {**_OPENBSD, "longest_name": 255},
     "openbsd": _OPENBSD,
     "dragonfly": _DRAGONFLY,
-    "sunos": _ILLUMOS,
+    "sunos": {"sem_failed": -1, "longest_name": 255},
     "cygwin": _CYGWIN,
     "msys": _CYGWIN,
     "win32": _NOWHERE,
@@ -102,13 +77,9 @@ _SYSTEMS = {
 }
 
 
-def _system(platform: str) -> _System:
-    return system_of(platform, _SYSTEMS) or _System()
-
-
 def load(platform: str = sys.platform) -> ctypes.CDLL:
     """Return the library that has ``sem_open`` here. NotImplementedError where there is none."""
-    for name in _system(platform).libraries:
+    for name in (system_of(platform, _SYSTEMS) or {}).get("libraries", Libc.libraries):
         try:
             library = ctypes.CDLL(name)
         except (OSError, TypeError):
@@ -121,24 +92,10 @@ def load(platform: str = sys.platform) -> ctypes.CDLL:
     )
 
 
-def _prototype(restype: Any, *argtypes: Any) -> Any:
-    """Return a function type as PYFUNCTYPE does, whose calls keep the GIL, and save errno."""
-    # glibc's sem_open takes a lock that fork does not reset. Without the GIL, a fork in another
-    # thread would copy it locked, and the child's next sem_open would hang. (PYFUNCTYPE itself
-    # cannot save errno.)
-    base: Any = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
-    return type(
-        "prototype",
-        base.__bases__,
-        {"_restype_": restype, "_argtypes_": argtypes, "_flags_": base._flags_ | _PYTHONAPI},
-    )
-
-
 class Handle:
     """An open semaphore and its calls, as ``_base`` says."""
 
-    is_robust = False  # whether the kernel gives tokens back when the process ends
-    # Nanoseconds. The first wait has _waiting.FIRST_SLICE; the last one here repeats.
+    is_robust = False
     slices = (100_000_000, 1_000_000_000)
     tries: Iterator[bool]
     first_waits: Iterator[bool]
@@ -146,15 +103,11 @@ class Handle:
     exit: Callable[..., None]
 
     def __init__(self, libc: Libc, pointer: int) -> None:
-        self.libc = libc
+        self.libc, self.is_steady = libc, libc.is_steady
         self.pointer = pointer  # on macOS, a descriptor
         self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat((pointer,))))
         self.posts = map(bool, starmap(libc.sem_post, repeat((pointer,))))
-        self.exit = partial(libc.exit, pointer)
-
-    @property
-    def is_steady(self) -> bool:
-        return self.libc.is_steady
+        self.exit = MethodType(libc.exit, pointer)  # which calls it with the pointer, from C
 
     def value(self) -> int:
         """Return the number of tokens. NotImplementedError: the system does not tell."""
@@ -177,9 +130,6 @@ class Handle:
     def wait_until(self, deadline: int) -> Iterator[int]:
         return call(self.libc.sem_timedwait, self.pointer, *self.libc.until(deadline))
 
-    def post_once(self) -> Iterator[int]:
-        return call(self.libc.sem_post, self.pointer)
-
 
 class Libc:
     """The sem_* functions of one library.
@@ -189,29 +139,39 @@ class Libc:
     ends all. (``_semlock`` closes, elsewhere.)
     """
 
+    libraries: tuple[str | None, ...] = (None,)  # may have sem_open; None is the process itself
+    sem_failed = 0  # what a failed sem_open returns
+    longest_name = sys.maxsize  # in bytes, the slash included
+    value_max = 0  # 0: sysconf tells
+    time_t: Any = c_long  # what the plain symbols of timed waits take
+    opens_any_file = False  # sem_open takes a file of any size for a semaphore
+    files: str | None = None  # the path of a semaphore's file, up to its name; None: it has no file
+
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        self.lib = lib
+        self.lib, self.platform = lib, platform
         self.is_glibc = hasattr(lib, "gnu_get_libc_version")
-        system = _system(platform)
+        system = system_of(platform, _SYSTEMS)
         if system is _LINUX and not self.is_glibc:
             system = _MUSL
-        self.platform = platform
-        self.longest_name = system.longest_name
-        self.value_max = system.value_max or os.sysconf("SC_SEM_VALUE_MAX")
-        self.files = system.files
-        self.opens_any_file = system.opens_any_file
-        self.sem_failed = system.sem_failed
+        self.__dict__.update(system or {})
+        self.value_max = self.value_max or os.sysconf("SC_SEM_VALUE_MAX")
         self._bind()
-        self._choose_wait(system)
+        self._choose_wait()
 
     def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
-        prototype = _prototype if keep_gil else partial(ctypes.CFUNCTYPE, use_errno=True)
-        function: Any = prototype(c_int, *argtypes)(address_of(self.lib, symbol))
+        prototype: Any = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
+        if keep_gil:  # as PYFUNCTYPE, which cannot save errno
+            flags = prototype._flags_ | _PYTHONAPI
+            members = {"_restype_": c_int, "_argtypes_": argtypes, "_flags_": flags}
+            prototype = type("prototype", prototype.__bases__, members)
+        function: Any = prototype(address_of(self.lib, symbol))
         function.library = self.lib  # a test's callbacks must live as long as what calls them
         return function
 
     def _bind(self) -> None:
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
+        # glibc's takes a lock that fork does not reset. Without the GIL, a fork in another thread
+        # would copy it locked, and the child's next sem_open would hang.
         # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes
         # the other two on the stack. Both are passed as c_uint, whatever mode_t is. The result is
         # an integer: as a c_void_p, macOS's handle 0 would become None.
@@ -233,11 +193,11 @@ class Libc:
         self.exit = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
         self.exit.restype = None
 
-    def _choose_wait(self, system: _System) -> None:
+    def _choose_wait(self) -> None:
         """Take the best timed wait this library has: on the clock that does not jump, if it can."""
         # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain
         # symbols of glibc and musl keep the 32-bit time of old binaries.
-        plain, wide = timespec(system.time_t), TIMESPEC64
+        plain, wide = timespec(self.time_t), TIMESPEC64
         monotonic = (time.CLOCK_MONOTONIC,)
         # Symbol, timespec, its time for a deadline, arguments before and after the timespec.
         waits: tuple[Any, ...] = (
@@ -302,6 +262,11 @@ class Libc:
 
 def _steady(deadline: int) -> int:
     return deadline
+
+
+def wall_clock() -> int:
+    nanoseconds: int = time.clock_gettime_ns(time.CLOCK_REALTIME)  # see _checks.clock
+    return nanoseconds
 
 
 def _on_wall_clock(deadline: int) -> int:

@@ -5,8 +5,8 @@
 ``SemLock._rebuild(address, 1, maximum, None)`` takes over an open semaphore; with a name instead of
 None it opens that name itself. Its methods are C: half the time of a ctypes call. Its deallocator
 closes the semaphore, and it is not a finalizer: the collector never runs it before the last call.
-It opens and closes with the GIL kept, as ``_libc._prototype`` explains. ``multiprocessing`` itself
-is never imported: its resource tracker removes other processes' names.
+It opens and closes with the GIL kept, as ``_libc`` does. ``multiprocessing`` itself is never
+imported: its resource tracker removes other processes' names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import errno
 import os
 import sys
 from ctypes import c_uint, get_errno
-from functools import cache
 from itertools import chain, repeat, starmap
 
 from ._libc import Handle, Libc, load
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SEMAPHORE = 1  # its kind: not a recursive mutex
-_CREATE = os.O_CREAT | os.O_EXCL
 
 # The arguments of its calls, for all handles.
 _TRY = repeat((False,))
@@ -51,7 +49,7 @@ def semlock(platform: str) -> Any:
 
 class _Handle(Handle):
     def __init__(self, libc: Libc, lock: Any) -> None:
-        self.libc = libc
+        self.libc, self.is_steady = libc, libc.is_steady
         self.lock = lock
         acquire = lock.acquire
         self.tries = starmap(acquire, _TRY)
@@ -69,8 +67,7 @@ class _Handle(Handle):
 
     def wait(self, nanoseconds: int) -> Iterator[int]:
         # On the wall clock: if that is set back, the wait takes longer, and ends with a token, or a
-        # signal, nevertheless. Where there is no timed wait, SemLock polls when given a time, so
-        # there it waits without an end.
+        # signal, nevertheless. Where there is no timed wait, SemLock would poll.
         arguments = (True, nanoseconds / 1e9) if self.libc.has_timed_wait else (True,)
         # True and False become 0 and -1.
         status = map((-1).__add__, starmap(self.lock.acquire, (arguments,)))
@@ -89,7 +86,7 @@ class SemLockLibc(Libc):
 
     def create(self, name: str, mode: int, value: int) -> Handle:
         # SemLock can create, too, but with mode 0600 alone.
-        arguments = (name.encode(), _CREATE, c_uint(mode), c_uint(value))
+        arguments = (name.encode(), os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value))
         # The result, then errno, as in _c.call.
         address, error = chain(starmap(self.sem_open, (arguments,)), starmap(get_errno, ((),)))
         if address == self.sem_failed:
@@ -97,8 +94,13 @@ class SemLockLibc(Libc):
         return _Handle(self, self._rebuild(address, _SEMAPHORE, self.value_max, None))
 
 
-@cache
+_system: Libc | None = None
+
+
 def system() -> Libc:
     """Return the running system's library. NotImplementedError where there is none."""
-    library = load()
-    return SemLockLibc(library) if semlock(sys.platform) else Libc(library)
+    global _system
+    if _system is None:
+        library = load()
+        _system = SemLockLibc(library) if semlock(sys.platform) else Libc(library)
+    return _system

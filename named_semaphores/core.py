@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import partial
 from itertools import islice
 
-from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
+from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, ending
 from ._checks import check_integer, check_mode, check_name, without_ctypes
 from ._cleanup import Owner
 from ._errors import open_error, oserror
@@ -23,13 +22,12 @@ try:
 except ImportError as error:
     no_ctypes = error
 
-    def system() -> Libc:  # type: ignore[misc]
+    def system() -> Libc:
         raise without_ctypes(no_ctypes)
 
 
 _RAISE_IF_EXISTS, _LINK_OR_CREATE, _RAISE_IF_NOT_EXISTS, _UNLINK_AND_CREATE = Flags
 _MOST = 1_000_000  # tokens put back at once, with the GIL kept and signals unheard: some 50 ns each
-_lstat = partial(os.lstat)  # a partial, which pyfakefs does not replace
 
 
 class NamedSemaphore(Semaphore):
@@ -66,7 +64,7 @@ class NamedSemaphore(Semaphore):
     """
 
     _libc = None  # type: Libc | None  # None: the running system's
-    _owner = None  # type: Owner | None
+    _owner = None  # type: Owner | None  # these two for an object whose constructor did not run
     _unlinks = False
 
     def __init__(
@@ -78,11 +76,6 @@ class NamedSemaphore(Semaphore):
         *,
         mode: int = DEFAULT_MODE,
     ) -> None:
-        # All attributes, and always: CPython leaves no room for those that the first thirty objects
-        # of a class did not have, and then gives each object a dict of its own.
-        self._owner = None
-        self._unlinks = False
-        self._start_closed()
         name = check_name(name)
         check_existence(name, handle_existence)
         libc = self._libc or system()
@@ -96,14 +89,14 @@ class NamedSemaphore(Semaphore):
             _check_size(libc, name, file.st_size)
         self._name = name
         self._use(handle)
+        # Always all attributes: CPython leaves no room for those that the first thirty objects of a
+        # class did not have, and then gives each object a dict of its own.
+        self._owner = None
         self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
         if self._unlinks:
-            # In "with NamedSemaphore(name):" only __exit__ lives until the end of the block, so it
-            # refers to the owner, too.
             inode = file and (file.st_dev, file.st_ino)
             self._owner = Owner(unlink_name, libc, name, handle, inode)
-            self._exit = partial(handle.exit)
-            self._exit.owner = self._owner  # type: ignore[attr-defined]
+            self._exit = ending(handle.exit, self._owner)
 
     @property
     def value(self) -> int:
@@ -192,10 +185,8 @@ class NamedSemaphore(Semaphore):
             PermissionError: The name may not be unlinked. The semaphore is closed nevertheless.
         """
         super().close()
-        owner = self._owner
-        if owner is not None:
-            owner.unlink()
-            self._owner = None
+        if self._owner is not None:
+            self._owner.unlink()
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         number = error if status < 0 else status  # Cygwin's timed waits return the errno itself
@@ -239,22 +230,19 @@ def _file(libc: Libc, name: str) -> os.stat_result | None:
     if libc.files is None:
         return None
     try:
-        return _lstat((libc.files + name[1:]).encode())  # UTF-8, whatever the locale
+        return os.lstat((libc.files + name[1:]).encode())  # UTF-8, whatever the locale
     except OSError:
         return None
 
 
 def _check_size(libc: Libc, name: str, size: int) -> None:
-    """Raise OSError if a file of this size is no semaphore.
-
-    Linux's libcs open any file. In one that is too short the first wait dies of SIGBUS. Programs of
-    the other word size keep a semaphore differently, and do not wake our waiters.
-    """
+    """Raise OSError if a file of this size is no semaphore. Linux's libcs open any file."""
+    # In one that is too short the first wait dies of SIGBUS. Programs of the other word size keep a
+    # semaphore differently, and do not wake our waiters.
     if libc.opens_any_file and (size < SIZE or size == OTHER_SIZE):
+        hint = f"its file has {size} bytes and is too short to be a semaphore"
         if size == OTHER_SIZE:
             hint = f"it is the semaphore of a {OTHERS} program, which works differently"
-        else:
-            hint = f"its file has {size} bytes and is too short to be a semaphore"
         raise oserror(errno.EINVAL, libc, name, hint)
 
 

@@ -106,7 +106,6 @@ class RobustSemaphore(Semaphore):
         mode: int = DEFAULT_MODE,
     ) -> None:
         self._owner = None
-        self._start_closed()
         name = check_name(name)
         check_existence(name, handle_existence)
         if _why_not is not None:

@@ -171,7 +171,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
             raise
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
-        deadline = deadline_of(self._name, timeout)
+        deadline = deadline_of(timeout)
         work = asyncio.get_running_loop().run_in_executor(None, self._wait, deadline, handle)
         try:
             return await asyncio.shield(work)

@@ -397,19 +397,12 @@ USES = [
 
 
 def test_use_after_close(kind, sem):
-    closed, failed = link_to(sem), kind.cls.__new__(kind.cls)
+    closed = link_to(sem)
     closed.close()
-    with pytest.raises(ValueError, match="letters"):
-        failed.__init__("a/b")
     for use in USES:
         with pytest.raises(ValueError) as raised:
             use(closed)
         assert str(raised.value) == f"semaphore {sem.name!r} is closed"
-        with pytest.raises(ValueError, match="is closed"):
-            use(failed)
-    with pytest.raises(ValueError, match="is closed"):
-        kind.cls.__exit__(failed, None, None, None)
-    failed.close()
 
 
 def test_close_leaves_waiting_threads_waiting(empty, monkeypatch):
@@ -668,7 +661,7 @@ REFUSED = [
     ),
     (ALL, "blocking must be True or False, not {!r}", NO_BOOLS, lambda sem, bad: sem.acquire(bad)),
     (ALL, "blocking must be True or False", NO_BOOLS, lambda sem, bad: sem.acquire(bad, 1)),
-    (ALL, "for seconds, say timeout={!r}", [5, 0.5], lambda sem, bad: sem.acquire(bad)),
+    (ALL, "; for seconds, say timeout=", [5, 0.5], lambda sem, bad: sem.acquire(bad)),
     (
         ALL,
         "n must be an int of at least 1, not {!r}",

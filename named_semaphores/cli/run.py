@@ -242,7 +242,7 @@ def _tell_of_posix(name: str, options: _Options) -> None:
 def _take(semset: Set, options: _Options) -> int | None:
     """Return the slot's number (0 without --slot-env); None: not free in time."""
     n, limit = options.take, 0.0 if options.no_wait else options.timeout
-    deadline = deadline_of(semset.name, limit)
+    deadline = deadline_of(limit)
     number = _take_until(0, semset, options)
     if number is not None:
         return number
