@@ -38,13 +38,10 @@ except ImportError:  # not installed: take the package of this tree
 
 class Peer:
     label = ""
-    acquire = "sem.acquire()"
-    release = "sem.release()"
     try_acquire = "sem.acquire(False)"
     timed_acquire = "sem.acquire(timeout=limit)"
     busy: Any = ()  # exceptions of a call that got no token; without any, it returns False
     interrupted: Any = ()  # exceptions of a wait that a signal ended, instead of the handler's own
-    has_with = True
     has_name = True
     waits_in_kernel = True  # else it polls
     has_asyncio = False  # acquire_async, async with
@@ -107,10 +104,6 @@ class Peer:
 
     def tidy(self) -> None:
         """Undo what grows with each use; called between measurements."""
-
-    def calls(self) -> dict[str, Any]:
-        """Return the names that the source text needs beside ``sem``."""
-        return {}
 
 
 class Named(Peer):
@@ -467,59 +460,6 @@ class Portalocker(Filelock):
         )
 
 
-class PortalockerLock(Portalocker):
-    """portalocker's simplest lock: one token."""
-
-    label = "portalocker.Lock"
-    try_acquire = "sem.acquire(0, fail_when_locked=True)"
-
-    def _open(self, name: str, tokens: int) -> Any:
-        assert tokens == 1
-        return self.module.Lock(self.folder + name, timeout=3600)
-
-
-class BareCtypes(Peer):
-    """sem_trywait and sem_post called through ctypes, without a class: what ctypes alone costs."""
-
-    label = "bare ctypes calls"
-    acquire = try_acquire = "trywait(sem)"
-    release = "post(sem)"
-    timed_acquire = ""
-    has_with = False
-
-    def __init__(self) -> None:
-        self.lib = ctypes.PyDLL(None)
-        self.lib.sem_open.restype = ctypes.c_void_p
-
-    def create(self, name: str, tokens: int = 1) -> Any:
-        self.created = name.encode()
-        return ctypes.c_void_p(
-            self.lib.sem_open(self.created, os.O_CREAT | os.O_EXCL, 0o600, tokens)
-        )
-
-    def link(self, name: str) -> Any:
-        return ctypes.c_void_p(self.lib.sem_open(name.encode(), 0))
-
-    def close(self, sem: Any) -> None:
-        self.lib.sem_close(sem)
-
-    def discard(self, sem: Any) -> None:
-        """Close what was created last."""
-        self.lib.sem_close(sem)
-        self.lib.sem_unlink(self.created)
-
-    def fresh(self, tokens: int = 1) -> Any:
-        sem = self.create(unique_name(), tokens)
-        self.lib.sem_unlink(self.created)
-        return sem
-
-    def empty(self) -> Any:
-        return self.fresh(0)
-
-    def calls(self) -> dict[str, Any]:
-        return {"trywait": self.lib.sem_trywait, "post": self.lib.sem_post}
-
-
 class Naive(Peer):
     """A class as one would write it with ctypes: right while nothing comes between its steps."""
 
@@ -616,10 +556,12 @@ ALL: tuple[type[Peer], ...] = (
     SysvIpc,
     Filelock,
     Portalocker,
-    PortalockerLock,
-    BareCtypes,
     Naive,
 )
+OURS = (Named, NamedCtypes, NamedPolling, Robust)
+FILES = (Filelock, Portalocker)
+# Those that processes share, and that wait in the kernel.
+SHARED = (Named, NamedCtypes, Robust, RobustBefore, PosixIpc, Predecessor, Multiprocessing, SysvIpc)
 LABELS = {peer.label: peer for peer in ALL}
 
 

@@ -10,9 +10,9 @@ import timeit
 from collections.abc import Iterator
 from typing import Any, Callable
 
-from forks import Children, Gate
+from handles import open_elsewhere
 from peers import CACHE, PREDECESSOR, available
-from results import Results
+from results import Value
 from support import unique_name
 
 PAIR, WITH, TRY, TIMEOUT = "acquire+release", "with", "non-blocking+release", "timeout+release"
@@ -20,55 +20,41 @@ FAILS, CREATE, LINK = "non-blocking fails", "create+close", "link+close"
 LINK_AGAIN = "link+close of what is open"
 
 _BLOCK = 0.003  # seconds a peer is measured before the next has its turn
+Timer = Callable[[int], float]
 
 
-def measure(results: Results, quick: bool) -> None:
+def measure(quick: bool) -> Iterator[Value]:
     """Time all calls. The peers take turns: what slows the machine for a while slows all."""
     peers = list(available())
     links = {peer: unique_name() for peer in peers if peer.has_name}
-    names = {peer: unique_name() for peer in peers if peer.has_name}
-    opened: list[Any] = []
-    with Children() as children, Gate() as ready, Gate() as done:
-        children.start(_keep, links, ready, done)
-        ready.wait()
-        open_here = {peer: peer.create(name) for peer, name in names.items()}  # after the fork
-        timers: dict[str, dict[Any, Callable[[int], float]]] = {}
+    with open_elsewhere(links.items()):  # where linking does not find them
+        names = {peer: unique_name() for peer in links}
+        opened = {peer: peer.create(name) for peer, name in names.items()}
+        empty = {peer: peer.empty() for peer in peers}
+        free = {peer: peer.fresh() for peer in peers}
+        timers: dict[str, dict[Any, Timer]] = {}
         for peer in peers:
-            sem, empty = peer.fresh(), peer.empty()
-            opened.append((peer, sem, empty))
             for operation, statement in _statements(peer):
-                its = {LINK: links, LINK_AGAIN: names}.get(operation)
-                name = its[peer] if its else unique_name()
-                timer = _timer(peer, statement, empty if operation == FAILS else sem, name)
-                timers.setdefault(operation, {})[peer] = timer
+                sem = empty[peer] if operation == FAILS else free[peer]
+                by_peer = {LINK: links, LINK_AGAIN: names}.get(operation)
+                name = by_peer[peer] if by_peer else unique_name()
+                timers.setdefault(operation, {})[peer] = _timer(peer, statement, sem, name)
         for operation, by_peer in timers.items():
-            _take_turns(results, operation, by_peer, quick)
-        for peer, *both in opened:
-            for sem in both:
-                peer.drop(sem)
-        for peer, sem in open_here.items():
-            peer.created = names[peer].encode()  # BareCtypes knows only the last
+            for label, seconds in _in_turns(by_peer, 8 if quick else 24):
+                yield operation, label, seconds
+        for peer in peers:
+            peer.drop(empty[peer])
+            peer.drop(free[peer])
+        for peer, sem in opened.items():
             peer.discard(sem)
-        done.give()
-        children.join()
-
-
-def _keep(links: dict[Any, str], ready: Gate, done: Gate) -> None:
-    """Keep a semaphore of each name open in another process, where linking does not find it."""
-    kept = {peer: peer.create(name) for peer, name in links.items()}
-    ready.give()
-    done.wait(seconds=600)
-    for peer, sem in kept.items():
-        peer.discard(sem)
 
 
 def _statements(peer: Any) -> Iterator[tuple[str, str]]:
-    yield PAIR, f"{peer.acquire}; {peer.release}"
-    if peer.has_with:
-        yield WITH, "with sem: pass"
-    yield TRY, f"{peer.try_acquire}; {peer.release}"
+    yield PAIR, "sem.acquire(); sem.release()"
+    yield WITH, "with sem: pass"
+    yield TRY, f"{peer.try_acquire}; sem.release()"
     if peer.timed_acquire:
-        yield TIMEOUT, f"{peer.timed_acquire}; {peer.release}"
+        yield TIMEOUT, f"{peer.timed_acquire}; sem.release()"
     yield FAILS, f"try: {peer.try_acquire}\nexcept busy: pass" if peer.busy else peer.try_acquire
     if peer.opens_at_once:
         yield CREATE, "create(name)" if peer.closes_when_deleted else "discard(create(name))"
@@ -77,34 +63,25 @@ def _statements(peer: Any) -> Iterator[tuple[str, str]]:
             yield operation, "link(name)" if peer.closes_when_deleted else "close(link(name))"
 
 
-def _timer(peer: Any, statement: str, sem: Any, name: str | None) -> Callable[[int], float]:
-    functions = {
-        "create": peer.create,
-        "link": peer.link,
-        "close": peer.close,
-        "discard": peer.discard,
-        **peer.calls(),
-    }
-    names = {"sem": sem, "name": name, "limit": 5, "busy": peer.busy, **functions}
-    setup = "; ".join(
-        f"{name} = names[{name!r}]" for name in names
-    )  # locals: what is looked up is the same for all
+def _timer(peer: Any, statement: str, sem: Any, name: str) -> Timer:
+    names = {"sem": sem, "name": name, "limit": 5, "busy": peer.busy}
+    names |= {call: getattr(peer, call) for call in ("create", "link", "close", "discard")}
+    # Locals: looking them up takes the same time for all.
+    setup = "; ".join(f"{name} = names[{name!r}]" for name in names)
     return timeit.Timer(statement, setup, globals={"names": names}).timeit
 
 
-def _take_turns(
-    results: Results, operation: str, timers: dict[Any, Callable[[int], float]], quick: bool
-) -> None:
+def _in_turns(timers: dict[Any, Timer], rounds: int) -> Iterator[tuple[str, float]]:
     loops = {peer: _loops(timer) for peer, timer in timers.items()}
     order = list(timers)
-    for _ in range(8 if quick else 24):
+    for _ in range(rounds):
         order.append(order.pop(0))  # so that each peer has each other one before it
         for peer in order:
-            results.add("calls", operation, peer.label, timers[peer](loops[peer]) / loops[peer])
+            yield peer.label, timers[peer](loops[peer]) / loops[peer]
             peer.tidy()
 
 
-def _loops(timer: Callable[[int], float]) -> int:
+def _loops(timer: Timer) -> int:
     loops = 1
     while True:
         seconds = timer(loops)
@@ -113,7 +90,7 @@ def _loops(timer: Callable[[int], float]) -> int:
         loops *= 4
 
 
-IMPORT, BASE = "import", "ctypes, enum, weakref"
+IMPORT, BASE = "the statement", "ctypes, enum, weakref"
 _IMPORTS = {
     "NamedSemaphore": "from named_semaphores import NamedSemaphore",
     "RobustSemaphore": "from named_semaphores import RobustSemaphore",
@@ -128,28 +105,20 @@ _IMPORTS = {
 }
 
 
-def measure_imports(results: Results, quick: bool) -> None:
+def measure_imports(quick: bool) -> Iterator[Value]:
     """Time each import in a new process, without that process's start."""
     root = os.path.dirname(os.path.dirname(sys.modules["named_semaphores"].__file__ or ""))
     # All are compiled beforehand, and not in the checkout.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": os.path.join(CACHE, "pycache")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    imports = dict(_IMPORTS)
     for number in range(6 if quick else 21):
-        for label, statement in list(imports.items()):
+        for label, statement in _IMPORTS.items():
             path = os.path.join(CACHE, PREDECESSOR) if "1.0.3" in label else root
             code = (
                 f"import sys, time; sys.path.insert(0, {path!r}); t = time.perf_counter()\n"
                 f"{statement}\nprint(time.perf_counter() - t)"
             )
-            ran = subprocess.run(
-                [sys.executable, "-c", code],
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if ran.returncode:
-                del imports[label]
-            elif number:  # the first one compiles
-                results.add("import", IMPORT, label, float(ran.stdout))
+            command = [sys.executable, "-c", code]
+            ran = subprocess.run(command, env=environment, capture_output=True, check=False)
+            if number and not ran.returncode:  # the first one compiles
+                yield IMPORT, label, float(ran.stdout)

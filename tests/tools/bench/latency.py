@@ -1,123 +1,131 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a release in another process to the waiter's next line, and what waiting costs."""
+"""From a release in another process, or its death, to the waiter's next line, and what waiting
+costs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import random
+import signal
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Callable
 
 from forks import Children, Gate, shared
-from peers import (
-    Filelock,
-    Named,
-    NamedCtypes,
-    NamedPolling,
-    Portalocker,
-    PosixIpc,
-    Predecessor,
-    Robust,
-    SysvIpc,
-    available,
-)
+from peers import FILES, OURS, SHARED, NamedPolling, Robust, SysvIpc, available
 from processes import clock
-from results import Results
+from results import Value
 
+DEATH = "SIGKILL of the holder to the waiter's next line"
 IN_THREAD, IN_TASK = "release to acquire's next line", "release to a task's next line"
 CPU_TASKS, CPU_WAIT = "500 waiting tasks of one loop", "one waiting acquire"
 
 
-def measure(results: Results, quick: bool) -> None:
+def measure(quick: bool) -> Iterator[Value]:
     """Time from a release in another process to the next line of who waited."""
-    for peer in available(
-        Named,
-        NamedCtypes,
-        NamedPolling,
-        Robust,
-        PosixIpc,
-        Predecessor,
-        SysvIpc,
-        Filelock,
-        Portalocker,
-    ):
+    for peer in available(*SHARED, NamedPolling, *FILES):
         times = 1000 if peer.waits_in_kernel else 100  # a wait that polls is made longer
-        operations = (IN_THREAD, IN_TASK) if peer.has_asyncio else (IN_THREAD,)
-        for operation in operations:
-            for seconds in _latencies(peer, operation == IN_TASK, times // 10 if quick else times):
-                results.add("latency", operation, peer.label, seconds)
-
-
-def _latencies(peer: Any, in_task: bool, times: int) -> list[float]:
-    # Long enough that the other process waits. A long wait polls less often.
-    pause = (0.002, 0.004) if peer.waits_in_kernel else (0.05, 0.2)
-    sem, released = peer.fresh(), shared(ctypes.c_double * times)
-    taken = shared(ctypes.c_double * times)
-    with Children() as children, Gate() as held, Gate() as waits, Gate() as served:
-
-        def give() -> None:
+        for operation in (IN_THREAD, IN_TASK) if peer.has_asyncio else (IN_THREAD,):
+            sem = peer.fresh()
             own = peer.in_child(sem)
-            for number in range(times):
-                own.acquire()
-                held.give()
-                waits.wait()
-                time.sleep(random.uniform(*pause))
-                released[number] = clock()
-                own.release()
-                served.wait()
+            number = times // 10 if quick else times
+            in_task = operation == IN_TASK
+            for seconds in _waits(peer, sem, number, own.acquire, own.release, in_task):
+                yield operation, peer.label, seconds
+            peer.drop(sem)
 
-        def take() -> None:
+
+def measure_deaths(quick: bool) -> Iterator[Value]:
+    """Time from SIGKILL of the holder until another process has the token."""
+    for peer in available(Robust, SysvIpc, *FILES):
+        times = 1000 if peer.waits_in_kernel else 200  # what polls takes that much longer
+        for seconds in _deaths(peer, times // 20 if quick else times):
+            yield DEATH, peer.label, seconds
+
+
+def _deaths(peer: Any, times: int) -> list[float]:
+    sem = peer.fresh()
+    with Children() as holders, Gate() as held:
+
+        def hold() -> None:
             own = peer.in_child(sem)
-            for number in range(times):
-                held.wait()
-                waits.give()
-                peer.wait(own)
-                taken[number] = clock()
-                own.release()
-                served.give()
+            own.acquire()
+            held.give()
+            signal.pause()
 
-        async def take_in_task() -> None:
-            for number in range(times):
-                held.wait()
-                waits.give()
-                await sem.acquire_async()
-                taken[number] = clock()
-                sem.release()
-                served.give()
+        def start() -> None:
+            holders.start(hold)
+            held.wait()
 
-        children.start(give)
-        if in_task:
-            children.start(lambda: asyncio.run(take_in_task()))
-        else:
-            children.start(take)
-        children.join()
+        def kill() -> None:
+            holders.kill(holders.pids[0])
+
+        seconds = _waits(peer, sem, times, start, kill)
     peer.drop(sem)
-    return [then - now for then, now in zip(taken, released)]
+    return seconds
 
 
-def measure_idle(results: Results, quick: bool) -> None:
+def _waits(
+    peer: Any,
+    sem: Any,
+    times: int,
+    take: Callable[[], object],
+    give: Callable[[], object],
+    in_task: bool = False,
+) -> list[float]:
+    """Let another process wait for the token that ``take`` takes. Return the seconds from each
+    ``give`` to that process's next line.
+    """
+    # Long enough that it waits. A long wait polls less often.
+    pause = (0.002, 0.004) if peer.waits_in_kernel else (0.05, 0.2)
+    given, taken = [], shared(ctypes.c_double * times)
+    with Children() as children, Gate() as go, Gate() as waits, Gate() as served:
+
+        async def wait() -> None:
+            own = peer.in_child(sem)
+            for number in range(times):
+                go.wait()
+                waits.give()
+                if in_task:
+                    await own.acquire_async()
+                else:
+                    peer.wait(own)
+                taken[number] = clock()
+                own.release()
+                served.give()
+
+        children.start(lambda: asyncio.run(wait()))
+        for _ in range(times):
+            take()
+            go.give()
+            waits.wait()
+            time.sleep(random.uniform(*pause))
+            given.append(clock())
+            give()
+            served.wait()
+        children.join()
+    return [then - now for then, now in zip(taken, given)]
+
+
+def measure_idle(quick: bool) -> Iterator[Value]:
     """Measure the CPU time of waits for a token that does not come, as a share of one core."""
     seconds = 2 if quick else 10
-    peers = list(available(Named, NamedCtypes, NamedPolling, Robust, Filelock, Portalocker))
+    used, sems = [], []
     with Children() as children:
-        used = []
-        for peer in peers:
-            sem = peer.empty()
-            cpu = shared(ctypes.c_double)
-            used.append((CPU_WAIT, peer, sem, cpu))
-            children.start(_wait, peer, sem, seconds, cpu)
-            if peer.has_asyncio:
+        for peer in available(*OURS, *FILES):
+            sems.append((peer, peer.empty()))
+            ways = ((CPU_WAIT, _wait), (CPU_TASKS, _wait_in_tasks))
+            for operation, wait in ways if peer.has_asyncio else ways[:1]:
                 cpu = shared(ctypes.c_double)
-                used.append((CPU_TASKS, peer, sem, cpu))
-                children.start(
-                    lambda sem, cpu: asyncio.run(_wait_in_tasks(sem, seconds, cpu)), sem, cpu
-                )
+                used.append((operation, peer.label, cpu))
+                children.start(wait, *sems[-1], seconds, cpu)
         children.join()
-    for operation, peer, sem, cpu in used:
-        results.add("idle", operation, peer.label, cpu.value / seconds)
-        if operation == CPU_WAIT:
-            peer.drop(sem)
+    for operation, label, cpu in used:
+        yield operation, label, cpu.value / seconds
+    for peer, sem in sems:
+        peer.drop(sem)
 
 
 def _wait(peer: Any, sem: Any, seconds: float, cpu: Any) -> None:
@@ -127,12 +135,15 @@ def _wait(peer: Any, sem: Any, seconds: float, cpu: Any) -> None:
     cpu.value = time.process_time() - begin
 
 
-async def _wait_in_tasks(sem: Any, seconds: float, cpu: Any) -> None:
-    tasks = [asyncio.ensure_future(sem.acquire_async()) for _ in range(500)]
-    await asyncio.sleep(0.5)  # until all wait
-    begin = time.process_time()
-    await asyncio.sleep(seconds)
-    cpu.value = time.process_time() - begin
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def _wait_in_tasks(peer: Any, sem: Any, seconds: float, cpu: Any) -> None:
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(sem.acquire_async()) for _ in range(500)]
+        await asyncio.sleep(0.5)  # until all wait
+        begin = time.process_time()
+        await asyncio.sleep(seconds)
+        cpu.value = time.process_time() - begin
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())

@@ -8,10 +8,10 @@ from typing import Callable
 
 import targets
 from peers import LABELS
-from results import Results, percentile
+from results import Results, p99
 from tables import heading, table
 
-_ORDER = {label: number for number, label in enumerate(LABELS)}
+Cell = Callable[[list[float]], str]
 
 
 def seconds(value: float) -> str:
@@ -30,44 +30,30 @@ def median(values: list[float]) -> str:
 
 
 def median_and_p99(values: list[float]) -> str:
-    return f"{median(values)}, {seconds(percentile(values, 99))}"
+    return f"{median(values)}, {seconds(p99(values))}"
+
+
+def median_as(form: str) -> Cell:
+    return lambda values: format(statistics.median(values), form)
 
 
 def range_of_counts(values: list[float]) -> str:
     return f"{min(values):.0f} to {max(values):.0f} ({min(values) / max(1, max(values)):.2f})"
 
 
-def plain(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f}"
-
-
-def share(values: list[float]) -> str:
-    return f"{statistics.median(values):.3%}"
-
-
-def number_of_bytes(values: list[float]) -> str:
-    return f"{min(values):.0f}"
-
-
-def markdown(
-    results: Results, titles: dict[str, tuple[str, Callable[[list[float]], str]]], notes: list[str]
-) -> str:
+def markdown(results: Results, titles: dict[str, tuple[str, Cell]], notes: list[str]) -> str:
     """Return a section with a table for each group that was measured, and one of the targets."""
     parts = [heading(), *(f"**{note}**\n" for note in notes)]
-    for group, (title, cell) in titles.items():
-        if group in results.groups:
-            operations = results.operations(group)
-            rows = [["", *operations]]
-            for peer in sorted(
-                results.peers(group), key=lambda label: _ORDER.get(label, len(_ORDER))
-            ):
-                values = (results.get(group, operation, peer) for operation in operations)
-                rows.append([peer, *(cell(some) if some else "" for some in values)])
-            parts.append(f"### {group}: {title}\n\n{table(rows)}")
-    checked = [
-        [target, measured, "met" if met else "NOT MET"]
-        for target, measured, met in targets.rows(results)
-    ]
+    for group, measured in results.groups.items():
+        title, cell = titles[group]
+        operations = list(dict.fromkeys(operation for operation, _ in measured))
+        labels = dict.fromkeys(label for _, label in measured)
+        rows = [["", *operations]]
+        for label in dict.fromkeys((*filter(labels.__contains__, LABELS), *labels)):
+            values = (measured.get((operation, label)) for operation in operations)
+            rows.append([label, *(cell(some) if some else "" for some in values)])
+        parts.append(f"### {group}: {title}\n\n{table(rows)}")
+    checked = list(targets.rows(results))
     if checked:
         parts.append("### Targets\n\n" + table([["", "measured (quartiles)", ""], *checked]))
     return "\n".join(parts)

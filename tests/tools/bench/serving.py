@@ -12,63 +12,36 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from forks import Children, shared
-from peers import (
-    Filelock,
-    Named,
-    NamedCtypes,
-    Portalocker,
-    PosixIpc,
-    Predecessor,
-    Robust,
-    SysvIpc,
-    available,
-)
+from peers import FILES, OURS, SHARED, available
 from processes import clock
-from results import Results
+from results import Value
 
 WORKERS, TOKENS, REQUEST = 8, 2, 0.02  # processes, tokens, seconds a request holds a token
 LOAD = 0.8  # of what two tokens can serve
 
-FAIRNESS = f"requests of each of {WORKERS} processes"
 MIXED_BLOCKING, MIXED_ASYNCIO = "4 + 4: each blocking one", "4 + 4: each asyncio one"
 ALL_BLOCKING, ALL_ASYNCIO = f"{WORKERS} blocking", f"{WORKERS} asyncio"
 
 
-def measure_fairness(results: Results, quick: bool) -> None:
-    """Count the requests of processes that all loop over acquire, hold, release."""
-    for peer in available(
-        Robust, Named, NamedCtypes, PosixIpc, Predecessor, SysvIpc, Filelock, Portalocker
-    ):
-        for count in _served(peer, WORKERS, 0, 2 if quick else 6):
-            results.add("fairness", FAIRNESS, peer.label, count)
-
-
-def measure_asyncio(results: Results, quick: bool) -> None:
-    """Count the same where half of the processes, or all, are tasks with a loop of their own."""
-    for peer in available(Robust, Named, NamedCtypes):
-        for blocking, tasks in ((4, 4), (0, 8), (8, 0)):
-            counts = _served(peer, blocking, tasks, 2 if quick else 10)
+def measure_fairness(quick: bool) -> Iterator[Value]:
+    """Count the requests of processes that loop over acquire, hold, release. They block; or half of
+    them, or all, are tasks, each with a loop of its own.
+    """
+    for peer in available(*SHARED, *FILES):
+        counts = _served(peer, WORKERS, 2 if quick else 8)
+        yield from ((ALL_BLOCKING, peer.label, count) for count in counts)
+        if peer.has_asyncio:
+            counts = _served(peer, WORKERS // 2, 2 if quick else 8)
             for number, count in enumerate(counts):
-                blocks = number < blocking
-                operation = (
-                    (MIXED_BLOCKING if blocks else MIXED_ASYNCIO)
-                    if blocking and tasks
-                    else (ALL_BLOCKING if blocks else ALL_ASYNCIO)
-                )
-                results.add("asyncio", operation, peer.label, count)
+                operation = MIXED_BLOCKING if number < WORKERS // 2 else MIXED_ASYNCIO
+                yield operation, peer.label, count
+            counts = _served(peer, 0, 2 if quick else 8)
+            yield from ((ALL_ASYNCIO, peer.label, count) for count in counts)
 
 
-def measure_poisson(results: Results, quick: bool) -> None:
-    """Time the waits of requests that arrive at random, at 80 % of what the tokens can serve."""
-    for peer in available(Robust, Named, NamedCtypes):
-        for operation, blocking in ((ALL_BLOCKING, True), (ALL_ASYNCIO, False)):
-            for waited in _poisson(peer, blocking, 3 if quick else 20):
-                results.add("poisson", operation, peer.label, waited)
-
-
-def _served(peer: Any, blocking: int, tasks: int, seconds: float) -> list[int]:
+def _served(peer: Any, blocking: int, seconds: float) -> list[int]:
     """Return how many requests each process served, the blocking ones first."""
-    sem, counts = peer.fresh(TOKENS), shared(ctypes.c_long * (blocking + tasks))
+    sem, counts = peer.fresh(TOKENS), shared(ctypes.c_long * WORKERS)
     begin = clock() + 0.3  # until all run
     end = begin + seconds
 
@@ -92,12 +65,20 @@ def _served(peer: Any, blocking: int, tasks: int, seconds: float) -> list[int]:
                 return
             counts[number] += 1
 
-    _run(blocking, tasks, block, loop)
+    _run(blocking, block, loop)
     peer.drop(sem)
     return list(counts)
 
 
-def _poisson(peer: Any, blocking: bool, seconds: float) -> list[float]:
+def measure_poisson(quick: bool) -> Iterator[Value]:
+    """Time the waits of requests that arrive at random, at 80 % of what the tokens can serve."""
+    for peer in available(*OURS):
+        for operation, blocking in ((ALL_BLOCKING, WORKERS), (ALL_ASYNCIO, 0)):
+            for waited in _poisson(peer, blocking, 3 if quick else 20):
+                yield operation, peer.label, waited
+
+
+def _poisson(peer: Any, blocking: int, seconds: float) -> list[float]:
     """Return the seconds from each request's arrival until it has a token.
 
     Each request is a thread, or a task, of one of the processes.
@@ -112,42 +93,37 @@ def _poisson(peer: Any, blocking: bool, seconds: float) -> list[float]:
             at += chance.expovariate(each / seconds)
             yield i, at
 
-    def block(i: int, arrived: float) -> None:
+    def in_thread(i: int, at: float) -> None:
+        time.sleep(max(0, at - clock()))
         with sem:
-            waits[i] = clock() - arrived
+            waits[i] = clock() - at
             time.sleep(REQUEST)
 
-    def blocking_worker(number: int) -> None:
-        threads = []
-        for i, at in arrivals(number):
-            time.sleep(max(0, at - clock()))
-            threads.append(threading.Thread(target=block, args=(i, at)))
-            threads[-1].start()
+    def block(number: int) -> None:
+        threads = [threading.Thread(target=in_thread, args=pair) for pair in arrivals(number)]
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
 
-    async def in_task(i: int, arrived: float) -> None:
+    async def in_task(i: int, at: float) -> None:
+        await asyncio.sleep(max(0, at - clock()))
         async with sem:
-            waits[i] = clock() - arrived
+            waits[i] = clock() - at
             await asyncio.sleep(REQUEST)
 
-    async def asyncio_worker(number: int) -> None:
-        tasks = []
-        for i, at in arrivals(number):
-            await asyncio.sleep(max(0, at - clock()))
-            tasks.append(asyncio.ensure_future(in_task(i, at)))
-        await asyncio.gather(*tasks)
+    async def loop(number: int) -> None:
+        await asyncio.gather(*(in_task(i, at) for i, at in arrivals(number)))
 
-    _run(WORKERS if blocking else 0, 0 if blocking else WORKERS, blocking_worker, asyncio_worker)
+    _run(blocking, block, loop)
     peer.drop(sem)
     return list(waits)
 
 
-def _run(
-    blocking: int, tasks: int, block: Callable[[int], None], loop: Callable[[int], Any]
-) -> None:
+def _run(blocking: int, block: Callable[[int], None], loop: Callable[[int], Any]) -> None:
+    """Run so many processes that block, and the others with a loop of asyncio."""
     with Children() as children:
-        for number in range(blocking + tasks):
+        for number in range(WORKERS):
             if number < blocking:
                 children.start(block, number)
             else:

@@ -13,7 +13,7 @@ from typing import Any
 from forks import Children, shared
 from peers import Portalocker, Robust, SysvIpc, available
 from processes import clock
-from results import Results
+from results import Value
 
 BRIEFLY, LONG = 0.004, 0.1  # seconds that a token is held
 # Tokens, how many want several, how many of them, and how many want one.
@@ -24,72 +24,65 @@ QUEUE = f"{WAITERS} want one of 2"
 FEWEST, OVERTAKEN = f"{QUEUE}: fewest entries of the most", f"{QUEUE}: overtaken, at most"
 CALL, IN_FORCE = "resize 6 to 1 under eight: the call, ms", "the same: until it is in force, ms"
 
-
-def title(tokens: int, several: int, n: int, ones: int) -> str:
-    return f"{several} want {n} of {tokens} beside {ones}"
+Entry = tuple[float, float]  # how long a process waited, and when it entered
 
 
 def share(mix: tuple[int, int, int, int]) -> str:
-    return f"{title(*mix)}: entries, of the others'"
+    return "{1} want {2} of {0} beside {3}: entries, of the others'".format(*mix)
 
 
 def longest(mix: tuple[int, int, int, int]) -> str:
-    return f"{title(*mix)}: longest wait, ms"
+    return "{1} want {2} of {0} beside {3}: longest wait, ms".format(*mix)
 
 
-def measure(results: Results, quick: bool) -> None:
+def measure(quick: bool) -> Iterator[Value]:
     """Count entries and waits of processes that loop over acquire, hold, release."""
     for peer in available(Robust, SysvIpc, Portalocker):
-        for mix in MIXES:
-            if isinstance(peer, Portalocker):  # takes one at a time
-                break
+        for mix in () if isinstance(peer, Portalocker) else MIXES:  # which takes one at a time
             tokens, several, n, ones = mix
             numbers = [n] * several + [1] * ones
-            entries = list(_entries(peer, tokens, numbers, BRIEFLY, 1.5 if quick else 5))
+            entries = _entries(peer, tokens, numbers, BRIEFLY, 1.5 if quick else 5)
             counts = [len(times) for times in entries]
             usual = sum(counts[several:]) / ones
             for count in counts[:several]:
-                results.add("starvation", share(mix), peer.label, count / usual)
+                yield share(mix), peer.label, count / usual
             worst = max(wait for times in entries for wait, _ in times)
-            results.add("starvation", longest(mix), peer.label, worst * 1e3)
-        entries = list(_entries(peer, 2, [1] * WAITERS, LONG, 6 if quick else 20))
+            yield longest(mix), peer.label, worst * 1e3
+        entries = _entries(peer, 2, [1] * WAITERS, LONG, 6 if quick else 20)
         counts = [len(times) for times in entries]
-        results.add("starvation", FEWEST, peer.label, min(counts) / max(counts))
-        results.add("starvation", OVERTAKEN, peer.label, _overtaken(entries))
+        yield FEWEST, peer.label, min(counts) / max(counts)
+        yield OVERTAKEN, peer.label, _overtaken(entries)
     for peer in available(Robust):
         for _ in range(3 if quick else 10):
             call, in_force = _resize(peer)
-            results.add("starvation", CALL, peer.label, call * 1e3)
-            results.add("starvation", IN_FORCE, peer.label, in_force * 1e3)
+            yield CALL, peer.label, call * 1e3
+            yield IN_FORCE, peer.label, in_force * 1e3
 
 
 def _entries(
     peer: Any, tokens: int, numbers: list[int], held: float, seconds: float
-) -> Iterator[list[tuple[float, float]]]:
-    """Yield of each process its entries: how long it waited, and when it entered.
+) -> list[list[Entry]]:
+    """Return the entries of each process, of which each takes a number of tokens at a time.
 
     Who waits at the end counts as entering then.
     """
     room = int(seconds / held * tokens) + 10
-    rows = shared(ctypes.c_double * (2 * room * len(numbers)))
+    # For each entry since when the process waits, and when it entered.
+    table = shared(ctypes.c_double * 2 * room * len(numbers))
     sem = peer.fresh(tokens)
     begin = clock() + 0.5  # until all run
     end = begin + seconds
 
     def work(number: int) -> None:
-        own, n = peer.in_child(sem), numbers[number]
-        acquire, release = _calls(peer, own, n)
-        place = 2 * room * number
+        acquire, release = _calls(peer, peer.in_child(sem), numbers[number])
         time.sleep(max(0, begin - clock()))
-        while True:
-            since = clock()
-            rows[place] = -since  # it waits
+        for entry in table[number]:
+            entry[0] = clock()
             acquire()
             now = clock()
             if now > end:
                 return
-            rows[place], rows[place + 1] = now - since, now
-            place += 2
+            entry[1] = now
             time.sleep(held)
             release()
 
@@ -98,15 +91,11 @@ def _entries(
             children.start(work, number)
         time.sleep(max(0, end - clock()) + 0.05)
     peer.drop(sem)
-    for number in range(len(numbers)):
-        row = list(rows[2 * room * number : 2 * room * (number + 1)])
-        found = []
-        for waited, entered in zip(row[::2], row[1::2]):
-            if waited < 0:
-                found.append((max(0.0, end + waited), end))
-            elif entered:
-                found.append((waited, entered))
-        yield found
+    result = []
+    for row in table:
+        times = [(since, entered or end) for since, entered in row if since]
+        result.append([(max(0, entered - since), entered) for since, entered in times])
+    return result
 
 
 def _calls(peer: Any, sem: Any, n: int) -> tuple[Any, Any]:
@@ -117,7 +106,7 @@ def _calls(peer: Any, sem: Any, n: int) -> tuple[Any, Any]:
     return lambda: sem.acquire(n=n), lambda: sem.release(n)
 
 
-def _overtaken(entries: list[list[tuple[float, float]]]) -> int:
+def _overtaken(entries: list[list[Entry]]) -> int:
     """Return how many of others' entries at most fall into one wait, of waits begun earlier."""
     most = 0
     for times in entries:
@@ -141,9 +130,8 @@ def _resize(peer: Any) -> tuple[float, float]:
     sem = peer.fresh(6)
 
     def work() -> None:
-        own = peer.in_child(sem)
         while True:
-            with own:
+            with sem:
                 time.sleep(0.0005)
 
     with Children() as children:

@@ -15,9 +15,7 @@ from support import unique_name
 
 
 def closing(peer: Peer, rounds: int) -> dict[str, Any]:
-    """Close what four threads wait for, then let another process release four tokens. A crash is
-    seen by the caller of this process.
-    """
+    """Close what four threads wait for, then let another process release four tokens."""
     stuck = 0
     for _ in range(rounds):
         sem = peer.create(unique_name(), 4)

@@ -25,9 +25,7 @@ class Interrupt(Exception):
 
 
 class _Storm:
-    """One signal at a time. The next is armed when this one has been caught, so that each signal
-    and its damage are counted.
-    """
+    """One signal at a time: the next is armed when the damage of this one has been counted."""
 
     made = caught = lost = gained = 0
 
@@ -61,10 +59,8 @@ class _Storm:
 
 
 def _compiled(template: str, statement: str, namespace: dict[str, Any]) -> Callable[..., None]:
-    lines = template.splitlines()
-    at = next(number for number, line in enumerate(lines) if line.strip() == "STATEMENT")
-    lines[at] = textwrap.indent(statement, lines[at][: -len("STATEMENT")])
-    exec("\n".join(lines), namespace)
+    """Return the function of the template, whose STATEMENT is indented by 16 spaces."""
+    exec(template.replace("STATEMENT", textwrap.indent(statement, " " * 16).lstrip()), namespace)
     return namespace["rounds"]  # type: ignore[no-any-return]
 
 
@@ -166,20 +162,18 @@ def _release_and_kill(sem: Any, several: tuple[int, ...], held: Gate, go: Gate, 
 
 
 def waiting(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
-    """Interrupt waits for what another process releases at the same time.
-
-    statement: "first" and "rest" wait for two of three tokens, of which the other process has three
-        or two.
-    """
+    """Interrupt waits for what another process releases at the same time."""
     storm = _Storm()
+    # Of three tokens, so many are the other process's when this one wants two.
     several = {"first": (3,), "rest": (2,)}.get(statement, ())
     total = 3 if several else 1
     sem = peer.create(unique_name(), total)
-    call = {"timed": peer.timed_acquire, "wait": peer.acquire}.get(statement)
-    if call is None:
+    if statement != "timed":
         source = f"with {'hold' if several else 'sem'}:\n    while True: nap(0)"
+    elif peer.busy:
+        source = f"{peer.timed_acquire}; got = True"
     else:
-        source = f"{call}; got = True" if peer.busy else f"got = {call}"
+        source = f"got = {peer.timed_acquire}"
 
     def count(got: bool) -> None:
         if got:

@@ -45,12 +45,11 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
                 states[number] = 0
             time.sleep(OUTSIDE)
 
-    def look(number: int, now: float, died: bool = False) -> None:
-        state, since = began[number]
-        if states[number] != state or died:
-            if state:
-                bars.append([number, "inside" if state == _INSIDE else "waits", since, now, died])
-            began[number] = (0 if died else states[number], now)
+    def see(number: int, state: int, now: float, died: bool = False) -> None:
+        before, since = began[number]
+        if before:
+            bars.append([number, "inside" if before == _INSIDE else "waits", since, now, died])
+        began[number] = state, now
 
     with Children() as children:
         pids = [children.start(work, number) for number in range(WORKERS)]
@@ -59,8 +58,9 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
         while now < seconds:
             time.sleep(0.005)
             now = time.monotonic() - begin
-            for number in range(WORKERS):
-                look(number, now)
+            for number, state in enumerate(states):
+                if state != began[number][0]:
+                    see(number, state, now)
             inside = [
                 (since, number) for number, (state, since) in enumerate(began) if state == _INSIDE
             ]
@@ -72,32 +72,21 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
             if now >= next_kill and victims:
                 _, victim = max(victims)
                 children.kill(pids[victim])
-                look(victim, now, died=True)
+                see(victim, 0, now, died=True)
                 states[victim] = 0
                 pids[victim] = children.start(work, victim)
                 killed += 1
                 next_kill += KILL_EVERY
-        for number, (state, since) in enumerate(began):
-            if state:
-                bars.append([number, "inside" if state == _INSIDE else "waits", since, now, False])
         lost = TOKENS - peer.value(sem) - sum(state == _INSIDE for state, _ in began)
+        for number in range(WORKERS):
+            see(number, 0, now)
     peer.discard(sem)
-    _write(
-        peer.label,
-        {"seconds": seconds, "tokens": TOKENS, "workers": WORKERS, "bars": bars, "free": free},
-    )
-    return {
-        "tokens lost": lost,
-        "workers killed": killed,
-        "wait for ever": WORKERS if lost == TOKENS else 0,
-    }
-
-
-def _write(label: str, data: dict[str, Any]) -> None:
-    os.makedirs(CACHE, exist_ok=True)
-    kept = {}
+    recorded = {peer.label: {"seconds": seconds, "tokens": TOKENS, "workers": WORKERS}}
+    recorded[peer.label] |= {"bars": bars, "free": free}
     if os.path.exists(DATA):
         with open(DATA, encoding="utf-8") as file:
-            kept = json.load(file)
+            recorded = {**json.load(file), **recorded}
     with open(DATA, "w", encoding="utf-8") as file:
-        json.dump({**kept, label: data}, file, indent=0)
+        json.dump(recorded, file, indent=0)
+    waiting = WORKERS if lost == TOKENS else 0
+    return {"tokens lost": lost, "workers killed": killed, "wait for ever": waiting}
