@@ -439,8 +439,8 @@ def test_another_thread_that_releases_the_first_of_several_tokens_leaves_no_turn
 
 KILLS = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import kills
+sys.path[:0] = sys.argv[1:]
+from stress import kills
 from named_semaphores import _set
 {fault}
 print(kills.run({count}, {prefix!r}))
@@ -449,8 +449,8 @@ print(kills.run({count}, {prefix!r}))
 
 def run_kills(count, fault=""):
     code = KILLS.format(fault=fault, count=count, prefix=PREFIX)
-    folder = os.path.join(HERE, "tools", "stress")
-    return run_python(code, folder, seconds=60 + count / 10)
+    folders = (os.path.join(HERE, folder) for folder in ("lib", "tools"))
+    return run_python(code, *folders, seconds=60 + count / 10)
 
 
 @pytest.mark.timeout(3000)

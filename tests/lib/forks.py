@@ -48,11 +48,11 @@ class Children:
             if status:
                 raise RuntimeError("a child process failed")
 
-    def kill(self, pid: int) -> None:
-        """Kill one process and wait until it has ended."""
+    def kill(self, pid: int) -> int:
+        """Kill one process and wait until it has ended. Return the status of its end."""
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
         self.pids.remove(pid)
+        return os.waitpid(pid, 0)[1]
 
     def __enter__(self) -> Children:
         return self
