@@ -339,15 +339,6 @@ def test_a_block_holds_a_token_and_puts_it_back(sem, block):
             block(link, pytest.fail)
 
 
-def test_enter_and_exit_can_be_called_by_hand(kind, sem):
-    sem.__enter__()
-    assert sem.__exit__(None, None, None) is None
-    kind.cls.__enter__(sem)
-    error = KeyError()
-    assert not kind.cls.__exit__(sem, KeyError, error, error.__traceback__)
-    assert tokens(sem) == 2
-
-
 def test_hold_is_a_with_statement_with_a_timeout(sem):
     async def wait():
         async with hold:
@@ -396,13 +387,24 @@ USES = [
 ]
 
 
-def test_use_after_close(kind, sem):
-    closed = link_to(sem)
-    closed.close()
+def test_use_after_close(sem):
+    link = link_to(sem)
+    link.close()
     for use in USES:
         with pytest.raises(ValueError) as raised:
-            use(closed)
+            use(link)
         assert str(raised.value) == f"semaphore {sem.name!r} is closed"
+
+
+def test_an_object_that_no_constructor_has_made_is_closed(kind):
+    sem = kind.cls.__new__(kind.cls)
+    assert (sem.closed, sem.name) == (True, "")
+    assert (sem.linked_existing_semaphore, sem.unlink_on_delete) == (False, False)
+    assert repr(sem) == f"<{kind.cls.__name__} None closed>"
+    for use in (lambda: sem.value, sem.unlink):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    sem.close()
 
 
 def test_close_leaves_waiting_threads_waiting(empty, monkeypatch):
@@ -519,18 +521,6 @@ def test_repr_shows_name_and_value(kind, sem):
     link = link_to(sem)
     link.close()
     assert repr(link) == f"<{kind.cls.__name__} '{sem.name}' closed>"
-
-
-def test_a_half_made_object_is_closed_and_can_be_shown_and_deleted(kind):
-    sem = kind.cls.__new__(kind.cls)
-    assert sem.closed
-    assert sem.name == ""
-    assert (sem.linked_existing_semaphore, sem.unlink_on_delete) == (False, False)
-    assert repr(sem) == f"<{kind.cls.__name__} None closed>"
-    for use in (lambda: sem.value, sem.unlink):
-        with pytest.raises(ValueError, match="closed"):
-            use()
-    sem.close()
 
 
 # --- Copies and other processes -------------------------------------------------------------------
