@@ -8,19 +8,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import glob
-import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Container, Iterator
+from typing import Any
 
 import kinds
 import pytest
 from namespaces import own_sets
 from support import EXACT, NAMES, PREFIX, PYPY, SLOW, collect, unique_name
 
-from named_semaphores import _keys, _set, _sysv
+from named_semaphores import _keys, _set, _sets, _sysv
 
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
@@ -82,26 +82,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-def _forget_what_stays() -> None:
-    # Each test ends with a collection. What stays until the end, such as reports, need not be
-    # looked through each time.
-    gc.collect()
-    if hasattr(gc, "freeze"):  # not on PyPy
-        gc.freeze()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    _forget_what_stays()
-
-
-_tests = itertools.count(1)
-
-
-def pytest_runtest_logfinish() -> None:
-    if next(_tests) % 50 == 0:
-        _forget_what_stays()
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("refcounts") and PYPY:
         pytest.skip("PyPy collects an object some time after its last reference")
@@ -131,17 +111,10 @@ def _left_names() -> list[str]:
     return [path for path in (*glob.glob("/dev/shm/*"), *glob.glob("/tmp/SEMD*")) if PREFIX in path]
 
 
-def _sets() -> dict[int, tuple[int, int]]:
-    """Return the key and the size of each System V set on this machine, by its id. Only Linux lists
-    them.
-    """
+def _rows() -> dict[int, Any]:
+    """Return the System V sets of this machine, by their ids. Only Linux lists them."""
     try:
-        with open("/proc/sysvipc/sem", encoding="ascii") as file:
-            next(file)
-            return {
-                int(semid): (int(key), int(size))
-                for key, semid, _, size, *_ in map(str.split, file)
-            }
+        return {row.id: row for row in _sets.rows()}
     except OSError:
         return {}
 
@@ -153,17 +126,17 @@ def _left_sets(before: Container[int]) -> dict[int, str]:
     A set is this run's if its name is. Removes it then. One without a name, but with the key of a
     name of this run, is only returned: by chance it may be another program's.
     """
-    new = {semid: found for semid, found in _sets().items() if semid not in before}
+    new = {semid: row for semid, row in _rows().items() if semid not in before}
     keys = {_keys.key(name): name for name in NAMES} if new else {}
     left = {}
-    for semid, (key, size) in new.items():
+    for semid, row in new.items():
         try:
             name = _keys.name_of((_sysv.system().values(semid) or [])[_set.NAME :])
             if name is not None and PREFIX in name:
                 left[semid] = name
                 _sysv.system().remove(semid)
-            elif key in keys:
-                left[semid] = keys[key]
+            elif row.key in keys:
+                left[semid] = keys[row.key]
         except OSError:  # another program's: it was removed meanwhile, or this user may not read it
             pass
     return left
@@ -172,7 +145,7 @@ def _left_sets(before: Container[int]) -> dict[int, str]:
 @pytest.fixture(autouse=True, scope="session")
 def no_set_left() -> Iterator[None]:
     """Fail the run if there is a set that appeared after its test."""
-    before = _sets()
+    before = _rows()
     yield
     sets = _left_sets(before)
     assert not sets, f"left behind by this run: {sets}"
@@ -183,15 +156,17 @@ def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a semaphore's name, a System V set, a thread or a child process
     behind.
     """
-    threads_before, sets_before = set(threading.enumerate()), _sets()
+    threads_before, sets_before = set(threading.enumerate()), _rows()
     yield
     threads = [thread for thread in threading.enumerate() if thread not in threads_before]
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
         thread.join(5 * SLOW)
     threads = [thread for thread in threads if thread.is_alive()]
     # On PyPy a collection takes half a second: only where something is left.
-    if not PYPY or _left_names() or _sets().keys() - sets_before.keys():
+    if not PYPY or _left_names() or _rows().keys() - sets_before.keys():
         collect()
+    if hasattr(gc, "freeze"):  # what stays, such as reports, need not be looked through again
+        gc.freeze()
     names = _left_names()
     for path in names:
         os.unlink(path)
