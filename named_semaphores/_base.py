@@ -176,14 +176,7 @@ class Semaphore:
         self._wait_endless(self._open_handle())
         return self
 
-    if TYPE_CHECKING:
-
-        def __exit__(self, *exception: object) -> None: ...
-
-    else:
-        __exit__ = Bound(
-            attrgetter("_exit"), doc="Put the token back. Never swallows an exception."
-        )
+    __exit__ = Bound(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
 
     def hold(self, n: int = 1, *, timeout: float | None = None) -> Hold:
         """Return a context manager that holds tokens: ``with sem.hold(timeout=5):``, also async.
@@ -213,6 +206,12 @@ class Semaphore:
         A thread waits for the tasks. After a timeout or a cancellation it may wait on for up to a
         second: ``waiting`` counts it, and a token that is released then is free some milliseconds
         later.
+
+        Args:
+            timeout: the longest wait, in seconds, as for ``acquire``.
+
+        Returns:
+            True with a token, False without one.
         """
         check_wait(self._name, True, timeout)
         return await self._acquire_async(self._open_handle(), timeout)
@@ -304,6 +303,7 @@ class Semaphore:
         return ""
 
     def close(self) -> None:
+        """Close the semaphore. A with statement that began before still puts its token back."""
         if self._handle is not None:
             self._tries = self._posts = map(refuse_closed, repeat(self._name))
             self._handle = None
@@ -324,15 +324,12 @@ class Semaphore:
 
     def __repr__(self) -> str:
         try:
-            state = f"value={self._shown_value()}"
+            state = f"value={self.value}"
         except ValueError:
             state = "closed"
         except (NotImplementedError, OSError):
             state = "value=unknown"
         return f"<{type(self).__name__} {self._name!r} {state}>"
-
-    def _shown_value(self) -> int:
-        return self.value
 
 
 Flags = Semaphore.Flags

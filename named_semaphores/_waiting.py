@@ -64,11 +64,8 @@ def patched_sleep() -> Callable[[float], object] | None:
     A wait in the kernel would block the greenlets that hold the tokens.
     """
     for package in ("gevent", "eventlet"):
-        module = sys.modules.get(package)
-        if module is None:
-            continue
-        lock = getattr(sys.modules.get("threading"), "Lock", None)
-        for function in (time.sleep, lock):
-            if str(getattr(function, "__module__", None)).partition(".")[0] == package:
-                return module.sleep  # type: ignore[no-any-return]
+        if package in sys.modules:
+            patched = time.sleep, getattr(sys.modules.get("threading"), "Lock", None)
+            if any(str(getattr(each, "__module__", "")).startswith(package) for each in patched):
+                return sys.modules[package].sleep  # type: ignore[no-any-return]
     return None

@@ -38,8 +38,7 @@ class NamedSemaphore(Semaphore):
         with NamedSemaphore("builds", initial_value=3, unlink_on_delete=False):
             ...  # at most three of these at once, in whatever process
 
-    A killed process (SIGKILL, or SIGTERM without a handler) keeps its token for ever;
-    ``RobustSemaphore`` gets it back.
+    A killed process keeps its token for ever; ``RobustSemaphore`` gets it back.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before them.
@@ -112,8 +111,6 @@ class NamedSemaphore(Semaphore):
         except NotImplementedError:
             reason = f"this system ({handle.libc.platform}) does not tell the value"
             raise NotImplementedError(f"semaphore {self._name!r}: {reason}") from None
-        except OSError as error:
-            raise oserror(error.errno, handle.libc, self.name) from None
 
     @property
     def unlink_on_delete(self) -> bool:
@@ -132,30 +129,25 @@ class NamedSemaphore(Semaphore):
                 tokens may have been put back.
             ValueError: A bad ``n``, or this object is closed.
         """
-        if n is not ONE:
-            return self._release_many(check_integer(self._name, "n", n, 1))
-        try:
-            for failed in self._posts:
-                break
-        except ValueError:  # SemLock raises it at the maximum; so does a closed semaphore
-            failed = True
-        if failed:
-            self._release_many(1)
-
-    def _release_many(self, n: int) -> None:
+        if n is ONE:
+            try:
+                for failed in self._posts:
+                    if not failed:
+                        return
+                    break
+            except ValueError:  # SemLock raises it at the maximum; so does a closed semaphore
+                pass
+        n = check_integer(self._name, "n", n, 1, _MOST)
         handle: Handle = self._open_handle()
         libc = handle.libc
         try:
             value = handle.value()
         except NotImplementedError:
             value = 0
-        failed = value + n > libc.value_max
-        if not failed:
-            check_integer(self._name, "n", n, 1, _MOST)
-            try:
-                failed = any(islice(handle.posts, n))  # in C, so that no signal ends it half-way
-            except ValueError:  # SemLock's: another process has released meanwhile
-                failed = True
+        try:  # any() is C code, so that no signal ends it half-way
+            failed = value + n > libc.value_max or any(islice(handle.posts, n))
+        except ValueError:  # another process has released meanwhile
+            failed = True
         if failed:
             hint = f"its value is {value}, {n} more would pass the maximum, {libc.value_max}"
             raise oserror(errno.EOVERFLOW, libc, self.name, hint)

@@ -162,11 +162,8 @@ class RobustSemaphore(Semaphore):
             ValueError: the semaphore is closed.
             FileNotFoundError: it was unlinked.
         """
-        return max(0, self._shown_value())
-
-    def _shown_value(self) -> int:
         self._open_handle()
-        return self._set.free()
+        return max(0, self._set.free())
 
     @property
     def total(self) -> int:

@@ -654,7 +654,7 @@ REFUSED = [
     (ALL, "; for seconds, say timeout=", [5, 0.5], lambda sem, bad: sem.acquire(bad)),
     (
         ALL,
-        "n must be an int of at least 1, not {!r}",
+        "n must be an int ",
         [0, -1, False, None, *NO_INTS],
         lambda sem, bad: sem.release(bad),
     ),
