@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-
 import pytest
-from support import SLOW, start_python, wait_for
+from support import SLOW, start_python
 
 from named_semaphores import NamedSemaphore
 
@@ -65,24 +62,3 @@ for _ in range(200):
     child.communicate()
     sem.close()
     back.close()
-
-
-def test_a_token_of_the_others_killed_process_can_be_given_back(name):
-    sem = NamedSemaphore(name, 1)
-    code = """
-import posix_ipc, sys, time
-posix_ipc.Semaphore(sys.argv[1]).acquire()
-print(flush=True)
-time.sleep(1000)
-"""
-    child = start_python(code, sem.name)
-    child.stdout.readline()
-    waiter = threading.Thread(target=sem.acquire)
-    waiter.start()
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert waiter.is_alive()
-    sem.release()
-    waiter.join()
-    wait_for(lambda: sem.value == 0)
-    sem.close()
