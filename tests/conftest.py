@@ -17,10 +17,11 @@ from typing import Any
 
 import kinds
 import pytest
+from holders import three
 from namespaces import own_sets
 from support import EXACT, NAMES, PREFIX, PYPY, SLOW, collect, unique_name
 
-from named_semaphores import _keys, _set, _sets, _sysv
+from named_semaphores import RobustSemaphore, _keys, _set, _sets, _sysv
 
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
@@ -47,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    config.addinivalue_line(
+        "filterwarnings", "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
+    )
     # A shell's background job ignores the first two, nohup the last, and so would the programs
     # under test.
     for signum, handler in (
@@ -93,6 +97,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def kind(request: pytest.FixtureRequest) -> kinds.Kind:
     """A class, bound to the library of one platform profile."""
     return kinds.kind(request.param)
+
+
+@pytest.fixture
+def sem(kind: kinds.Kind, name: str) -> Iterator[Any]:
+    """A RobustSemaphore of three tokens, on each platform profile; nothing of it may be left."""
+    with three(kind.cls, name) as sem:
+        yield sem
+
+
+@pytest.fixture
+def native(name: str) -> Iterator[Any]:
+    """The same on the running system alone."""
+    with three(RobustSemaphore, name) as sem:
+        yield sem
 
 
 @pytest.fixture

@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 
+import pytest
+from forks import Children, Gate
 from support import (
+    NOBODY,
     PYPY,
     collect,
     run_python,
     set_of,
     start_python,
     wait_for,
+    why_always_the_same_user,
 )
 
-from named_semaphores import (
-    RobustSemaphore,
-    _set,
+from named_semaphores import RobustSemaphore, _set
+
+as_root = pytest.mark.skipif(
+    bool(why_always_the_same_user()), reason=why_always_the_same_user() or ""
 )
 
 
@@ -87,11 +94,36 @@ def in_child(work, fork=os.fork):
     return result
 
 
+def as_nobody(work):
+    """The same, in a child that belongs to another user."""
+
+    def child():
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        return work()
+
+    return in_child(child)
+
+
 def fork_in_c():
     """Fork as a C program does, without Python's hooks: uWSGI's default."""
-    import ctypes
-
     return ctypes.PyDLL(None).fork()
+
+
+@contextlib.contextmanager
+def beside(work):
+    """A forked child that has done the work, and is killed at the end. Yield its process's id."""
+
+    def child():
+        work()
+        done.give()
+        signal.pause()
+
+    with Children() as children, Gate() as done:
+        pid = children.start(child)
+        done.wait()
+        yield pid
 
 
 PROGRAM = """
@@ -111,14 +143,11 @@ def program(code, name, *arguments, **options):
 
 @contextlib.contextmanager
 def holder(name, code="sem.acquire()", number=None):
-    """Another process that has opened the semaphore, and has run the code."""
+    """Another program that has opened the semaphore, and has run the code."""
     code = f"sem = RobustSemaphore(name, {number})\n{code}\nprint('ready', flush=True)\n"
-    process = start_python(PROGRAM + code + "sys.stdin.read()", name)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            stream.close()
+    with start_python(PROGRAM + code + "sys.stdin.read()", name) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
