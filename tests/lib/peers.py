@@ -106,6 +106,22 @@ class Peer:
         """Undo what grows with each use; called between measurements."""
 
 
+class Unclosed(Peer):
+    """A peer whose handles need no close, and whose names nobody can use once they are removed."""
+
+    def close(self, sem: Any) -> None:
+        pass
+
+    def discard(self, sem: Any) -> None:
+        pass
+
+    def drop(self, sem: Any) -> None:
+        self.discard(sem)
+
+    def fresh(self, tokens: int = 1) -> Any:
+        return self.create(unique_name(), tokens)
+
+
 class Named(Peer):
     label = "NamedSemaphore"
     has_asyncio = True
@@ -131,7 +147,7 @@ class NamedCtypes(Named):
         from named_semaphores._libc import Libc
 
         super().__init__()
-        libc = Libc(without(ctypes.CDLL(None), *self.hidden), sys.platform)
+        libc = Libc(_Without(ctypes.CDLL(None), *self.hidden), sys.platform)
         self.type = type("CtypesSemaphore", (self.type,), {"_libc": libc})
 
 
@@ -147,6 +163,8 @@ class NamedPolling(NamedCtypes):
 
 
 class _Without:
+    """The library without the functions whose names contain one of the parts."""
+
     def __init__(self, lib: Any, *parts: str) -> None:
         self._lib, self._parts = lib, parts
 
@@ -154,11 +172,6 @@ class _Without:
         if any(part in symbol for part in self._parts):
             raise AttributeError(symbol)
         return getattr(self._lib, symbol)
-
-
-def without(lib: Any, *parts: str) -> Any:
-    """Return the library without the functions whose names contain one of the parts."""
-    return _Without(lib, *parts)
 
 
 class Robust(Named):
@@ -173,9 +186,8 @@ class Robust(Named):
         _set.FORKING = 0  # else a process that has just forked leaves its sets idle
 
     def fresh(self, tokens: int = 1) -> Any:
-        return self.create(
-            unique_name(), tokens
-        )  # the name ends with its last user; after unlink() nobody could acquire
+        # The name ends with its last user; after unlink() nobody could acquire.
+        return self.create(unique_name(), tokens)
 
     def drop(self, sem: Any) -> None:
         # A process that holds tokens, or has just forked, does not remove the set when it closes.
@@ -204,9 +216,8 @@ class RobustBefore(Robust):
         folder = os.environ.get(OLD)
         if not folder:
             raise ImportError("--old names no other tree")
-        self.type = import_copy(
-            "nst_before", os.path.join(folder, "named_semaphores")
-        ).RobustSemaphore
+        copy = import_copy("nst_before", os.path.join(folder, "named_semaphores"))
+        self.type = copy.RobustSemaphore
         self.flags = self.type.Flags
 
 
@@ -270,22 +281,22 @@ def _predecessor() -> Any:
     folder = os.path.join(CACHE, PREDECESSOR)
     if not os.path.isdir(folder):
         raise ImportError(f"{PREDECESSOR} is not in {CACHE}")
-    ours = {
-        name: sys.modules.pop(name)
-        for name in list(sys.modules)
-        if name.partition(".")[0] == "named_semaphores"
-    }
+    ours = _forget_package()
     sys.path.insert(0, folder)
     try:
         return importlib.import_module("named_semaphores.semaphore").NamedSemaphore
     finally:
         sys.path.remove(folder)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "named_semaphores"]:
-            del sys.modules[name]
+        _forget_package()
         sys.modules.update(ours)
 
 
-class Multiprocessing(Peer):
+def _forget_package() -> dict[str, Any]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "named_semaphores"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+class Multiprocessing(Unclosed):
     label = "multiprocessing.Semaphore"
     timed_acquire = "sem.acquire(True, limit)"
     has_name = False
@@ -294,14 +305,6 @@ class Multiprocessing(Peer):
         import multiprocessing
 
         return multiprocessing.get_context("fork").Semaphore(tokens)
-
-    def fresh(self, tokens: int = 1) -> Any:
-        return self.create("", tokens)
-
-    def close(self, sem: Any) -> None:
-        pass
-
-    discard = close
 
     def value(self, sem: Any) -> int:
         return int(sem.get_value())
@@ -317,7 +320,7 @@ class Threading(Multiprocessing):
         return threading.Semaphore(tokens)
 
 
-class SysvIpc(Peer):
+class SysvIpc(Unclosed):
     label = "sysv_ipc, undo"
     try_acquire = "sem.block = False; sem.acquire()"
     timed_acquire = ""
@@ -325,9 +328,8 @@ class SysvIpc(Peer):
     def __init__(self) -> None:
         self.module: Any = importlib.import_module("sysv_ipc")
         self.busy = self.module.BusyError
-        if (
-            self.module.SEMAPHORE_TIMEOUT_SUPPORTED
-        ):  # else sem.acquire(5) waits for ever, as sem.acquire(0) does
+        # Without, sem.acquire(5) waits for ever, as sem.acquire(0) does.
+        if self.module.SEMAPHORE_TIMEOUT_SUPPORTED:
             self.timed_acquire = "sem.acquire(limit)"
 
     def create(self, name: str, tokens: int = 1) -> Any:
@@ -340,21 +342,11 @@ class SysvIpc(Peer):
         sem.undo = True
         return sem
 
-    def fresh(self, tokens: int = 1) -> Any:
-        return self.create(unique_name(), tokens)
-
-    def close(self, sem: Any) -> None:
-        pass
-
     def discard(self, sem: Any) -> None:
         sem.remove()
 
-    drop = discard
 
-
-class Filelock(Peer):
-    """filelock; for several tokens a file for each, tried in turn as often as filelock polls."""
-
+class Filelock(Unclosed):
     label = "filelock"
     try_acquire = "sem.acquire(blocking=False)"
     waits_in_kernel = False
@@ -373,22 +365,14 @@ class Filelock(Peer):
         return sem
 
     def _open(self, name: str, tokens: int) -> Any:
-        locks = [self.module.FileLock(f"{self.folder}{name}.{number}") for number in range(tokens)]
-        return locks[0] if tokens == 1 else _Slots(locks, self.module.Timeout)
+        assert tokens == 1
+        return self.module.FileLock(self.folder + name)
 
     def link(self, name: str) -> Any:
         return self._open(name, 1)
 
-    def close(self, sem: Any) -> None:
-        pass
-
     def discard(self, sem: Any) -> None:
         del self.names[id(sem)]
-
-    drop = discard
-
-    def fresh(self, tokens: int = 1) -> Any:
-        return self.create(unique_name(), tokens)
 
     def empty(self) -> Any:
         sem = self.fresh()
@@ -397,9 +381,7 @@ class Filelock(Peer):
         return sem
 
     def in_child(self, sem: Any) -> Any:
-        return self._open(
-            *self.names[id(sem)]
-        )  # filelock refuses an object that was there before a fork
+        return self._open(*self.names[id(sem)])  # filelock refuses what was there before a fork
 
     def value(self, sem: Any) -> int:
         """Return how many tokens could be taken now."""
@@ -412,31 +394,6 @@ class Filelock(Peer):
         for one in taken:
             one.release()
         return len(taken)
-
-
-class _Slots:
-    def __init__(self, locks: list[Any], busy: Any) -> None:
-        self.locks, self.busy = locks, busy
-
-    def acquire(self, blocking: bool = True) -> None:
-        while True:
-            for lock in self.locks:
-                with contextlib.suppress(self.busy):
-                    lock.acquire(blocking=False)
-                    self.held = lock
-                    return
-            if not blocking:
-                raise self.busy("")
-            time.sleep(0.05)  # filelock's own poll_interval
-
-    def release(self) -> None:
-        self.held.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Portalocker(Filelock):
@@ -499,9 +456,8 @@ class NaiveSemaphore:
         self.lib = NaiveSemaphore.lib = NaiveSemaphore.lib or _naive_library()
         self.name, self.created = name.encode(), create
         flags = os.O_CREAT | os.O_EXCL if create else 0
-        self.handle = self.lib.sem_open(
-            self.name, flags, ctypes.c_uint(0o600), ctypes.c_uint(value)
-        )
+        numbers = ctypes.c_uint(0o600), ctypes.c_uint(value)
+        self.handle = self.lib.sem_open(self.name, flags, *numbers)
         _check(not self.handle)
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
@@ -593,20 +549,10 @@ def _fetch_predecessor() -> str:
     folder = os.path.join(CACHE, PREDECESSOR)
     if os.path.isdir(folder):
         return ""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PREDECESSOR, "--target"]
     with tempfile.TemporaryDirectory(dir=CACHE) as new:
         unpacked = os.path.join(new, "unpacked")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--target",
-            unpacked,
-        ]
-        ran = subprocess.run([*pip, PREDECESSOR], capture_output=True, text=True, check=False)
+        ran = subprocess.run([*pip, unpacked], capture_output=True, text=True, check=False)
         if not ran.returncode:
             os.rename(unpacked, folder)
         return ran.stderr.strip()[-300:] if ran.returncode else ""

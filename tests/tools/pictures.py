@@ -66,7 +66,7 @@ def draw_cost_of_with(measured: list[Any], version: str, path: str) -> None:
 def draw_kills(recorded: dict[str, Any], path: str) -> None:
     """Draw a timeline for each peer: six workers at three tokens, some of them killed inside."""
     labels = [
-        label for label in ("RobustSemaphore", "NamedSemaphore", "filelock") if label in recorded
+        label for label in ("RobustSemaphore", "NamedSemaphore", "portalocker") if label in recorded
     ]
     figure, panels = plt.subplots(
         len(labels), 1, figsize=(8.5, 2.4 * len(labels) + 0.5), sharex=True, squeeze=False

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from forks import Children, shared
-from peers import FILES, OURS, SHARED, available
+from peers import OURS, SHARED, Portalocker, available
 from processes import clock
 from results import Value
 
@@ -27,7 +27,7 @@ def measure_fairness(quick: bool) -> Iterator[Value]:
     """Count the requests of processes that loop over acquire, hold, release. They block; or half of
     them, or all, are tasks, each with a loop of its own.
     """
-    for peer in available(*SHARED, *FILES):
+    for peer in available(*SHARED, Portalocker):
         counts = _served(peer, WORKERS, 2 if quick else 8)
         yield from ((ALL_BLOCKING, peer.label, count) for count in counts)
         if peer.has_asyncio:

@@ -78,7 +78,7 @@ TABLES = (
         (Named, Robust, peers.PosixIpc, peers.Multiprocessing, peers.SysvIpc, *FILES),
         DEATHS,
     ),
-    ("kills", "A limit of three under SIGKILLs", (Named, Robust, *FILES), KILLS),
+    ("kills", "A limit of three under SIGKILLs", (Named, Robust, peers.Portalocker), KILLS),
 )
 CHOICES = [choice for key, _, _, some in TABLES for choice in (key, *some)]
 # The suite's files with a full size.
