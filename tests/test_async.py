@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import random
 import threading
 import time
@@ -495,43 +494,6 @@ def test_a_callback_that_a_signal_handler_ends_before_it_begins_is_called_again(
     assert ended
     assert_nothing_is_left(sem, 0)
     sem.close()
-
-
-@pytest.mark.refcounts
-@pytest.mark.parametrize("timeout", [None, 100])
-def test_a_wait_leaves_nothing_to_the_collector(name, timeout):
-    async def main(sem):
-        task = await begin(sem, timeout)
-        sem.release()
-        assert await task
-
-    sem = NamedSemaphore(name, 0)
-    gone = weakref.ref(sem)
-    gc.disable()
-    try:
-        asyncio.run(main(sem))
-        wait_for(lambda: not threads())
-        del sem
-        assert gone() is None
-    finally:
-        gc.enable()
-
-
-def test_a_coroutine_closed_without_a_loop_puts_its_token_back(sem):
-    async def enter():
-        async with sem:
-            await asyncio.sleep(1000)
-
-    sem.release()
-    coroutine = enter()
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(coroutine)
-    loop.run_until_complete(asyncio.sleep(0.01))
-    assert tokens(sem) == 0
-    coroutine.close()
-    assert tokens(sem) == 1
-    task._log_destroy_pending = False
-    loop.close()
 
 
 # --- Several loops, processes, semaphores ---------------------------------------------------------

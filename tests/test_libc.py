@@ -26,7 +26,7 @@ if profiles.why_impossible():
     )
 
 from profiles import fake
-from profiles.posix import Cygwin, Glibc217, MacOS, Musl
+from profiles.posix import Cygwin, Glibc32, Glibc217, MacOS, Musl
 
 # --- loading
 
@@ -218,21 +218,11 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(
     sem.close()
 
 
-def test_old_glibcs_timed_wait_is_not_trusted_with_a_timeout(name):
-    # It sleeps until a time of the wall clock, however that is set meanwhile: so the library polls.
-    class Sleeping(Glibc217):
-        def do_sem_timedwait(self, address, when):
-            calls.append(when)
-            return fake.wait_until(address, time.CLOCK_REALTIME, when.contents)
-
-    calls = []
-    sem = bound(Sleeping(), "linux")(name, 0)
-    assert sem.acquire(timeout=0.2) is False
-    assert not calls
-    with thread(sem.acquire):
-        wait_for(lambda: calls)
-        sem.release()
-    sem.close()
+def test_a_wall_clock_that_the_kernel_waits_by_is_not_trusted_with_a_timeout():
+    # Old glibc's timed wait sleeps until a time of it, however it is set meanwhile. The library
+    # polls instead.
+    libraries = (Glibc217(), "linux"), (Glibc32(), "linux"), (Musl(), "linux"), (MacOS(), "darwin")
+    assert [Libc(*library).is_steady for library in libraries] == [False, True, True, False]
 
 
 class CygwinThatTells(Cygwin):
