@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import itertools
 import os
 import time
 from ctypes import c_int
@@ -25,16 +24,31 @@ from .fake import (
     Fake,
     host,
     nanoseconds,
+    timespec,
     timespec32,
+    timespec64,
     timespec_netbsd,
     wait_for,
     wait_until,
 )
 
 
+def _wait(struct: Any) -> Callable[..., int]:
+    """Return a symbol that waits until a time of a clock: the given one, or the wall clock.
+
+    The symbol takes the struct for a time, whatever the caller passes.
+    """
+
+    def wait(_: Fake, address: int, *arguments: Any) -> int:
+        clock = arguments[0] if len(arguments) > 1 else time.CLOCK_REALTIME
+        when = struct.from_address(ctypes.addressof(arguments[-1].contents))
+        return wait_until(address, clock, when)
+
+    return wait
+
+
 class _Timed(Fake):
-    def do_sem_timedwait(self, address: int, when: Any) -> int:
-        return wait_until(address, time.CLOCK_REALTIME, when.contents)
+    do_sem_timedwait = _wait(timespec)
 
 
 class Musl(_Timed):
@@ -60,37 +74,28 @@ class Glibc217(Fake):
         raise AssertionError("nobody calls it, it is there")
 
 
-class _Short:
-    """32-bit Linux. Plain timed waits are for old binaries: with a 32-bit time_t, whatever the
-    caller passes.
-    """
-
-    def do_sem_timedwait(self, address: int, when: Any) -> int:
-        return _short_wait(address, time.CLOCK_REALTIME, when)
+# 32 bits: plain timed waits are for old binaries, with a 32-bit time_t.
 
 
-def _short_wait(address: int, clock: int, when: Any) -> int:
-    return wait_until(address, clock, timespec32.from_address(ctypes.addressof(when.contents)))
-
-
-class Glibc32(_Short, Glibc217):
+class Glibc32(Glibc217):
     """From 2.34 on: both kinds of symbols."""
 
-    def do_sem_clockwait(self, address: int, clock: int, when: Any) -> int:
-        return _short_wait(address, clock, when)
-
-    def do___sem_clockwait64(self, address: int, clock: int, when: Any) -> int:
-        return wait_until(address, clock, when.contents)
-
-    def do___sem_timedwait64(self, address: int, when: Any) -> int:
-        return wait_until(address, time.CLOCK_REALTIME, when.contents)
+    do_sem_timedwait = do_sem_clockwait = _wait(timespec32)
+    do___sem_timedwait64 = do___sem_clockwait64 = _wait(timespec64)
 
 
-class Musl32(_Short, Musl):
+class Musl32(Musl):
     """From 1.2 on; there is no sem_clockwait."""
 
-    def do___sem_timedwait_time64(self, address: int, when: Any) -> int:
-        return wait_until(address, time.CLOCK_REALTIME, when.contents)
+    do_sem_timedwait = _wait(timespec32)
+    do___sem_timedwait_time64 = _wait(timespec64)
+
+
+def _of_descriptor(symbol: str) -> Callable[..., int]:
+    def call(self: MacOS, descriptor: int) -> int:
+        return host(symbol, self.descriptors[descriptor])
+
+    return call
 
 
 class MacOS(Fake):
@@ -106,7 +111,7 @@ class MacOS(Fake):
 
     def __init__(self) -> None:
         super().__init__()
-        self.descriptors: dict[int, int] = {}
+        self.descriptors: list[int] = []  # by descriptor, the semaphore's address
 
     def new_file(self, path: bytes, mode: int) -> int:
         fd = super().new_file(path, mode)
@@ -116,24 +121,12 @@ class MacOS(Fake):
     def do_sem_open(self, name: bytes, oflag: int, mode: int, value: int) -> int:
         address = super().do_sem_open(name, oflag, mode, value)
         with self.lock:
-            free = (number for number in itertools.count() if number not in self.descriptors)
-            descriptor = next(free)
-            self.descriptors[descriptor] = address
-        return descriptor
+            self.descriptors.append(address)
+            return len(self.descriptors) - 1
 
-    def _call(self, symbol: str, descriptor: int) -> int:
-        if descriptor not in self.descriptors:
-            raise OSError(errno.EBADF, "no descriptor of a semaphore")
-        return host(symbol, self.descriptors[descriptor])
-
-    def do_sem_wait(self, descriptor: int) -> int:
-        return self._call("sem_wait", descriptor)
-
-    def do_sem_trywait(self, descriptor: int) -> int:
-        return self._call("sem_trywait", descriptor)
-
-    def do_sem_post(self, descriptor: int) -> int:
-        return self._call("sem_post", descriptor)
+    do_sem_wait = _of_descriptor("sem_wait")
+    do_sem_trywait = _of_descriptor("sem_trywait")
+    do_sem_post = _of_descriptor("sem_post")
 
     def do_sem_getvalue(self, descriptor: int, value: Any) -> int:
         raise OSError(errno.ENOSYS, "sem_getvalue")
@@ -161,9 +154,7 @@ class NetBSD(Fake):
     files = "/dev/shm/~"
     longest_name: int | None = 255
 
-    def do_sem_timedwait(self, address: int, when: Any) -> int:
-        wide = timespec_netbsd.from_address(ctypes.addressof(when.contents))
-        return wait_until(address, time.CLOCK_REALTIME, wide)
+    do_sem_timedwait = _wait(timespec_netbsd)
 
 
 class OpenBSD(NetBSD):
@@ -186,35 +177,33 @@ class Illumos(_Timed):
         return wait_for(address, nanoseconds(left.contents))
 
 
+def _tells(wait: Callable[..., int]) -> Callable[..., int]:
+    """Return the same, but it returns its errno, and leaves errno alone."""
+
+    def call(*arguments: Any) -> int:
+        before = ctypes.get_errno()
+        try:
+            return wait(*arguments)
+        except OSError as error:
+            ctypes.set_errno(before)
+            return error.errno or 0
+
+    return call
+
+
 class Cygwin(Fake):
-    """Timed waits return their errno, and leave errno alone; sem_post past the maximum does nothing
-    and says it worked.
-    """
+    """sem_post past the maximum does nothing and says it worked."""
 
     files = "/dev/shm/sem."
     longest_name = 251
     value_max = 1147483648
     hosts = ("sem_wait", "sem_trywait", "sem_getvalue")
-
-    def do_sem_timedwait(self, address: int, when: Any) -> int:
-        return _positive(wait_until, address, time.CLOCK_REALTIME, when.contents)
-
-    def do_sem_clockwait(self, address: int, clock: int, when: Any) -> int:
-        return _positive(wait_until, address, clock, when.contents)
+    do_sem_timedwait = do_sem_clockwait = _tells(_wait(timespec))
 
     def do_sem_post(self, address: int) -> int:
         value = c_int()
         host("sem_getvalue", address, ctypes.byref(value))
         return 0 if value.value >= self.value_max else host("sem_post", address)
-
-
-def _positive(wait: Callable[..., int], *arguments: Any) -> int:
-    before = ctypes.get_errno()
-    try:
-        return wait(*arguments)
-    except OSError as error:
-        ctypes.set_errno(before)
-        return error.errno or 0
 
 
 FAKES: dict[str, tuple[type[Fake], str]] = {
