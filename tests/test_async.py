@@ -144,24 +144,6 @@ def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
     assert_nothing_is_left(sem, 0)
 
 
-@pytest.mark.parametrize("by", ["its own timeout", "wait_for"])
-def test_a_token_that_is_there_at_the_deadline_is_taken_or_left(sem, by):
-    async def main():
-        if by == "wait_for":
-            try:
-                return await asyncio.wait_for(sem.acquire_async(), 0.05)
-            except asyncio.TimeoutError:
-                return False
-        return await sem.acquire_async(0.05)
-
-    timer = threading.Timer(0.05, sem.release)
-    timer.start()
-    taken = asyncio.run(main())
-    timer.join()
-    wait_for(lambda: not threads())
-    assert tokens(sem) == (0 if taken else 1)
-
-
 @pytest.mark.parametrize("timeout", [None, 60, 0.02])
 def test_a_refusal_of_the_system_reaches_the_tasks_that_still_wait(sem, monkeypatch, timeout):
     def refuse(*_):

@@ -33,11 +33,6 @@ Flags = NamedSemaphore.Flags
 CREATING = [Flags.LINK_OR_CREATE, Flags.RAISE_IF_EXISTS, Flags.UNLINK_AND_CREATE]
 LINKING = [Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS]
 
-if sys.version_info >= (3, 12):
-    pytestmark = pytest.mark.filterwarnings(
-        "ignore:.*multi-threaded, use of fork.*:DeprecationWarning"
-    )
-
 
 @pytest.fixture
 def sem(kind, name):
@@ -764,20 +759,3 @@ def test_no_more_threads_than_tokens_are_inside(sem):
     assert len(most) == 250
     assert max(most) <= 2
     assert tokens(sem) == 2
-
-
-def test_threads_that_create_the_same_name_at_once_all_get_the_same(kind, name):
-    start, sems = threading.Barrier(4), []
-
-    def create():
-        start.wait()
-        sems.append(kind.cls(name, 4, unlink_on_delete=False))
-
-    in_threads(4, create)
-    assert sorted(sem.linked_existing_semaphore for sem in sems) == [False, True, True, True]
-    for sem in sems:
-        assert sem.acquire(False)
-    assert tokens(sems[0]) == 0
-    sems[0].unlink()
-    for sem in sems:
-        sem.close()

@@ -19,7 +19,7 @@ import profiles
 import pytest
 from kinds import bound, file_of, kind
 from profiles.posix import FreeBSD, Musl, OpenBSD
-from support import NOBODY, SLOW, why_always_the_same_user
+from support import SLOW
 
 from named_semaphores import NamedSemaphore
 
@@ -179,20 +179,6 @@ sem.close()
 assert os.listdir("/dev/shm") == ["fill"]
 """
     run(code, name, f"mount -t tmpfs -o {options} none /dev/shm")
-
-
-@needs_namespace
-@pytest.mark.skipif(why_always_the_same_user() is not None, reason=f"{why_always_the_same_user()}")
-def test_dev_shm_may_not_be_searched(name):
-    # The real user too: musl asks access(), which goes by that one.
-    code = f"""
-sem = NamedSemaphore(name, mode=0o666)
-os.setresuid({NOBODY}, {NOBODY}, 0)
-check(PermissionError, "", *CREATE, *LINK, sem.unlink)
-os.setresuid(0, 0, 0)
-sem.close()
-"""
-    run(code, name, "mount -t tmpfs -o mode=700 none /dev/shm")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")

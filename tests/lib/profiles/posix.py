@@ -139,9 +139,8 @@ class FreeBSD(_Timed):
     def do_sem_clockwait_np(
         self, address: int, clock: int, flags: int, when: Any, left: int | None
     ) -> int:
-        if flags == TIMER_ABSTIME:
-            return wait_until(address, clock, when.contents)
-        return wait_for(address, nanoseconds(when.contents))
+        assert flags == TIMER_ABSTIME
+        return wait_until(address, clock, when.contents)
 
 
 class DragonFly(_Timed):
