@@ -9,35 +9,33 @@ import stat
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._libc import Libc
 
 _HINTS = {
     errno.EMFILE: "this process has too many open files, or on musl 256 semaphores",
-    errno.ENFILE: "this system has too many open files",
     errno.EEXIST: "a semaphore of this name exists",
     errno.ENOENT: "there is no semaphore of this name",
 }
-_DIRECTORY_HINTS = {errno.ENOSPC: "is full", errno.EROFS: "is mounted read-only"}
 _NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR)  # old glibc, Cygwin; it is a file
 
 
-def oserror(number: int | None, libc: Libc, name: str, hint: str | None = None) -> OSError:
+def oserror(number: Any, libc: Libc, name: str, hint: str | None = None) -> OSError:
     """Return the OSError, of the subclass Python has for this errno, with the name as filename."""
-    number = number or 0
-    hint = hint or _hint(number, libc, name)
+    hint = hint or _HINTS.get(number) or _hint(number, libc.path(name))
     return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
 
 
-def open_error(number: int | None, libc: Libc, name: str, creating: bool) -> Exception:
+def open_error(number: Any, libc: Libc, name: str, creating: bool) -> Exception:
     """Return the exception for a semaphore that could not be opened, or created."""
-    length = len(name.encode())
-    if length > libc.longest_name:  # some systems have another error
-        hint = (
-            f"with its slash a name has at most {libc.longest_name} bytes here, this one {length}"
-        )
+    length, most = len(name.encode()), libc.longest_name
+    if length > most:  # some systems have another error
+        hint = f"with its slash a name has at most {most} bytes here, this one {length}"
         return oserror(errno.ENAMETOOLONG, libc, name, hint)
-    # Without /dev/shm glibc from 2.34 on says ENOENT also when it creates.
-    if (creating and number == errno.ENOENT) or number in _NO_DIRECTORY:
+    # glibc says so from 2.34 on, without /dev/shm, or if this user may not search it.
+    lacks_directory = creating and number == errno.ENOENT
+    if lacks_directory or number in _NO_DIRECTORY:
         directory = os.path.dirname(libc.files or "")
         if directory and not os.path.isdir(directory):
             hint = "the shared memory file system that holds semaphores, is missing"
@@ -45,20 +43,15 @@ def open_error(number: int | None, libc: Libc, name: str, creating: bool) -> Exc
     if number == errno.ENOSYS:
         reason = f"this system ({libc.platform}) has no POSIX named semaphores"
         return NotImplementedError(f"semaphore {name!r}: {reason}")
-    if creating and number == errno.ENOENT:  # this user may not search the directory
-        number = errno.EACCES
-    return oserror(number, libc, name)
+    return oserror(errno.EACCES if lacks_directory else number, libc, name)
 
 
-def _hint(number: int, libc: Libc, name: str) -> str | None:
-    if number in _HINTS:
-        return _HINTS[number]
-    path = libc.path(name)
+def _hint(number: int, path: str | None) -> str | None:
     if path is None:
         return None
     directory = os.path.dirname(path)
-    if number in _DIRECTORY_HINTS:
-        return f"{directory}, the file system that holds semaphores, {_DIRECTORY_HINTS[number]}"
+    if number == errno.ENOSPC:
+        return f"{directory}, the file system that holds semaphores, is full"
     is_refused = number in (errno.EACCES, errno.EPERM)
     try:
         status = os.lstat(path.encode())

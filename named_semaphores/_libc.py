@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Callable
 
-_SECOND = 1_000_000_000  # in nanoseconds
 # A call keeps the GIL. PyPy's ctypes has no such flag.
 _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
 # sizeof(sem_t) of glibc and of musl, and that of programs of the other word size.
@@ -74,6 +73,11 @@ _SYSTEMS: dict[str, dict[str, Any]] = {
     "emscripten": _NOWHERE,
     "wasi": _NOWHERE,
 }
+
+
+def wall_clock() -> int:
+    nanoseconds: int = time.clock_gettime_ns(time.CLOCK_REALTIME)  # see _checks.clock
+    return nanoseconds
 
 
 def load(platform: str = sys.platform) -> ctypes.CDLL:
@@ -195,39 +199,38 @@ class Libc:
         # symbols of glibc and musl keep the 32-bit time of old binaries.
         plain, wide = timespec(self.time_t), TIMESPEC64
         monotonic = (time.CLOCK_MONOTONIC,)
-        # Symbol, timespec, its time for a deadline, arguments before and after the timespec.
+        # Symbol, timespec, arguments before and after it. Those without a clock have the wall's.
         waits: tuple[Any, ...] = (
             # int sem_clockwait(sem_t *sem, clockid_t clock, const struct timespec *abstime);
-            ("__sem_clockwait64", wide, _steady, monotonic, ()),  # glibc 2.34
-            ("sem_clockwait", plain, _steady, monotonic, ()),  # glibc 2.30, Cygwin 3.3
+            ("__sem_clockwait64", wide, monotonic, ()),  # glibc 2.34
+            ("sem_clockwait", plain, monotonic, ()),  # glibc 2.30, Cygwin 3.3
             # int sem_clockwait_np(sem_t *sem, clockid_t clock, int flags,
             #     const struct timespec *abstime, struct timespec *left);  FreeBSD
-            ("sem_clockwait_np", plain, _steady, (*monotonic, 1), (None,)),  # 1: TIMER_ABSTIME
-            # int sem_reltimedwait_np(sem_t *sem, const struct timespec *reltime);  illumos
-            ("sem_reltimedwait_np", plain, _time_left, (), ()),
+            ("sem_clockwait_np", plain, (*monotonic, 1), (None,)),  # 1: TIMER_ABSTIME
             # int sem_timedwait(sem_t *sem, const struct timespec *abstime);
-            ("__sem_timedwait64", wide, _on_wall_clock, (), ()),  # glibc
-            ("__sem_timedwait_time64", wide, _on_wall_clock, (), ()),  # musl
-            ("sem_timedwait", plain, _on_wall_clock, (), ()),
+            ("__sem_timedwait64", wide, (), ()),  # glibc
+            ("__sem_timedwait_time64", wide, (), ()),  # musl
+            ("sem_timedwait", plain, (), ()),
         )
         best = next((wait for wait in waits if hasattr(self.lib, wait[0])), None)
         self.has_timed_wait = best is not None
         self.is_steady = False
         if best is None:
             return
-        symbol, self._timespec, self._time_of, self._before, self._after = best
+        symbol, self._timespec, self._before, self._after = best
         before, after = [c_int] * len(self._before), [c_void_p] * len(self._after)
         types = (c_void_p, *before, ctypes.POINTER(self._timespec), *after)
         self.sem_timedwait = self._function(symbol, *types)
         # A wait until a time of the wall clock: most systems compute what is left of it and sleep
         # that long, so that a step of the clock costs a slice at most. glibc hands the time itself
         # to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
-        self.is_steady = self._time_of is not _on_wall_clock or not self.is_glibc
+        self.is_steady = bool(before) or not self.is_glibc
 
     def until(self, deadline: int) -> tuple[Any, ...]:
         """Return what ``sem_timedwait`` takes after the semaphore, to wait until ``deadline``."""
-        time_of_end = self._timespec(*divmod(self._time_of(deadline), _SECOND))
-        return (*self._before, time_of_end, *self._after)
+        if not self._before:
+            deadline += wall_clock() - clock()
+        return (*self._before, self._timespec(*divmod(deadline, 1_000_000_000)), *self._after)
 
     def link(self, name: str) -> Handle:
         """Open an existing semaphore."""
@@ -254,20 +257,3 @@ class Libc:
     def path(self, name: str) -> str | None:
         """Return the path of the semaphore's file; None where it has none."""
         return None if self.files is None else self.files + name[1:]
-
-
-def _steady(deadline: int) -> int:
-    return deadline
-
-
-def wall_clock() -> int:
-    nanoseconds: int = time.clock_gettime_ns(time.CLOCK_REALTIME)  # see _checks.clock
-    return nanoseconds
-
-
-def _on_wall_clock(deadline: int) -> int:
-    return wall_clock() + deadline - clock()
-
-
-def _time_left(deadline: int) -> int:
-    return max(0, deadline - clock())

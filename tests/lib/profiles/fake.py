@@ -99,7 +99,6 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "sem_timedwait": [c_ssize_t, POINTER(timespec)],
     "sem_clockwait": [c_ssize_t, c_int, POINTER(timespec)],
     "sem_clockwait_np": [c_ssize_t, c_int, c_int, POINTER(timespec), c_void_p],
-    "sem_reltimedwait_np": [c_ssize_t, POINTER(timespec)],
     "__sem_clockwait64": [c_ssize_t, c_int, POINTER(timespec64)],
     "__sem_timedwait64": [c_ssize_t, POINTER(timespec64)],
     "__sem_timedwait_time64": [c_ssize_t, POINTER(timespec64)],

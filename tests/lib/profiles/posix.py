@@ -172,9 +172,6 @@ class Illumos(_Timed):
     sem_failed = -1
     longest_name = 255
 
-    def do_sem_reltimedwait_np(self, address: int, left: Any) -> int:
-        return wait_for(address, nanoseconds(left.contents))
-
 
 def _tells(wait: Callable[..., int]) -> Callable[..., int]:
     """Return the same, but it returns its errno, and leaves errno alone."""
