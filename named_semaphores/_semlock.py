@@ -11,7 +11,6 @@ imported: its resource tracker removes other processes' names.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from ctypes import c_uint, get_errno
@@ -34,7 +33,6 @@ _SEMAPHORE = 1  # its kind: not a recursive mutex
 
 # The arguments of its calls, for all handles.
 _TRY = repeat((False,))
-_WAIT = repeat((True,))
 _FIRST_WAIT = repeat((True, FIRST_SLICE / 1e9))
 _NOTHING: Iterator[tuple[()]] = repeat(())
 
@@ -50,28 +48,13 @@ def semlock(platform: str) -> Any:
 class _Handle(Handle):
     def __init__(self, libc: Libc, lock: Any) -> None:
         self.libc, self.is_steady = libc, libc.is_steady
-        self.lock = lock
+        self.lock, self.pointer = lock, lock.handle  # the lock closes it
         acquire = lock.acquire
         self.tries = starmap(acquire, _TRY)
-        self.first_waits = starmap(acquire, _FIRST_WAIT if libc.has_timed_wait else _WAIT)
+        # Given a time, SemLock polls where there is no timed wait.
+        self.first_waits = starmap(acquire, _FIRST_WAIT) if libc.has_timed_wait else self.tries
         self.posts = starmap(lock.release, _NOTHING)
         self.exit = lock.__exit__
-
-    @property
-    def pointer(self) -> int:  # type: ignore[override]
-        # Keep this handle, and so the lock, until a call with the pointer returns.
-        return self.lock.handle  # type: ignore[no-any-return]
-
-    def value(self) -> int:
-        return self.lock._get_value()  # type: ignore[no-any-return]
-
-    def wait(self, nanoseconds: int) -> Iterator[int]:
-        # On the wall clock: if that is set back, the wait takes longer, and ends with a token, or a
-        # signal, nevertheless. Where there is no timed wait, SemLock would poll.
-        arguments = (True, nanoseconds / 1e9) if self.libc.has_timed_wait else (True,)
-        # True and False become 0 and -1.
-        status = map((-1).__add__, starmap(self.lock.acquire, (arguments,)))
-        return chain(status, (errno.ETIMEDOUT,))
 
 
 class SemLockLibc(Libc):

@@ -23,12 +23,10 @@ from .fake import (
     TIMER_ABSTIME,
     Fake,
     host,
-    nanoseconds,
     timespec,
     timespec32,
     timespec64,
     timespec_netbsd,
-    wait_for,
     wait_until,
 )
 
