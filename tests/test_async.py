@@ -24,11 +24,6 @@ from named_semaphores import NamedSemaphore, _async
 KINDS = ["native", "native-ctypes", "macos", "robust-native", "robust-macos"]
 MANY = 500  # as many tokens may be released
 
-try:
-    import uvloop
-except ImportError:
-    uvloop = None
-
 
 @pytest.fixture
 def sem(kind, name):
@@ -234,8 +229,6 @@ def new_eager_loop():
 LOOPS = {"asyncio": asyncio.new_event_loop}
 if hasattr(asyncio, "eager_task_factory"):
     LOOPS["eager"] = new_eager_loop
-if uvloop is not None:
-    LOOPS["uvloop"] = uvloop.new_event_loop
 
 
 @pytest.mark.parametrize("new_loop", list(LOOPS.values()), ids=list(LOOPS))

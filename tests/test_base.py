@@ -18,13 +18,6 @@ from named_semaphores import _base, _waiting
 KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
 
-@pytest.fixture
-def sem(kind, name):
-    sem = kind.cls(name, 0)
-    yield sem
-    sem.close()
-
-
 class Timeless:
     """A handle on which nothing happens. Its calls are noted with how long they may take, and take
     that long on the clock of the test.
@@ -85,7 +78,7 @@ def test_without_a_steady_wait_it_looks_soon_at_first_and_then_seldom(monkeypatc
 
 
 def test_what_a_handler_raises_once_the_call_has_a_token_leaves_none_with_the_caller(
-    sem, monkeypatch
+    kind, name, monkeypatch
 ):
     def handler(*_):
         raise Struck
@@ -94,11 +87,13 @@ def test_what_a_handler_raises_once_the_call_has_a_token_leaves_none_with_the_ca
         sem.release()
         yield itertools.chain(handle.try_once(), map(handler, (None,)))
 
+    sem = kind.cls(name, 0)
     monkeypatch.setattr(_base, "waits", struck)
     for wait in (sem.acquire, sem.__enter__, lambda: sem.acquire(timeout=60)):
         with pytest.raises(Struck):
             wait()
         assert sem.acquire(False)  # it was put back
+    sem.close()
 
 
 # A package that looks like gevent: its sleep runs the others, of which one releases.

@@ -245,12 +245,6 @@ def in_exit_stack(sem, work):
         work(stack.enter_context(sem))
 
 
-def in_pushed_exit(sem, work):
-    with contextlib.ExitStack() as stack:
-        stack.push(sem.__enter__())
-        work(sem)
-
-
 def in_async_with(sem, work):
     async def main():
         async with sem as entered:
@@ -304,9 +298,7 @@ class Patient:
         return self
 
 
-@pytest.mark.parametrize(
-    "block", [in_with, in_hold, in_exit_stack, in_pushed_exit, in_async_with, in_async_hold]
-)
+@pytest.mark.parametrize("block", [in_with, in_hold, in_exit_stack, in_async_with, in_async_hold])
 def test_a_block_holds_a_token_and_puts_it_back(sem, block):
     def look(entered):
         assert entered is link
