@@ -156,7 +156,7 @@ WAITS = {
     **{str(t): lambda sem, t=t: sem.acquire(timeout=t) for t in (None, 60, math.inf)},
     "a huge int": lambda sem: sem.acquire(timeout=10**400),
     "with": enter,
-    "hold": lambda sem: enter(sem.hold(timeout=60)),
+    "hold": lambda sem: enter(sem.hold()),
 }
 
 
