@@ -38,9 +38,8 @@ from named_semaphores.cli import commands, parser
 from named_semaphores.cli.run import run
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
-with_glibc = pytest.mark.skipif(
-    not (sys.platform.startswith("linux") and _semlock.system().is_glibc), reason="glibc's files"
-)
+GLIBC = sys.platform.startswith("linux") and _semlock.system().is_glibc
+with_glibc = pytest.mark.skipif(not GLIBC, reason="glibc's files")
 as_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason="one user only")
 
 
@@ -107,9 +106,18 @@ def sets():
 
 
 def test_create_value_acquire_release_unlink(bare, capfd):
-    steps(capfd, (f"create {bare} --posix", ""), (f"value {bare}", "1\n"))
+    before = os.umask(0o077)
+    steps(capfd, (f"create {bare} --posix --mode 0660", ""), (f"value {bare}", "1\n"))
+    os.umask(before)
+    if GLIBC:
+        assert os.stat("/dev/shm/sem." + bare).st_mode & 0o777 == 0o660
     result = call(line("acquire", "/" + bare, "--timeout", "5"))
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for wait, within in ((["--no-wait"], ""), (["--timeout", "0.01"], " within 0.01 s")):
+        said = f"named-semaphores: {bare}: no token was free{within}\n"
+        assert quick(capfd, "acquire", bare, *wait) == ("", said, 1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
     steps(
         capfd,
         (f"value {bare} --posix", "0\n"),
@@ -120,17 +128,6 @@ def test_create_value_acquire_release_unlink(bare, capfd):
         (f"create {bare} --posix --slots 0", ""),
         (f"value {bare}", "0\n"),
     )
-
-
-@pytest.mark.parametrize(
-    ("wait", "within"), [(["--no-wait"], ""), (["--timeout", "0.01"], " within 0.01 s")], ids=str
-)
-def test_acquire_gets_no_token_in_time(sem, bare, capfd, wait, within):
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    said = f"named-semaphores: {bare}: no token was free{within}\n"
-    with sem:
-        assert quick(capfd, "acquire", bare, *wait) == ("", said, 1)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_acquire_waits_until_a_token_is_free_or_a_signal_comes(sem, bare):
@@ -176,16 +173,6 @@ def test_what_acquire_took_no_signal_can_belie(sem):
     assert taken >= 20
 
 
-@with_glibc
-def test_create_sets_the_mode_whatever_the_umask(bare, capfd):
-    before = os.umask(0o077)
-    try:
-        steps(capfd, (f"create {bare} --posix --mode 0660", ""))
-    finally:
-        os.umask(before)
-    assert os.stat("/dev/shm/sem." + bare).st_mode & 0o777 == 0o660
-
-
 # Robust ones, and both
 
 
@@ -196,20 +183,14 @@ def test_create_makes_a_robust_one_that_stays(name, bare, capfd):
         (f"create {bare} --slots 4 --mode 640", ""),
         (f"value {bare} --robust", "4\n"),
         (f"resize {bare} 6", ""),
-        (f"value {bare}", "6\n"),
     )
     (found,) = [found for found in listing.list_robust() if found.name == name]
     assert (found.total, found.users, found.stays, found.mode) == (6, 0, True, 0o640)
+    with contextlib.closing(RobustSemaphore(name)) as robust, robust.hold(6):
+        steps(capfd, (f"resize {bare} 1", ""), (f"value {bare}", "0\n"))
     assert quick(capfd, "create", bare)[2] == 2
     steps(capfd, (f"unlink {bare}", ""), (f"create {bare}", ""), (f"value {bare}", "1\n"))
     steps(capfd, (f"unlink {bare}", ""))
-
-
-def test_resize_does_not_wait(robust, bare, capfd):
-    robust.acquire(n=3)
-    steps(capfd, (f"resize {bare} 1", ""), (f"value {bare}", "0\n"))
-    robust.release(3)
-    assert robust.value == 1
 
 
 def test_a_name_of_both_kinds_needs_a_word(robust, bare, capfd):
@@ -335,7 +316,6 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "required: COMMAND"),
         ("nonsense", "invalid choice: 'nonsense'"),
         ("value", "required: NAME"),
         ("value MISSING", "MISSING: No such file or directory (there is no semaphore of this"),
@@ -343,8 +323,6 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
         ("value EXISTS --posix --robust", "not allowed with"),
         ("acquire MISSING", "MISSING: No such file"),
         ("acquire EXISTS --timeout nan", "'nan' is not a number of seconds"),
-        ("acquire EXISTS --timeout -1", "'-1' is not a number"),
-        ("acquire EXISTS --timeout 1 --no-wait", "not allowed with"),
         ("acquire EXISTS --time 1", "unexpected: --time; did you mean --timeout?"),
         ("release MISSING", "MISSING: No such file"),
         ("release EXISTS -n 0", "'0' is not a number from 1"),
@@ -353,28 +331,22 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
         ("create MISSING --slot 1", "unexpected: --slot; did you mean --slots?"),
         ("create MISSING --slots 1_0", "'1_0' is not a number from 0"),
         ("create MISSING --slots 0", "'MISSING': --slots must be an int from 1 to 16383, not 0"),
-        ("create MISSING --slots 16384", "'MISSING': --slots must be an int from 1 to 16383"),
         ("create MISSING --mode 0999", "'0999' is not a mode in octal, as 0660"),
         ("create MISSING --mode 0400", "'MISSING': mode must allow its owner"),
         ("resize MISSING", "required: N"),
         ("resize MISSING 3", "MISSING: No such file"),
         ("resize EXISTS 0", "'EXISTS': N must be an int from 1 to 16383, not 0"),
-        ("resize EXISTS 16384", "'EXISTS': N must be an int from 1 to 16383"),
         ("unlink", "which names?"),
         ("unlink MISSING", "MISSING: No such file"),
-        ("unlink MISSING --robust", "MISSING: No such file"),
         ("unlink a/b", "'a/b' has '/'"),
         ("unlink --unused --posix MISSING", "POSIX semaphores are removed by name only"),
         ("unlink --unused --yes MISSING", "MISSING: not removed: there is no robust"),
         ("holders MISSING", "MISSING: No such file"),
         ("list --watch", "unexpected: --watch"),
-        ("list now", "unexpected: now"),
         ("run", "a name and a command: named-semaphores run NAME [--slots N] COMMAND..."),
-        ("run -- true", "a name and a command"),
         ("run MISSING --", "a command: named-semaphores run MISSING [--slots N] COMMAND..."),
         ("run MISSING --slot 2 true", "no option --slot (did you mean --slot-env or --slots? "),
         ("run MISSING --conflict 2 true", "did you mean --conflict-exit-code? "),
-        ("run MISSING --nowait true", "did you mean --no-wait? "),
         ("run MISSING --nonblock true", "did you mean --no-wait? "),
         ("run MISSING --wait 5 true", "did you mean --timeout? "),
         ("run MISSING --slit=2 true", "did you mean --slots"),
@@ -386,7 +358,6 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
         ("run MISSING --slots -1 true", "--slots: '-1' is not a number from 1"),
         ("run MISSING --slots=16384 true", "--slots: '16384' is not"),
         ("run MISSING --slots many true", "--slots: 'many' is not"),
-        ("run MISSING --slots 1_0 true", "--slots: '1_0' is not"),
         ("run MISSING --slots \uff12 true", "--slots: '\uff12' is not"),
         ("run MISSING --take 0 true", "--take: '0' is not"),
         ("run MISSING --slots 2 --take 3 true", "--take 3 is more than --slots 2"),
@@ -394,7 +365,6 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
         ("run MISSING --timeout nan true", "--timeout: 'nan' is not a number of seconds from 0"),
         ("run MISSING --timeout -1 true", "--timeout: '-1' is not"),
         ("run MISSING -w soon true", "--timeout: 'soon' is not"),
-        ("run MISSING -w 1_0 true", "--timeout: '1_0' is not"),
         ("run MISSING -w \uff12 true", "--timeout: '\uff12' is not"),
         ("run MISSING --timeout 1 --no-wait true", "either --timeout or --no-wait"),
         ("run MISSING -E 256 true", "--conflict-exit-code: '256' is not an exit code"),
@@ -429,6 +399,8 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
     for words in ("list", "release x", "create x", "create x --posix", "holders x --robust"):
         assert quick(capfd, *words.split()) == ("", none, 2)
     assert quick(capfd, "value", "x")[2] == 2
+    said = "named-semaphores: run needs System V semaphores: this system has none\n"
+    assert quick(capfd, "run", "x", "true") == ("", said, 2)
 
 
 @on_linux
@@ -569,11 +541,9 @@ def test_list(sem, robust, bare, capfd):
     assert str(os.getpid()) in posix[7].split(",")
     assert robust_[1:9] == ["robust", "1", "3", "0", "1", str(os.getpid()), "-", "0600"]
     posix, robust_ = (found for found in json.loads(text) if found["name"] == bare)
-    assert os.getpid() in posix["pids"]
+    assert (posix["kind"], posix["slots"], os.getpid() in posix["pids"]) == ("posix", None, True)
     assert 0 <= posix["age"] < SECONDS
-    expected = {"kind": "posix", "value": 1, "mode": "0600", "uid": os.getuid(), "slots": None}
-    assert {key: posix[key] for key in expected} == expected
-    expected = {"kind": "robust", "value": 1, "slots": 3, "waiting": 0, "users": 1, "stays": False}
+    expected = {"kind": "robust", "value": 1, "slots": 3, "mode": "0600", "stays": False}
     expected["holders"] = [{"pid": os.getpid(), "tokens": 2}]
     assert {key: robust_[key] for key in expected} == expected
 
@@ -732,8 +702,11 @@ def test_unlink_unused_asks(alone, name, bare, capfd, monkeypatch, answer):
 
 
 @on_linux
-def test_unlink_unused_looks_again_after_the_question(alone, name, bare):
+def test_unlink_unused_asks_no_pipe_and_looks_again_after_the_question(alone, name, bare):
     leave_idle(name)
+    result = call(line("unlink", "--unused", bare), input="y\n")
+    assert (result.returncode, result.stdout) == (2, f"{bare}\n")
+    assert "refusing to remove 1 without --yes" in result.stderr
     with Terminal(line("unlink", "--unused", bare)) as terminal:
         terminal.read(r"Remove 1\? \[y/N\]")
         with contextlib.closing(RobustSemaphore(name)) as opened:
@@ -741,13 +714,3 @@ def test_unlink_unused_looks_again_after_the_question(alone, name, bare):
             assert terminal.end() == 2
             assert opened.value == 1
     assert f"{bare}: not removed: a process has it open" in terminal.shown
-
-
-@on_linux
-def test_unlink_unused_asks_no_pipe_but_says_what_it_would_remove(alone, name, bare):
-    leave_idle(name)
-    result = call(line("unlink", "--unused", bare), input="y\n")
-    assert (result.returncode, result.stdout) == (2, f"{bare}\n")
-    assert "refusing to remove 1 without --yes" in result.stderr
-    assert sets() == [bare]
-    _sets.remove_idle([name])

@@ -143,16 +143,6 @@ import sys
 from named_semaphores import NamedSemaphore
 
 name, Flags = sys.argv[1], NamedSemaphore.Flags
-sem = NamedSemaphore(name)
-sem = NamedSemaphore(name, initial_value=3)  # links
-sem.acquire()
-sem.release()
-if sem.acquire(timeout=5):
-    sem.release()
-with NamedSemaphore(name) as inner:
-    assert inner.name == "/" + name.lstrip("/")
-sem = inner = None
-
 creator = NamedSemaphore(name, handle_existence=Flags.RAISE_IF_EXISTS)
 user = NamedSemaphore(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
 assert (creator.linked_existing_semaphore, user.linked_existing_semaphore) == (False, True)
