@@ -373,7 +373,7 @@ print(created, linked)
 
 
 def test_a_race_of_creating_linking_and_unlinking(name, full):
-    rounds = "50000" if full else "2000"
+    rounds = "50000" if full else "1000"
     counts = [map(int, output.split()) for output in outputs(5, RACES, name, rounds)]
     created, linked = (sum(column) for column in zip(*counts))
     assert created

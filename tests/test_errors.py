@@ -45,14 +45,10 @@ FORBIDDEN = "this user may not write in {directory}"
 DIRECTORY = "{directory}, the file system that holds semaphores, "
 SENTENCES = {
     "EACCES": FORBIDDEN,
-    "EPERM": FORBIDDEN,
     "ENOSPC": DIRECTORY + "is full",
-    "EROFS": "",
     "EMFILE": "this process has too many open files, or on musl 256 semaphores",
-    "ENFILE": "",
     "EEXIST": "a semaphore of this name exists",
     "ENOENT": "",
-    "EINVAL": "",
     "ENOMEM": "",
 }
 
