@@ -15,7 +15,7 @@ A handle has these attributes. Each step of an iterator makes one C call.
 - exit: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
 - is_steady: whether ``wait_until`` serves, so that no step of the wall clock can change the wait.
 - is_robust: whether the kernel puts tokens back when the process ends.
-- slices: how long the waits after the first one are, in nanoseconds; the last one repeats.
+- slices: how long later waits are, in nanoseconds; the last one repeats.
 - try_once(), wait(nanoseconds), wait_until(deadline): an iterator that takes a token, or tries to,
   and gives the status, 0 for success, then errno.
 """

@@ -51,9 +51,6 @@ class _Waiter:
     __slots__ = ("later", "library", "now")
     # A waiter that begins a new slice stands behind the others again, so slices grow.
     slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
-    # For waits(): the same, so there is no first call that was made before it.
-    first_waits: Any = None
-    tries: Any = None
 
     def __init__(self, library: SysV, now: Any, later: Any) -> None:
         self.library, self.now, self.later = library, now, later

@@ -19,6 +19,7 @@ from types import MethodType
 
 from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 from ._checks import clock
+from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Handle:
     """An open semaphore and its calls, as ``_base`` says."""
 
     is_robust = False
-    slices = (100_000_000, 1_000_000_000)
+    slices = (FIRST_SLICE, 100_000_000, 1_000_000_000)
     tries: Iterator[bool]
     first_waits: Iterator[bool]
     posts: Iterator[bool | None]

@@ -31,14 +31,10 @@ def waits(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
     The last one is made once ``clock()`` is ``deadline``. In a process that gevent or eventlet has
     patched, and where the library has no timed wait that serves, the calls do not wait.
 
-    waiter: a handle, or what has its ``slices``, ``is_steady`` and calls.
+    waiter: a handle, or what has its ``slices``, ``is_steady`` and calls that wait.
     """
-    pause = FIRST_PAUSE
-    slices = waiter.slices
-    # Semaphore._wait_endless has made the first call, unless first_waits does not wait.
-    is_first_made = deadline is None and waiter.first_waits is not waiter.tries
-    first = () if is_first_made else (FIRST_SLICE,)
-    for longest in chain(first, slices, repeat(slices[-1])):
+    pause, slices = FIRST_PAUSE, waiter.slices
+    for longest in chain(slices, repeat(slices[-1])):
         sleep = patched_sleep()
         if deadline is None and sleep is None:
             yield waiter.wait(longest)
