@@ -4,7 +4,7 @@
 import shlex
 from typing import Callable, NamedTuple
 
-from runtimes import BY_NAME, HERE, HOST, need, run
+from runtimes import BY_NAME, CACHE, HERE, HOST, need, run
 
 ROUNDS = 200
 
@@ -13,9 +13,8 @@ class Pair(NamedTuple):
     name: str
     left: str  # a runtime's name, HOST's, or "c"
     right: str
-    script: Callable[
-        [str, str], str
-    ]  # from the commands of both sides, what a shell shall do, all of which must succeed
+    # From the commands of both sides, what a shell shall do, all of which must succeed.
+    script: Callable[[str, str], str]
     shown: str
 
 
@@ -60,13 +59,13 @@ ALL = [
 ]
 
 
-def side(name, shop):
-    """The shell text that starts a side, and what that side is."""
+def side(name):
+    """Return the shell text that starts a side, and what that side is."""
     if name == "c":
         need({"gcc": "gcc"})
-        program = shop.cache / "pair"
+        program = CACHE / "pair"
         run("gcc", "-O2", "-o", program, HERE / "pair.c", "-pthread")
-        return shlex.quote(str(program)), {**HOST.get(shop).probe(), "version": "C"}
-    place = BY_NAME[name].get(shop)
+        return shlex.quote(str(program)), {**HOST.get().probe(), "version": "C"}
+    place = BY_NAME[name].get()
     command = ["env", f"PYTHONPATH={place.packages / 'wheel'}", *place.script("pair.py")]
     return " ".join(map(shlex.quote, command)), place.probe()

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -39,7 +39,6 @@ os.pwrite(file, bytes((count,)), 2 * runs + number)
 
 
 def limited(name: str) -> list[str]:
-    """Return what stands before each command."""
     return line("run", name, "--slots", str(SLOTS))
 
 
@@ -56,7 +55,7 @@ def storm(
     runs: int, seconds: float = 0.15, before: Callable[[str], list[str]] = limited
 ) -> Figures:
     """Start so many runs, AT_ONCE at a time, and kill a tenth of them while they start, wait, or
-    are the command.
+    are the command. ``before`` returns what stands before each command.
     """
     name, figures = unique_name(), Figures()
     descriptor, path = tempfile.mkstemp()
@@ -70,19 +69,18 @@ def storm(
             assert time.monotonic() < end, f"{len(there)} runs do not end"
             while started < runs and len(there) < AT_ONCE:
                 command = [sys.executable, "-S", "-E", "-c", COMMAND, path]
-                numbers = [str(started), str(runs), str(seconds)]
-                there[started] = _Started([*before(name), *command, *numbers], started in victims)
+                command += [str(started), str(runs), str(seconds)]
+                there[started] = _Started([*before(name), *command], started in victims)
                 started += 1
             for number, run in list(there.items()):
-                if run.process.poll() is not None:
-                    figures.failed += run.process.returncode != 0
+                if run.poll() is not None:
+                    figures.failed += run.returncode != 0
                     del there[number]
                 elif run.is_due(os.pread(descriptor, 1, number) == b"\1"):
                     os.pwrite(descriptor, b"\1", runs + number)
                     stage = run.stage(os.pread(descriptor, 1, number) == b"\1")
-                    run.process.kill()
-                    if run.process.wait() < 0:
-                        figures.killed[stage] += 1
+                    run.kill()
+                    figures.killed[stage] += run.wait() < 0
                     del there[number]
             time.sleep(0.0005)
         figures.inside = max(os.pread(descriptor, runs, 2 * runs))
@@ -91,18 +89,18 @@ def storm(
                 figures.left += f"{found.users} users, {found.free} free"
     finally:
         for run in there.values():
-            run.process.kill()
-            run.process.wait()
+            run.kill()
+            run.wait()
         os.close(descriptor)
         os.unlink(path)
         _sets.remove_idle([name])
     return figures
 
 
-class _Started:
+class _Started(subprocess.Popen):
     def __init__(self, words: list[str], dies: bool) -> None:
         null = subprocess.DEVNULL
-        self.process = subprocess.Popen(words, cwd="/", env=ENVIRONMENT, stdin=null, stderr=null)
+        super().__init__(words, cwd="/", env=ENVIRONMENT, stdin=null, stderr=null)
         self.dies_at = random.choice(STAGES) if dies else None
         self.dies: float | None = None
 
@@ -115,8 +113,7 @@ class _Started:
     def stage(self, works: bool) -> str:
         if works:
             return "working"
-        try:
-            waits = re.search("sem", Path(f"/proc/{self.process.pid}/wchan").read_text())
-        except OSError:
-            waits = None
-        return "waiting" if waits else "starting"
+        with contextlib.suppress(OSError):
+            if "sem" in Path(f"/proc/{self.pid}/wchan").read_text():
+                return "waiting"
+        return "starting"

@@ -138,8 +138,8 @@ def rounds(sem, interrupts):
 
 
 def _release_and_kill(sem: Any, several: tuple[int, ...], held: Gate, go: Gate, done: Gate) -> None:
-    """The other process: take tokens; then release them and send a signal, in any order and with
-    any gap, about when the wait begins.
+    """Take tokens; then release them and send a signal, in any order and with any gap, about when
+    the parent's wait begins.
     """
     parent = os.getppid()
     steps: list[Callable[[], object]] = [
@@ -220,20 +220,18 @@ def noticed(peer: Peer, interrupts: int, processes: int = 100) -> dict[str, Any]
     Python costs up to a second.
     """
     sem = peer.empty()
-    figures = shared(ctypes.c_double * (3 * processes))
+    rows = shared(ctypes.c_double * 3 * processes)
     with Children() as children:
-        for place in range(0, 3 * processes, 3):
-            children.start(_interrupt_waits, peer, sem, interrupts // processes, figures, place)
+        for row in rows:
+            children.start(_interrupt_waits, peer, sem, interrupts // processes, row)
         children.join()
     peer.drop(sem)
-    return {
-        "interrupts": int(sum(figures[0::3])),
-        "hangs": int(sum(figures[1::3])),
-        "s at most": round(max(figures[2::3]), 2),
-    }
+    made, hangs, longest = zip(*rows)
+    figures = {"interrupts": int(sum(made)), "hangs": int(sum(hangs))}
+    return {**figures, "s at most": round(max(longest), 2)}
 
 
-def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place: int) -> None:
+def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, row: Any) -> None:
     storm = _Storm()
     with storm.handling(signal.SIGALRM):
         for _ in range(interrupts):
@@ -244,6 +242,4 @@ def _interrupt_waits(peer: Peer, sem: Any, interrupts: int, figures: Any, place:
             except (Interrupt, *peer.interrupted):
                 signal.setitimer(signal.ITIMER_REAL, 0)
             took = time.monotonic() - begin
-            figures[place] += 1
-            figures[place + 1] += took > PATIENCE - 1
-            figures[place + 2] = max(figures[place + 2], took)
+            row[:] = row[0] + 1, row[1] + (took > PATIENCE - 1), max(row[2], took)
