@@ -18,12 +18,11 @@ TOOLS = os.path.dirname(HERE)
 sys.path[1:1] = [TOOLS, os.path.join(os.path.dirname(TOOLS), "lib")]
 
 import calls  # noqa: E402
+import fairness  # noqa: E402
 import handles  # noqa: E402
 import latency  # noqa: E402
 import processes  # noqa: E402
 import report  # noqa: E402
-import serving  # noqa: E402
-import starvation  # noqa: E402
 from alone import peers_ready, run_alone  # noqa: E402
 from peers import CACHE, OLD  # noqa: E402
 from results import Results, Value  # noqa: E402
@@ -54,16 +53,15 @@ GROUPS = {
     "fork": Group(handles.measure_forks, "fork, and the child's end (median)", report.median,
                   full=3),
     "memory": Group(handles.measure_memory, "bytes a handle", report.median_as(".0f")),
-    "fairness": Group(serving.measure_fairness,
+    "fairness": Group(fairness.measure,
                       "two tokens, held for 20 ms: requests of each process (fewest to most)",
                       report.range_of_counts),
-    "starvation": Group(starvation.measure, "some want several tokens, or many wait (median)",
+    "starvation": Group(fairness.measure_starvation,
+                        "some want several tokens, or many wait (median)",
                         report.median_as(".2f")),
     "death": Group(latency.measure_deaths,
                    "the holder is killed while another waits (median, p99)",
                    report.median_and_p99),
-    "poisson": Group(serving.measure_poisson, "wait for a token, random arrivals (median, p99)",
-                     report.median_and_p99),
     "latency": Group(latency.measure, "from another process's release (median, p99)",
                      report.median_and_p99),
     "idle": Group(latency.measure_idle, "CPU of waiting for a token that does not come",

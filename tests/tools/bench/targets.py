@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from typing import Callable
 
+import fairness
 import peers
-import starvation
 from calls import BASE, IMPORT, LINK, LINK_AGAIN, PAIR, TIMEOUT, TRY, WITH
 from handles import CREATED, FORK, LINKED, PROCESSES, PYTHONS
 from latency import CPU_TASKS, CPU_WAIT, DEATH, IN_TASK, IN_THREAD
-from results import Results, p99
-from serving import ALL_ASYNCIO, ALL_BLOCKING, MIXED_ASYNCIO, MIXED_BLOCKING
+from results import Results
 
 NAMED, ROBUST, POLLING = (peer.label for peer in (peers.Named, peers.Robust, peers.NamedPolling))
 BEFORE, POSIX_IPC, PREDECESSOR = (
@@ -62,7 +62,7 @@ def rows(results: Results) -> Iterator[list[str]]:
     for group, operation, whose, other, limit in _AT_LEAST:
         text = f"{whose}: {group}, {operation}: at least {limit} times as often as {other}"
         yield from _ratio(text, results.ratios(group, operation, other, whose), limit, _ENDLESS)
-    for measured in (_calls, _serving, _waiting, _memory, _starvation):
+    for measured in (_calls, _fairness, _waiting, _memory, _starvation):
         for text, values, form, least, most in measured(results):
             if values:
                 ends = dict.fromkeys((min(values), max(values)))
@@ -88,16 +88,12 @@ def _bounds(least: float, most: float, form: str) -> str:
     return f"{least:{form}} to {most:{form}}" if least else f"at most {most:{form}}"
 
 
-def _of(function, values: list[float], others: list[float]) -> list[float]:
+def _of(function: Callable[..., float], values: list[float], others: list[float]) -> list[float]:
     return [function(values) / function(others)] if values and others else []
 
 
 def _median(values: list[float]) -> list[float]:
     return [statistics.median(values)] if values else []
-
-
-def _evenness(counts: list[float]) -> list[float]:
-    return [min(counts) / max(counts)] if counts else []
 
 
 def _calls(results: Results) -> Iterator[Measured]:
@@ -106,20 +102,20 @@ def _calls(results: Results) -> Iterator[Measured]:
     yield f"{ROBUST}: {WITH}, times as long as {PAIR}", _median(ratios), ".2f", 0, 1.5
 
 
-def _serving(results: Results) -> Iterator[Measured]:
-    text = f"{ROBUST}: fewest requests of {ALL_BLOCKING} processes, of the most"
-    counts = results.get("fairness", ALL_BLOCKING, ROBUST)
-    yield text, _evenness(counts), ".2f", 0.9, _ENDLESS
-    for whose, least, most, late in ((ROBUST, 0.9, 1.1, 1.5), (NAMED, 0.4, _ENDLESS, 2.0)):
-        both = (results.get("fairness", kind, whose) for kind in (MIXED_ASYNCIO, MIXED_BLOCKING))
+def _fairness(results: Results) -> Iterator[Measured]:
+    for whose, kind, least in (
+        (ROBUST, fairness.ALL_BLOCKING, 0.9),
+        (ROBUST, fairness.ALL_ASYNCIO, 0.5),
+        (NAMED, fairness.ALL_ASYNCIO, 0.5),
+    ):
+        counts = results.get("fairness", kind, whose)
+        text = f"{whose}: {kind}: fewest requests, of the most"
+        yield text, [min(counts) / max(counts)] if counts else [], ".2f", least, _ENDLESS
+    for whose, least, most in ((ROBUST, 0.9, 1.1), (NAMED, 0.4, _ENDLESS)):
+        kinds = (fairness.MIXED_ASYNCIO, fairness.MIXED_BLOCKING)
+        both = (results.get("fairness", kind, whose) for kind in kinds)
         text = f"{whose}: an asyncio worker's requests, of a blocking one's"
         yield text, _of(statistics.mean, *both), ".2f", least, most
-        text = f"{whose}: fewest requests of {ALL_ASYNCIO} workers, of the most"
-        counts = results.get("fairness", ALL_ASYNCIO, whose)
-        yield text, _evenness(counts), ".2f", 0.5, _ENDLESS
-        both = (results.get("poisson", kind, whose) for kind in (ALL_ASYNCIO, ALL_BLOCKING))
-        text = f"{whose}: wait of random arrivals, p99, asyncio's of blocking's"
-        yield text, _of(p99, *both), ".2f", 0, late
 
 
 def _waiting(results: Results) -> Iterator[Measured]:
@@ -148,13 +144,13 @@ def _memory(results: Results) -> Iterator[Measured]:
 
 def _starvation(results: Results) -> Iterator[Measured]:
     for what, least, most in (
-        *((starvation.share(mix), 0.8, 1.25) for mix in starvation.MIXES),
-        *((starvation.longest(mix), 0, 100) for mix in starvation.MIXES),
-        (starvation.FEWEST, 0.7, 1),
-        (starvation.OVERTAKEN, 0, 80),
+        *((fairness.share(mix), 0.8, 1.25) for mix in fairness.MIXES),
+        *((fairness.longest(mix), 0, 100) for mix in fairness.MIXES),
+        (fairness.FEWEST, 0.7, 1),
+        (fairness.OVERTAKEN, 0, 80),
     ):
         yield f"{ROBUST}: {what}", results.get("starvation", what, ROBUST), ".2f", least, most
-    for what, most in ((starvation.CALL, 5), (starvation.IN_FORCE, 100)):
+    for what, most in ((fairness.CALL, 5), (fairness.IN_FORCE, 100)):
         values = results.get("starvation", what, ROBUST)
         # Their median: the machine may stop a process for some ms.
         yield f"{ROBUST}: {what}", _median(values), ".2f", 0, most

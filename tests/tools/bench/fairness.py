@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether those that want several tokens starve, or the others, or any of a long queue; and how
-soon fewer tokens are in force.
+"""How evenly processes get tokens: eight that serve requests, some that want several tokens, many
+that wait. And how soon fewer tokens are in force.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from forks import Children, shared
-from peers import Portalocker, Robust, SysvIpc, available
+from peers import SHARED, Portalocker, Robust, SysvIpc, available
 from processes import clock
 from results import Value
+
+WORKERS, TOKENS, REQUEST = 8, 2, 0.02  # processes, tokens, seconds a request holds a token
+MIXED_BLOCKING, MIXED_ASYNCIO = "4 + 4: each blocking one", "4 + 4: each asyncio one"
+ALL_BLOCKING, ALL_ASYNCIO = f"{WORKERS} blocking", f"{WORKERS} asyncio"
 
 BRIEFLY, LONG = 0.004, 0.1  # seconds that a token is held
 # Tokens, how many want several, how many of them, and how many want one.
@@ -36,7 +41,21 @@ def longest(mix: tuple[int, int, int, int]) -> str:
 
 
 def measure(quick: bool) -> Iterator[Value]:
-    """Count entries and waits of processes that loop over acquire, hold, release."""
+    """Count the requests of processes that loop over acquire, hold, release. They block; or half of
+    them, or all, are tasks, each with a loop of its own.
+    """
+    for peer in available(*SHARED, Portalocker):
+        for tasks in (0, WORKERS // 2, WORKERS) if peer.has_asyncio else (0,):
+            entries = _entries(peer, TOKENS, [1] * WORKERS, REQUEST, 2 if quick else 8, tasks)
+            for times in entries[:tasks]:
+                operation = ALL_ASYNCIO if tasks == WORKERS else MIXED_ASYNCIO
+                yield operation, peer.label, len(times)
+            for times in entries[tasks:]:
+                yield MIXED_BLOCKING if tasks else ALL_BLOCKING, peer.label, len(times)
+
+
+def measure_starvation(quick: bool) -> Iterator[Value]:
+    """Count entries and waits of the same, where some want several tokens, or many wait."""
     for peer in available(Robust, SysvIpc, Portalocker):
         for mix in () if isinstance(peer, Portalocker) else MIXES:  # which takes one at a time
             tokens, several, n, ones = mix
@@ -60,11 +79,10 @@ def measure(quick: bool) -> Iterator[Value]:
 
 
 def _entries(
-    peer: Any, tokens: int, numbers: list[int], held: float, seconds: float
+    peer: Any, tokens: int, numbers: list[int], held: float, seconds: float, tasks: int = 0
 ) -> list[list[Entry]]:
-    """Return the entries of each process, of which each takes a number of tokens at a time.
-
-    Who waits at the end counts as entering then.
+    """Return the entries of each process, of which each takes a number of tokens at a time. The
+    first so many processes are tasks. Who waits at the end counts as entering then.
     """
     room = int(seconds / held * tokens) + 10
     # For each entry since when the process waits, and when it entered.
@@ -86,9 +104,23 @@ def _entries(
             time.sleep(held)
             release()
 
+    async def work_in_task(number: int) -> None:
+        await asyncio.sleep(max(0, begin - clock()))
+        for entry in table[number]:
+            entry[0] = clock()
+            async with sem:
+                now = clock()
+                if now > end:
+                    return
+                entry[1] = now
+                await asyncio.sleep(held)
+
     with Children() as children:
         for number in range(len(numbers)):
-            children.start(work, number)
+            if number < tasks:
+                children.start(lambda number: asyncio.run(work_in_task(number)), number)
+            else:
+                children.start(work, number)
         time.sleep(max(0, end - clock()) + 0.05)
     peer.drop(sem)
     result = []
