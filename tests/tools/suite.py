@@ -23,7 +23,9 @@ import tempfile
 # Not "python -m pytest", which puts the checkout before the wheel on sys.path.
 PYTEST = os.path.join(os.path.dirname(sys.executable), "pytest")
 COVERAGE = [sys.executable, "-m", "coverage"]
-IN_TURN = ("cli", "forks", "readme", "robust", "run", "sysv")  # of the files of the suite
+# Half of the suite. Not at once: any run removes this user's idle sets, which tests in others of
+# these files make.
+IN_TURN = [f"tests/test_{name}.py" for name in "cli forks readme robust run sysv".split()]
 
 
 def is_tox_s() -> bool:
@@ -39,7 +41,7 @@ def is_tox_s() -> bool:
 
 
 def is_whole(path: str) -> bool:
-    """Whether the file of coverage's data has data, and no damage: tests kill processes."""
+    """Whether a file of coverage's has data, and no damage: tests kill processes."""
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
             has_begun = [*database.execute("SELECT version FROM coverage_schema")] != []
@@ -48,30 +50,19 @@ def is_whole(path: str) -> bool:
         return False
 
 
-def halves() -> tuple[list[str], list[str]]:
-    """Return the files of the suite in two lists of about the same size."""
-    sizes = {path: os.path.getsize(path) for path in glob.glob("tests/test_*.py")}
-    # Not at once: any run removes this user's idle sets, which the other files' tests make.
-    lists: tuple[list[str], list[str]] = [f"tests/test_{name}.py" for name in IN_TURN], []
-    for path in lists[0]:
-        sizes[path] *= 2  # they start many processes
-    for path in sorted(sizes.keys() - set(lists[0]), key=lambda path: (-sizes[path], path)):
-        min(lists, key=lambda paths: sum(map(sizes.__getitem__, paths))).append(path)
-    return lists
-
-
 def run(*command: str) -> None:
     if subprocess.run(command, check=False).returncode:
         sys.exit(f"{' '.join(command)} FAILED")
 
 
 def run_measured() -> None:
-    """Run both halves at once. Show what the second one wrote when the first has ended."""
-    first, second = ([*COVERAGE, "run", PYTEST, "-m", "not storm", *half] for half in halves())
+    """Run both halves at once. Show the second one's output when the first has ended."""
+    others = sorted({*glob.glob("tests/test_*.py")} - {*IN_TURN})
+    command = [*COVERAGE, "run", PYTEST, "-m", "not storm"]
     with tempfile.TemporaryFile("w+") as output:
-        other = subprocess.Popen(second, stdout=output, stderr=subprocess.STDOUT)
-        failed = subprocess.run(first, check=False).returncode
-        failed = other.wait() or failed
+        second = subprocess.Popen([*command, *others], stdout=output, stderr=subprocess.STDOUT)
+        failed = subprocess.run([*command, *IN_TURN], check=False).returncode
+        failed = second.wait() or failed
         output.seek(0)
         print(output.read(), flush=True)
     if failed:

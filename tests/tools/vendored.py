@@ -25,27 +25,21 @@ if sys.argv[1] == "beside":
 """
 
 
-def main(folder: str) -> int:
+def main(folder: str) -> None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     name = f"vendored.{os.getpid()}"
     vendor = os.path.join(folder, "app", "_vendor")
     shutil.rmtree(os.path.join(folder, "app"), ignore_errors=True)
-    shutil.copytree(
-        os.path.join(root, "named_semaphores"), os.path.join(vendor, "named_semaphores")
-    )
-    for package in (os.path.dirname(vendor), vendor):
-        with open(os.path.join(package, "__init__.py"), "w", encoding="utf-8"):
-            pass
+    package = "named_semaphores"
+    shutil.copytree(os.path.join(root, package), os.path.join(vendor, package))
     for kind, path in (("alone", folder), ("beside", os.pathsep.join((folder, root)))):
         command = [sys.executable, "-W", "error", "-c", CHECK, kind, name]
         subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, check=True)
-    command = [sys.executable, "-m", "app._vendor.named_semaphores", "run", name, "--", "true"]
-    subprocess.run(command, cwd=folder, check=True)
-    # The command's end leaves an idle set, which counts as not there.
-    return subprocess.run(
-        [*command[:3], "unlink", "--unused", "--yes", name], cwd=folder, check=True
-    ).returncode
+    # The end of run leaves an idle set, which counts as not there.
+    for words in (["run", name, "--", "true"], ["unlink", "--unused", "--yes", name]):
+        command = [sys.executable, "-m", "app._vendor.named_semaphores", *words]
+        subprocess.run(command, cwd=folder, check=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    main(sys.argv[1])
