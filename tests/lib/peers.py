@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peers of tests/tools/bench and tests/tools/stress: this library, the one it replaces, and
-what else its user could take.
+"""The peers of tests/tools/bench and tests/tools/stress: this library, and what else its user
+could take.
 
 Each ``Peer`` opens, closes and inspects one kind of semaphore. The calls of the hot path are source
 text, in which ``sem`` is the semaphore and ``limit`` a number of seconds: a function around them
@@ -15,7 +15,6 @@ import glob
 import importlib
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +24,7 @@ from typing import Any
 from support import import_copy, unique_name
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-CACHE = os.path.join(ROOT, ".bench")  # measured data, and named-semaphores 1.0.3
-PREDECESSOR = "named-semaphores==1.0.3"
+CACHE = os.path.join(ROOT, ".bench")  # measured data
 OLD = "NAMED_SEMAPHORES_OLD"  # the environment's word for another tree of this library
 
 try:
@@ -47,7 +45,6 @@ class Peer:
     has_asyncio = False  # acquire_async, async with
     takes_several = False  # hold(2)
     opens_at_once = True  # else a file is opened at each acquire
-    closes_when_deleted = False  # has no close
 
     def create(self, name: str, tokens: int = 1) -> Any:
         """Create a semaphore; an error if the name exists."""
@@ -101,9 +98,6 @@ class Peer:
         for _ in range(-missing):
             sem.acquire()
         return max(0, missing), max(0, -missing)
-
-    def tidy(self) -> None:
-        """Undo what grows with each use; called between measurements."""
 
 
 class Unclosed(Peer):
@@ -240,60 +234,6 @@ class PosixIpc(Peer):
     def discard(self, sem: Any) -> None:
         sem.unlink()
         sem.close()
-
-
-class Predecessor(Named):
-    label = "named-semaphores 1.0.3"
-    has_asyncio = False
-    closes_when_deleted = True
-
-    def __init__(self) -> None:
-        self.type = _predecessor()
-        self.flags = self.type.Flags
-        self.interrupted = (importlib.import_module("posix_ipc").SignalError,)
-
-    def create(self, name: str, tokens: int = 1) -> Any:
-        return super().create(self._allowed(name), tokens)
-
-    def link(self, name: str) -> Any:
-        return super().link(self._allowed(name))
-
-    @staticmethod
-    def _allowed(name: str) -> str:
-        return name[1:].replace(".", "_")
-
-    def close(self, sem: Any) -> None:
-        sem.__del__()
-
-    discard = close
-
-    def tidy(self) -> None:
-        # Each constructor adds a handler to a logger of the semaphore's name.
-        import logging
-
-        for name, logger in list(logging.root.manager.loggerDict.items()):
-            if name.startswith("NamedSemaphore.") and isinstance(logger, logging.Logger):
-                logger.handlers.clear()
-
-
-def _predecessor() -> Any:
-    """Import the other package of our import name, then put ours back."""
-    folder = os.path.join(CACHE, PREDECESSOR)
-    if not os.path.isdir(folder):
-        raise ImportError(f"{PREDECESSOR} is not in {CACHE}")
-    ours = _forget_package()
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module("named_semaphores.semaphore").NamedSemaphore
-    finally:
-        sys.path.remove(folder)
-        _forget_package()
-        sys.modules.update(ours)
-
-
-def _forget_package() -> dict[str, Any]:
-    names = [name for name in sys.modules if name.partition(".")[0] == "named_semaphores"]
-    return {name: sys.modules.pop(name) for name in names}
 
 
 class Multiprocessing(Unclosed):
@@ -506,7 +446,6 @@ ALL: tuple[type[Peer], ...] = (
     Robust,
     RobustBefore,
     PosixIpc,
-    Predecessor,
     Multiprocessing,
     Threading,
     SysvIpc,
@@ -517,7 +456,7 @@ ALL: tuple[type[Peer], ...] = (
 OURS = (Named, NamedCtypes, NamedPolling, Robust)
 FILES = (Filelock, Portalocker)
 # Those that processes share, and that wait in the kernel.
-SHARED = (Named, NamedCtypes, Robust, RobustBefore, PosixIpc, Predecessor, Multiprocessing, SysvIpc)
+SHARED = (Named, NamedCtypes, Robust, RobustBefore, PosixIpc, Multiprocessing, SysvIpc)
 LABELS = {peer.label: peer for peer in ALL}
 
 
@@ -529,33 +468,15 @@ def available(*types: type[Peer]) -> Iterator[Any]:
 
 
 def prepare(*types: type[Peer]) -> dict[str, str]:
-    """Fetch named-semaphores 1.0.3. Return the peers that cannot be had, by label, and why."""
+    """Return the peers that cannot be had, by label, and why."""
     os.makedirs(CACHE, exist_ok=True)
     missing = {}
     for peer_type in types or ALL:
-        why = _fetch_predecessor() if peer_type is Predecessor else ""
         try:
             peer_type()
         except ImportError as error:
-            missing[peer_type.label] = why or str(error)
+            missing[peer_type.label] = str(error)
     return missing
-
-
-def _fetch_predecessor() -> str:
-    """Put the package where only ``_predecessor`` finds it, since its import name is ours.
-
-    Return what pip says if it fails.
-    """
-    folder = os.path.join(CACHE, PREDECESSOR)
-    if os.path.isdir(folder):
-        return ""
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PREDECESSOR, "--target"]
-    with tempfile.TemporaryDirectory(dir=CACHE) as new:
-        unpacked = os.path.join(new, "unpacked")
-        ran = subprocess.run([*pip, unpacked], capture_output=True, text=True, check=False)
-        if not ran.returncode:
-            os.rename(unpacked, folder)
-        return ran.stderr.strip()[-300:] if ran.returncode else ""
 
 
 # What a process leaves behind. Names contain the id of the process that ran the measurement

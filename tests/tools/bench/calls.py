@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from handles import open_elsewhere
-from peers import CACHE, PREDECESSOR, available
+from peers import CACHE, available
 from results import Value
 from support import unique_name
 
@@ -57,10 +57,10 @@ def _statements(peer: Any) -> Iterator[tuple[str, str]]:
         yield TIMEOUT, f"{peer.timed_acquire}; sem.release()"
     yield FAILS, f"try: {peer.try_acquire}\nexcept busy: pass" if peer.busy else peer.try_acquire
     if peer.opens_at_once:
-        yield CREATE, "create(name)" if peer.closes_when_deleted else "discard(create(name))"
+        yield CREATE, "discard(create(name))"
     if peer.opens_at_once and peer.has_name:
         for operation in (LINK, LINK_AGAIN):
-            yield operation, "link(name)" if peer.closes_when_deleted else "close(link(name))"
+            yield operation, "close(link(name))"
 
 
 def _timer(peer: Any, statement: str, sem: Any, name: str) -> Timer:
@@ -78,7 +78,6 @@ def _in_turns(timers: dict[Any, Timer], rounds: int) -> Iterator[tuple[str, floa
         order.append(order.pop(0))  # so that each peer has each other one before it
         for peer in order:
             yield peer.label, timers[peer](loops[peer]) / loops[peer]
-            peer.tidy()
 
 
 def _loops(timer: Timer) -> int:
@@ -96,7 +95,6 @@ _IMPORTS = {
     "RobustSemaphore": "from named_semaphores import RobustSemaphore",
     BASE: "import ctypes, enum, weakref",
     "posix_ipc": "import posix_ipc",
-    "named-semaphores 1.0.3": "from named_semaphores.semaphore import NamedSemaphore",
     "threading.Semaphore": "import threading",
     "multiprocessing.Semaphore": "import multiprocessing.synchronize",
     "sysv_ipc, undo": "import sysv_ipc",
@@ -113,9 +111,8 @@ def measure_imports(quick: bool) -> Iterator[Value]:
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for number in range(6 if quick else 21):
         for label, statement in _IMPORTS.items():
-            path = os.path.join(CACHE, PREDECESSOR) if "1.0.3" in label else root
             code = (
-                f"import sys, time; sys.path.insert(0, {path!r}); t = time.perf_counter()\n"
+                f"import sys, time; sys.path.insert(0, {root!r}); t = time.perf_counter()\n"
                 f"{statement}\nprint(time.perf_counter() - t)"
             )
             command = [sys.executable, "-c", code]

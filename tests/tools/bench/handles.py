@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
 from forks import Children, Gate, shared
-from peers import Named, NamedCtypes, PosixIpc, Predecessor, Robust, RobustBefore, available
+from peers import Named, NamedCtypes, PosixIpc, Robust, RobustBefore, available
 from results import Value
 from support import unique_name
 
@@ -50,7 +50,7 @@ def _forks(peer: Any, count: int, times: int) -> list[float]:
 def measure_memory(quick: bool) -> Iterator[Value]:
     """Measure the memory of a handle: what Python counts, and what the process takes."""
     names = [unique_name() for _ in range(1_000 if quick else 10_000)]
-    for peer in available(Named, NamedCtypes, Robust, RobustBefore, PosixIpc, Predecessor):
+    for peer in available(Named, NamedCtypes, Robust, RobustBefore, PosixIpc):
         with open_elsewhere((peer, name) for name in names):
             used = [(LINKED, _in_child(_memory, peer.link, names, peer.close))]
         if not isinstance(peer, PosixIpc):  # which knows no creators

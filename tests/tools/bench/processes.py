@@ -17,7 +17,6 @@ from peers import (
     Named,
     NamedCtypes,
     PosixIpc,
-    Predecessor,
     available,
 )
 from results import Value
@@ -39,7 +38,7 @@ def measure_handovers(quick: bool) -> Iterator[Value]:
     here, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {here})
     for place, there in [("one CPU", here)] + [("two CPUs", cpu) for cpu in others[:1]]:
-        peers = available(Named, NamedCtypes, PosixIpc, Predecessor, Multiprocessing)
+        peers = available(Named, NamedCtypes, PosixIpc, Multiprocessing)
         ends = {peer: (peer.fresh(0), peer.fresh(0)) for peer in peers}
         with Children() as children:
             for mine, theirs in ends.values():

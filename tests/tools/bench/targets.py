@@ -15,9 +15,7 @@ from latency import CPU_TASKS, CPU_WAIT, DEATH, IN_TASK, IN_THREAD
 from results import Results
 
 NAMED, ROBUST, POLLING = (peer.label for peer in (peers.Named, peers.Robust, peers.NamedPolling))
-BEFORE, POSIX_IPC, PREDECESSOR = (
-    peer.label for peer in (peers.RobustBefore, peers.PosixIpc, peers.Predecessor)
-)
+BEFORE, POSIX_IPC = peers.RobustBefore.label, peers.PosixIpc.label
 
 # Group, operation, whose, the peer, at most so many times as long.
 _AT_MOST = (
@@ -26,10 +24,6 @@ _AT_MOST = (
     ("calls", TRY, NAMED, POSIX_IPC, 1.15),
     ("calls", TIMEOUT, NAMED, POSIX_IPC, 1.25),
     ("calls", LINK, NAMED, POSIX_IPC, 2.6),
-    ("calls", WITH, NAMED, PREDECESSOR, 0.3),
-    ("calls", PAIR, NAMED, PREDECESSOR, 0.45),
-    ("calls", TRY, NAMED, PREDECESSOR, 0.3),
-    ("calls", TIMEOUT, NAMED, PREDECESSOR, 0.2),
     ("calls", WITH, NAMED, peers.Multiprocessing.label, 0.75),
     ("import", IMPORT, NAMED, BASE, 1.15),
     ("calls", PAIR, ROBUST, BEFORE, 1.12),

@@ -61,7 +61,7 @@ DEATHS: dict[str, Fault] = {
 }
 KILLS: dict[str, Fault] = {"timeline": ("for so many seconds", timeline.killing, 10)}
 FAULTS = {**SIGNALS, **SEVERAL, **THREADS, **DEATHS, **KILLS}
-LOSERS = (peers.PosixIpc, peers.Predecessor, peers.Multiprocessing, Naive)
+LOSERS = (peers.PosixIpc, peers.Multiprocessing, Naive)
 # Key, title, peers, and faults.
 TABLES = (
     ("signals", "Signals, whose handlers raise", (*OURS, *LOSERS), SIGNALS),
@@ -69,7 +69,7 @@ TABLES = (
     (
         "threads",
         "Threads, forks, successors",
-        (Named, NamedCtypes, Robust, peers.PosixIpc, peers.Predecessor, Naive),
+        (Named, NamedCtypes, Robust, peers.PosixIpc, Naive),
         THREADS,
     ),
     (
