@@ -127,77 +127,49 @@ def test_options_stand_on_both_sides_of_the_name(words, expected):
     assert options.command[0] in ("make", "-x")
 
 
-def test_what_cannot_be_run(name, bare, capfd, tmp_path):
+def test_what_cannot_be_run(name, bare, capfd, monkeypatch, tmp_path):
     text = tmp_path / "text"
     text.write_text("no program")
-    for word, code, reason in (
-        ("no-such-command", 127, errno.ENOENT),
-        ("", 127, errno.ENOENT),
-        (str(text / "below"), 127, errno.ENOTDIR),
-        (str(text), 126, errno.EACCES),
-        (str(tmp_path), 126, errno.EACCES),
+    for words, code, reason in (
+        (["no-such-command"], 127, errno.ENOENT),
+        ([""], 127, errno.ENOENT),
+        ([str(text / "below")], 127, errno.ENOTDIR),
+        ([str(text)], 126, errno.EACCES),
+        ([str(tmp_path)], 126, errno.EACCES),
+        (["true", "x" * 2**22], 126, errno.E2BIG),
     ):
-        said = f"named-semaphores: {word}: {os.strerror(reason)}\n"
-        assert quick(capfd, bare, word) == (said, code)
+        said = f"named-semaphores: {words[0]}: {os.strerror(reason)}\n"
+        assert quick(capfd, bare, *words) == (said, code)
     err, code = quick(capfd, bare, "echo a; echo b")
     assert code == 127
     assert f"(for a shell: named-semaphores run {bare} sh -c 'echo a; echo b')" in err
     assert name not in [found.name for found in listed()]
 
+    def refuse(program, arguments):
+        raise OSError(errno.EACCES, "this folder of the PATH cannot be searched")
 
-def test_a_script_without_an_interpreter_line_is_the_shells(name, tmp_path):
-    script = tmp_path / "script"
-    script.write_text('echo "$0 $1"; exit 3\n')
-    script.chmod(0o755)
-    result = run(name, str(script), "a b")
-    assert (result.stdout, result.stderr, result.returncode) == (f"{script} a b\n", "", 3)
+    monkeypatch.setattr(os, "execv", refuse)
+    assert quick(capfd, bare, "no-such-command")[1] == 127
 
 
-def test_the_search_goes_on_past_what_may_not_be_executed(name, tmp_path):
+def test_the_command_is_searched_for_as_a_shell_does(name, tmp_path):
+    """And a script without an interpreter line is the shell's."""
     for folder, mode in (("a", 0o644), ("b", 0o755)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "script").write_text("echo found\n")
+        (tmp_path / folder / "script").write_text('echo "$0 $1"; exit 3')
         (tmp_path / folder / "script").chmod(mode)
     a, b, none = (f"{tmp_path}/{folder}" for folder in ("a", "b", "none"))
-    for path, cwd, expected in (
-        (f"{none}:{a}:{b}", "/", ("found\n", 0)),
-        (f"{a}:{none}", "/", ("", 126)),
-        ("", b, ("found\n", 0)),  # an empty entry is the current folder
-        (f"{none}:", b, ("found\n", 0)),
+    for word, path, cwd, expected in (
+        (f"{b}/script", none, "/", (f"{b}/script a b\n", 3)),
+        ("script", f"{none}:{a}:{b}", "/", (f"{b}/script a b\n", 3)),
+        ("script", f"{a}:{none}", "/", ("", 126)),
+        ("script", f"{none}:", b, ("script a b\n", 3)),  # an empty entry is the current folder
     ):
-        result = run(name, "script", cwd=cwd, env={**ENVIRONMENT, "PATH": path})
+        result = run(name, word, "a b", cwd=cwd, env={**ENVIRONMENT, "PATH": path})
         assert (result.stdout, result.returncode) == expected
 
 
-def cannot_execute(monkeypatch, number):
-    def refuse(program, arguments):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "execv", refuse)
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.E2BIG])
-def test_where_the_system_refuses(bare, capfd, monkeypatch, number):
-    """EACCES: a folder of the PATH that cannot be searched. E2BIG: too many words."""
-    cannot_execute(monkeypatch, number)
-    code, number = (127, errno.ENOENT) if number == errno.EACCES else (126, number)
-    said = f"named-semaphores: no-such-command: {os.strerror(number)}\n"
-    assert quick(capfd, bare, "no-such-command") == (said, code)
-    with contextlib.closing(RobustSemaphore(bare, 2)) as opened, opened.slot():
-        assert quick(capfd, bare, "--slot-env", "SLOT", "no-such-command") == (said, code)
-    assert os.environ.pop("SLOT") == "1"
-
-
 # What the command finds
-
-
-def test_the_command_gets_the_descriptors(name):
-    # GNU make's job server is a pipe.
-    reading, writing = os.pipe()
-    run(name, "sh", "-c", f"printf told >/dev/fd/{writing}", pass_fds=[writing])
-    os.close(writing)
-    with open(reading) as pipe:
-        assert pipe.read() == "told"
 
 
 @on_linux
@@ -212,11 +184,15 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1, signal.SIGTERM})
 
+    with open(os.devnull) as file:  # GNU make's job server is a pipe that commands inherit
+        options = {"pass_fds": [file.fileno()], "preexec_fn": prepare}
+        expected = call(["ls", "/proc/self/fd"], **options).stdout
+        assert run(name, "ls", "/proc/self/fd", **options).stdout == expected
+        assert str(file.fileno()) in expected.split()
     # SigQ counts the signals that wait for all of this user's processes.
-    signals = ["grep", "-E", "^(Sig[BCIP]|Shd)", "/proc/self/status"]
-    for words in (["ls", "/proc/self/fd"], signals):
-        expected = call(words, preexec_fn=prepare).stdout
-        assert run(name, *words, preexec_fn=prepare).stdout == expected
+    words = ["grep", "-E", "^(Sig[BCIP]|Shd)", "/proc/self/status"]
+    expected = call(words, preexec_fn=prepare).stdout
+    assert run(name, *words, preexec_fn=prepare).stdout == expected
     assert f"SigIgn:\t{sum(1 << signum - 1 for signum in ignored):016x}" in expected
     assert "SigBlk:\t0000000000004200" in expected
 
@@ -277,7 +253,6 @@ def test_a_wait_ends_when_the_semaphore_is_made_too_small_or_removed(
 
 
 def test_a_wait_that_a_resize_ended_too_early_begins_anew(bare, capfd, monkeypatch):
-    cannot_execute(monkeypatch, errno.EACCES)
     takes = iter([False, False, True])
     monkeypatch.setattr(take, "take", lambda *arguments: next(takes))
     assert quick(capfd, bare, "no-such-command")[1] == 127
@@ -342,7 +317,7 @@ def test_a_signal_ends_the_wait_and_costs_no_token(opened, signum):
     opened.release(2)
 
 
-def test_a_numbered_slot(opened, bare):
+def test_a_numbered_slot(opened, bare, capfd):
     """The lowest number that no other has."""
     words = [bare, "--slot-env", "SLOT", "sh", "-c", "echo $SLOT; read it"]
     with start(*words) as first:
@@ -356,8 +331,11 @@ def test_a_numbered_slot(opened, bare):
             assert third.stdout.readline() == "0\n"
             end(third)
         end(second)
-    result = run(bare, "--slots", "33", "--slot-env", "SLOT", "true")
-    assert (result.returncode, result.stderr.count("\n")) == (2, 2)  # and that it has resized
+    with opened.slot():  # has number 0
+        assert quick(capfd, bare, "--slot-env", "SLOT", "no-such-command")[1] == 127
+    assert (os.environ.pop("SLOT"), opened.value) == ("1", 2)
+    err, code = quick(capfd, bare, "--slots", "33", "--slot-env", "SLOT", "true")
+    assert (code, err.count("\n")) == (2, 2)  # and that it has resized
     assert opened.value == 33
 
 
@@ -432,10 +410,9 @@ def test_it_says_on_a_terminal_that_it_waits_and_who_holds(opened, bare):
 
 
 @pytest.mark.parametrize("user", [None, NOBODY])
-def test_it_says_that_there_is_a_posix_semaphore_of_this_name(name, bare, capfd, monkeypatch, user):
+def test_it_says_that_there_is_a_posix_semaphore_of_this_name(name, bare, capfd, user):
     if user and why_always_the_same_user():
         pytest.skip("one user only")
-    cannot_execute(monkeypatch, errno.EACCES)
     says = f"{bare}: there is a POSIX semaphore of this name, too; run makes a robust one, and the"
     with contextlib.closing(NamedSemaphore(name, 4, unlink_on_delete=True)):
         if user:

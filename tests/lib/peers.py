@@ -467,11 +467,11 @@ def available(*types: type[Peer]) -> Iterator[Any]:
             yield peer_type()
 
 
-def prepare(*types: type[Peer]) -> dict[str, str]:
+def prepare() -> dict[str, str]:
     """Return the peers that cannot be had, by label, and why."""
     os.makedirs(CACHE, exist_ok=True)
     missing = {}
-    for peer_type in types or ALL:
+    for peer_type in ALL:
         try:
             peer_type()
         except ImportError as error:
