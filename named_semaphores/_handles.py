@@ -19,17 +19,17 @@ from __future__ import annotations
 import os
 import sys
 from _thread import RLock
-from functools import partial
 from itertools import repeat, starmap
 from operator import not_
 from weakref import WeakValueDictionary, ref
 
 from . import _set
+from ._base import ending
 from ._c import call
 from ._checks import clock
 from ._cleanup import at_exit
 from ._opening import open_set
-from ._sysv import NOWAIT
+from ._sysv import NOWAIT, arguments, in_c
 from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ._sysv import SysV
 
 
-class _Waiter:
+class Waiter:
     """One transition as calls that wait; see ``_base`` for the attributes.
 
     Args:
@@ -71,64 +71,71 @@ class _Waiter:
         return self.wait(deadline - clock())
 
 
-class _Poller(_Waiter):
-    """For the rest of several tokens, where nothing ends a wait that is resized below n."""
+class Block:
+    """Transitions in C, each as an array and as the arguments of ``semop``.
 
-    __slots__ = ()
+    All that is ever called keeps its block, so that a child of fork finds the blocks of its sets
+    and writes its own account into them. Threads that wait in ``semop`` then are the parent's.
+    """
 
-    def wait(self, nanoseconds: int) -> Iterator[int]:
-        self.library.sleep(0.001)
-        return self.try_once()
+    __slots__ = ("__weakref__", "arguments", "arrays")
+
+    def __init__(self, semset: _set.Set, *transitions: Any) -> None:
+        self.arrays = [in_c(operations) for operations in transitions]
+        self.arguments = [arguments(semset.semid, array) for array in self.arrays]
+        semset.blocks.add(self)
+
+    def move(self, before: int, account: int) -> None:
+        for array in self.arrays:
+            for operation in array:
+                if operation.sem_num == before:
+                    operation.sem_num = account
 
 
-class _Calls:
+class Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
     __slots__ = (
-        "__weakref__", "block", "exit", "first", "first_waits", "give", "give_up", "n", "posts",
-        "rest", "tries", "waiter",
+        "__weakref__", "exit", "first", "first_waits", "give", "give_up", "later", "n", "now",
+        "posts", "rest", "tries",
     )  # fmt: skip
 
     def __init__(self, semset: _set.Set, n: int) -> None:
         self.n = n
         library, account, bias = semset.library, semset.account, semset.library.system.bias
-        notice = library.system.many_operations
         lists = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)]
         lists.append(_set.give(account, n))
         if n > 1:
+            notice = library.system.operations > 5
             for flags in (NOWAIT, 0):
                 lists.append(_set.take_first(account, bias, flags))
                 lists.append(_set.take_rest(account, n, bias, notice, flags))
             lists.append(_set.give_up(account))
-        self.block = _set.Block(semset, *lists)  # kept, so that a child of fork finds it
-        now, later, self.give, *several = self.block.arguments
-        self.waiter = _Waiter(library, now, later)
-        self.tries = map(not_, starmap(library.semop_now, repeat(now)))
+        block = Block(semset, *lists)
+        self.now, self.later, self.give, *several = block.arguments
+        self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
         self.posts = starmap(library.semop_now, repeat(self.give))
-        self.exit = library.semop_exit(_Ended(semset, n).__getitem__)
-        if n > 1:  # waits for the first one, and then for the rest: see _several
+        self.exit = library.exit(semset.semid, block.arrays[2], Ended(semset, block, n).__getitem__)
+        self.first_waits = self.tries
+        if several:  # waits for the first one, and then for the rest: see _several
             first_now, rest_now, first_later, rest_later, give_up = several
-            rest_waiter = _Waiter if notice or library.semtimedop else _Poller
-            self.first = _Waiter(library, first_now, first_later)
-            self.rest = rest_waiter(library, rest_now, rest_later)
+            self.first = Waiter(library, first_now, first_later)
+            self.rest = Waiter(library, rest_now, rest_later)
             self.give_up = starmap(library.semop_now, repeat(give_up))
-            self.first_waits = self.tries
-        elif library.semtimedop is None:
-            self.first_waits = map(not_, starmap(library.semop, repeat(later)))
-        else:
-            within = (*later, library.timeout(FIRST_SLICE))
+        elif library.semtimedop is not None:
+            within = (*self.later, library.timeout(FIRST_SLICE))
             self.first_waits = map(not_, starmap(library.semtimedop, repeat(within)))
 
 
-class _Ended(dict):  # type: ignore[type-arg]
+class Ended(dict):  # type: ignore[type-arg]
     """What the end of a with statement returns, by semop's status.
 
     For 0 it is None, and no Python code runs. For -1, refused, ``__missing__`` gives back.
     """
 
-    def __init__(self, semset: _set.Set, n: int) -> None:
+    def __init__(self, semset: _set.Set, block: Block, n: int) -> None:
         super().__init__({0: None})
-        self.set, self.n = semset, n
+        self.set, self.block, self.n = semset, block, n
 
     def __missing__(self, status: int) -> None:
         held = self.set.give_refused(self.n)
@@ -137,58 +144,35 @@ class _Ended(dict):  # type: ignore[type-arg]
 
 
 # By the id of the set, which the calls keep alive, and n.
-_calls: WeakValueDictionary[tuple[int, int], _Calls] = WeakValueDictionary()
+_calls: WeakValueDictionary[tuple[int, int], Calls] = WeakValueDictionary()
 
 
-class Handle:
+class Handle(Waiter):
     """One use of a set, for n tokens at a time; see ``_base`` for the attributes.
 
     The process leaves the set with the last handle.
     """
 
-    __slots__ = ("__weakref__", "calls", "first_waits", "posts", "set", "tries")
+    __slots__ = ("__weakref__", "calls", "first_waits", "n", "posts", "set", "tries")
     is_robust = True
-    slices = _Waiter.slices
 
     def __init__(self, semset: _set.Set, n: int) -> None:
         # The callback is C code: the reference is removed with this handle even if a signal
         # handler's exception ends __del__ before its first line. It has no name: a reference that
         # an exception leaves outside of the set would be without a hash when it is called back.
         semset.handles.add(ref(self, semset.handles.discard))
-        self.set = semset
+        self.set, self.n = semset, n
         calls = _calls.get((id(semset), n))
         if calls is None:
-            calls = _calls[id(semset), n] = _Calls(semset, n)
+            calls = _calls[id(semset), n] = Calls(semset, n)
+        super().__init__(semset.library, calls.now, calls.later)
         self.calls = calls
         self.tries, self.first_waits, self.posts = calls.tries, calls.first_waits, calls.posts
 
     @property
-    def n(self) -> int:
-        return self.calls.n
-
-    @property
-    def is_steady(self) -> bool:
-        return self.calls.waiter.is_steady
-
-    def try_once(self) -> Iterator[int]:
-        return self.calls.waiter.try_once()
-
-    def wait(self, nanoseconds: int) -> Iterator[int]:
-        return self.calls.waiter.wait(nanoseconds)
-
-    def wait_until(self, deadline: int) -> Iterator[int]:
-        return self.calls.waiter.wait_until(deadline)
-
-    @property
     def exit(self) -> Any:
-        """What ends a with statement. It keeps this handle."""
-        end = self.bare_exit()
-        end.handle = self
-        return end
-
-    def bare_exit(self) -> Any:
-        """The same, without this handle."""
-        return partial(self.calls.exit, *self.calls.give[:2], 3)
+        """What ends a with statement. It keeps this handle; ``calls.exit`` is the same without."""
+        return ending(self.calls.exit, self)
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not hasattr(self, "set"):  # leave_all has run, or __init__ failed
@@ -207,11 +191,6 @@ _unused: list[_set.Set] = []  # their last handle was collected; they may have a
 _lock = RLock()  # to find a set in _joined, and to leave one; a child of fork has another
 
 
-def _locked(lock: Any, blocking: bool = True) -> Iterator[bool]:
-    """Return an iterator that takes the lock. As in ``_base``, no signal leaves it locked."""
-    return map(lock.acquire, (blocking,))
-
-
 def _leave_unused() -> None:
     """Leave the sets that have no handle.
 
@@ -219,26 +198,23 @@ def _leave_unused() -> None:
     a thread that has ours may wait. Then the thread that has ours leaves the sets, after it has
     released the lock.
     """
-    still_held = []  # by a with statement of a generator that is being collected, for example
-    is_ours = True
-    while _unused and is_ours:
+    still_held = 0  # by a with statement of a generator that is being collected, for example
+    while len(_unused) > still_held:
         lock = _lock  # a signal handler may fork meanwhile
-        for is_ours in _locked(lock, False):
+        for is_ours in map(lock.acquire, (False,)):  # as in _base: no signal leaves it locked
             if not is_ours:
-                break
+                return
             try:
-                semset = _unused.pop()
-                if semset.handles:  # it was opened again
-                    continue
-                if not semset.leave():
-                    still_held.append(semset)
-                elif _joined.get(semset.id) is semset:
-                    del _joined[semset.id]
-            except IndexError:  # another thread was faster
-                pass
+                for semset in _unused[:]:
+                    if not semset.handles:  # else it was opened again
+                        if not semset.leave():
+                            continue
+                        if _joined.get(semset.id) is semset:
+                            del _joined[semset.id]
+                    _unused.remove(semset)
+                still_held = len(_unused)
             finally:
                 lock.release()
-    _unused.extend(still_held)  # for the next time
 
 
 def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]:
@@ -252,16 +228,12 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
     """
     while True:
         found, created = open_set(library, name, known=_joined, **options)
-        lock = _lock
-        for _ in _locked(lock):
-            try:
-                semset = _joined.get(found.id, found)
-                if semset.has_left():
-                    semset = found
-                _joined[found.id] = semset
-                handle = Handle(semset, 1)
-            finally:
-                lock.release()
+        with _lock:
+            semset = _joined.get(found.id, found)
+            if semset.has_left():
+                semset = found
+            _joined[found.id] = semset
+            handle = Handle(semset, 1)
         if semset is not found:  # another thread has joined it meanwhile
             found.leave()
         _leave_unused()
@@ -274,8 +246,7 @@ def _begin_child() -> None:
     global _lock
     _lock = RLock()  # a thread that the child does not have may have had it
     for semset in list(_joined.values()):
-        semset.join_anew(is_hooked=True)
-    _set.move_blocks()
+        semset.join_anew()
 
 
 def _note_fork() -> None:

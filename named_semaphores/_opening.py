@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the set of a name, or create it, and join it. ``_set`` says what a set is.
 
-Another process may do the same at any time, or remove the set: then it begins again.
+Another process may do the same at any time, or remove the set: then this begins again.
 """
 
 from __future__ import annotations
@@ -9,34 +9,18 @@ from __future__ import annotations
 import errno
 import os
 
-from ._keys import LONGEST_NAME, key, name_of, words
-from ._refusals import failure
-from ._set import (
-    DEAD,
-    MARK_AGAIN,
-    MARK_IDLE,
-    MARK_UNUSED,
-    NAME,
-    PERSIST,
-    TOKENS,
-    TOTAL,
-    USERS,
-    ZERO,
-    Set,
-    find_account,
-    make_ready,
-    remove_marked,
-    take_over,
-    write_name,
-)
+from . import _set
+from ._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, USERS, ZERO, Set, failure, remove_marked
 from ._sets import remove_idle
-from ._sysv import IPC_CREAT, IPC_EXCL, NOWAIT, UNDO, Removed
+from ._sysv import IPC_CREAT, NOWAIT, UNDO, Removed
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping
 
     from ._sysv import SysV
+
+_LONGEST_NAME = 255  # in bytes, with the slash; systems with small sets allow less
 
 
 def open_set(
@@ -48,7 +32,7 @@ def open_set(
     create: bool = True,
     anew: bool = False,
     mode: int = 0o600,
-    known: dict[int, Set] | None = None,
+    known: Mapping[int, Set] | None = None,
 ) -> tuple[Set, bool]:
     """Join the set of this name, which begins with "/". Return it, and whether it was created.
 
@@ -65,191 +49,133 @@ def open_set(
             f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), "
             f"not 0o{mode:o}"
         )
-    if anew:
-        link, create = False, True
-    semset = opening = None
-    while semset is None:  # until no other process comes between
-        pid = os.getpid()
+    link, create = link and not anew, create or anew
+    size = library.system.size
+    while True:
         try:
             semid = find(library, name)
-            semset = known.get(semid) if known and semid is not None else None
-            if semset is None or anew or semset.name != name or semset.has_left():
-                opening = opening or _Opening(library, name, total, mode)
-                if semid is not None:
-                    semset = opening.link(semid, link, create, anew)
-                elif create:
-                    semset = opening.create()
-                else:
-                    _refuse(errno.ENOENT)
-                created = opening.created
-            elif link:
-                created = False
-            else:
-                _refuse(errno.EEXIST)
+            joined = known.get(semid) if known and semid is not None else None
+            if joined is not None and link and joined.name == name and not joined.has_left():
+                return joined, False
+            stored = _set.words(name)
+            accounts = NAME + len(stored)
+            if len(name.encode()) > _LONGEST_NAME or accounts + 3 > size:
+                raise OSError(errno.ENAMETOOLONG, "")
+            if semid is None:
+                if not create:
+                    raise OSError(errno.ENOENT, "")
+                semid = library.get(_set.key(name), size, IPC_CREAT | mode)
+            semset = Set(library, name, semid, accounts)
+            is_new = _join(semset, stored, total, link, create, anew)
         except Removed:
-            semset = None
+            continue
         except OSError as error:
+            if error.errno == errno.ENOSPC and remove_idle():  # exec and kill leave some
+                continue
             raise failure(library, error, name) from None
-    # C code or a signal handler in this function may have forked, also before semset.pid was set.
-    if not pid == semset.pid == os.getpid():
-        semset.join_anew()
-    return semset, created
+        if is_new is not None:
+            # C code or a signal handler in this function may have forked.
+            if semset.pid != os.getpid():
+                semset.join_anew()
+            return semset, is_new
 
 
 def find(library: SysV, name: str) -> int | None:
     """Return the id of the set that has the name's key, or None."""
     try:
-        return library.get(key(name), library.system.size)
+        return library.get(_set.key(name), library.system.size)
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    # The set is smaller, so another program's; or there is none, and none of this size is allowed.
-    try:
-        library.get(key(name), 0)
-    except FileNotFoundError:
-        limits, size = library.system.limits, library.system.size
-        raise OSError(errno.EINVAL, f"{limits} allows no set of {size} semaphores") from None
-    raise foreign(name)
+        if error.errno == errno.EINVAL:  # it is smaller
+            raise _foreign(name) from None
+        raise
 
 
-class _Opening:
-    """How to join a set that is there, or a new one.
+def _foreign(name: str) -> OSError:
+    return OSError(
+        errno.EEXIST,
+        f"another program's semaphores, or another name's, have the key {_set.key(name):#x}, which "
+        "this name stands for: use another name",
+    )
 
-    Each step returns None if another process came between.
+
+def _join(
+    semset: Set, stored: list[int], total: int, link: bool, create: bool, anew: bool
+) -> bool | None:
+    """Join the set; ``stored`` are the words of its name. See ``open_set`` for the others.
+
+    Returns:
+        Whether the set is new. None: another process came between.
     """
-
-    created = False  # whether the set that was joined last is new
-
-    def __init__(self, library: SysV, name: str, total: int, mode: int) -> None:
-        self.library, self.name, self.total, self.mode = library, name, total, mode
-        self.words = words(name)
-        self.accounts = NAME + len(self.words)
-        self.last = library.system.size - 1
-        if len(name.encode()) > LONGEST_NAME or self.accounts + 2 > self.last:
-            _refuse(errno.ENAMETOOLONG)
-
-    def link(self, semid: int, link: bool, create: bool, anew: bool) -> Set | None:
-        """Join the set that has the name's key. See ``open_set`` for the arguments."""
-        library = self.library
-        values = library.values(semid)
-        if values is None or not self._is_ours(values):
-            raise foreign(self.name, semid, values)
-        check_undo(library, semid)
-        if not values[TOTAL]:
-            return self._make_ready(semid) if create else _refuse(errno.ENOENT)
-        if anew:
-            library.remove(semid)
-            return None
-        if values[DEAD]:  # a process is about to remove it, and may be stopped
-            mark = MARK_UNUSED if values[TOKENS] else MARK_AGAIN  # without TOKENS: not ready
-            if not remove_marked(library, semid, mark):
-                library.sleep(0.001)
-            return None
-        if not values[USERS] and not values[PERSIST]:
-            return self._replace_idle(semid, create, values)
-        if not link:
-            _refuse(errno.EEXIST)
-        account = find_account(library, semid, self.accounts)
-        return None if account is None else self._joined(semid, account)
-
-    def _is_ours(self, values: list[int]) -> bool:
-        stored = values[NAME : self.accounts]
-        if values[TOTAL] and not values[DEAD]:
-            return stored == self.words
-        # Not ready, or removed before it was ready: half written.
-        return all(word in (0, right) for word, right in zip(stored, self.words))
-
-    def create(self) -> Set | None:
-        """Make a set, and join it."""
-        library = self.library
-        try:
-            semid = library.get(key(self.name), self.last + 1, IPC_CREAT | IPC_EXCL | self.mode)
-        except FileExistsError:
-            return None
-        except OSError as error:
-            if error.errno == errno.ENOSPC and remove_idle():  # exec and kill leave some
-                return None
-            raise
-        try:
-            check_undo(library, semid)
-        except NotImplementedError:
-            library.remove(semid)
-            raise
-        return self._make_ready(semid)
-
-    def _make_ready(self, semid: int) -> Set | None:
-        """Write the name, and join: in one call, or in several where the system's limit is low."""
-        library, account = self.library, self.accounts + os.getpid() % (self.last - self.accounts)
-        places = range(0, len(self.words), 3)
-        steps = [write_name(place, self.words[place : place + 3], self.last) for place in places]
-        ready = make_ready(account, self.total, library.system.bias)
-        try:
-            if library.system.many_operations:
-                everything = [operation for step in [*steps, ready] for operation in step]
-                if library.operate(semid, everything):
-                    return self._joined(semid, account, created=True)
-        except OSError as error:
-            if error.errno != errno.E2BIG:
-                raise
-        wrote = [library.operate(semid, step) for step in steps]
-        if not all(wrote):  # another process has written: this name, or another with the same key
-            values = library.values(semid)
-            if values is None or values[NAME : self.accounts] != self.words:
-                raise foreign(self.name, semid, values)
-        return self._joined(semid, account, created=True) if library.operate(semid, ready) else None
-
-    def _replace_idle(self, semid: int, create: bool, values: list[int]) -> Set | None:
-        if remove_marked(self.library, semid, MARK_IDLE) or self.library.may_remove(semid):
-            return None  # it was removed, or is not idle any more
+    library, semid = semset.library, semset.id
+    values = library.values(semid)
+    if not _is_ours(values, stored):
+        raise _foreign(semset.name)
+    if not values[TOTAL]:
         if not create:
-            _refuse(errno.ENOENT)
-        free = [account for account in range(self.accounts, self.last) if not values[account]]
-        if not free or not self.library.operate(semid, take_over(free[0])):
-            return None
-        semset = self._joined(semid, free[0], created=True)
-        try:
-            semset.resize(self.total)
-        except FileNotFoundError:  # its owner has unlinked it
-            return None
-        return semset
-
-    def _joined(self, semid: int, account: int, created: bool = False) -> Set:
-        self.created = created
-        return Set(self.library, self.name, semid, self.accounts, account)
-
-
-def foreign(name: str, semid: int | None = None, values: list[int] | None = None) -> OSError:
-    other = name_of(values[NAME:]) if values else None
-    owner = f"the semaphore {other!r} has" if other else "another program's semaphores have"
-    where = "" if semid is None else f" (set {semid})"
-    text = f"{owner} the key {key(name):#x}{where}, which this name stands for: "
-    return OSError(errno.EEXIST, text + "use another name")
-
-
-def _refuse(number: int) -> Any:
-    raise OSError(number, "")
+            raise OSError(errno.ENOENT, "")
+        check_undo(library, semid)
+        return _make_ready(semset, stored, values, total) or None
+    if anew:
+        library.remove(semid)
+        return None
+    if values[DEAD]:  # a process is about to remove it, and may be stopped
+        mark = _set.MARK_UNUSED if values[TOKENS] else _set.MARK_AGAIN  # without TOKENS: not ready
+        if not remove_marked(library, semid, mark):
+            library.sleep(0.001)
+        return None
+    if values[USERS] or values[PERSIST]:
+        if not link:
+            raise OSError(errno.EEXIST, "")
+        return False if semset.join() else None
+    # It is idle, so it counts as not there.
+    if remove_marked(library, semid, _set.MARK_IDLE) or library.may_remove(semid):
+        return None
+    if not create:
+        raise OSError(errno.ENOENT, "")
+    if not semset.enter(semset.accounts, _set.take_over(semset.accounts)):
+        return None
+    library.operate(semid, _set.resize(values[TOTAL], total))
+    return True
 
 
-_undo_kept: dict[SysV, bool] = {}
+def _is_ours(values: list[int], stored: list[int]) -> bool:
+    written = values[NAME : NAME + len(stored)]
+    if values and values[TOTAL] and not values[DEAD]:
+        return written == stored
+    # Not ready, or removed before it was ready: half written.
+    return bool(written) and all(word in (0, right) for word, right in zip(written, stored))
 
 
 def check_undo(library: SysV, semid: int) -> None:
-    """NotImplementedError: this kernel ignores UNDO, so no token of a dead process would come back.
+    """Remove a new set, and raise NotImplementedError, if this kernel ignores UNDO.
 
-    Linux refuses an undo sum below -32,768 with ERANGE, and then changes nothing. gVisor does not.
+    No token of a dead process would come back. Linux refuses an undo sum below -32,768 with ERANGE,
+    and then changes nothing; gVisor does not.
     """
-    if library.system.can_ignore_undo and library not in _undo_kept:
-        too_much = [(ZERO, 32767, UNDO), (ZERO, -32767, NOWAIT)] * 2
-        try:
-            _undo_kept[library] = not library.operate(semid, too_much)
-        except OSError as error:
-            if error.errno != errno.ERANGE:
-                raise
-            _undo_kept[library] = True
-    if not _undo_kept.get(library, True):
-        raise NotImplementedError(
-            "this kernel does not give a dead process's tokens back (it ignores SEM_UNDO, as "
-            "gVisor does): use NamedSemaphore"
-        )
+    if not library.system.can_ignore_undo:
+        return
+    try:
+        library.operate(semid, [(ZERO, 32767, UNDO), (ZERO, -32767, NOWAIT)] * 2)
+    except OSError as error:
+        if error.errno == errno.ERANGE:
+            return
+        raise
+    library.remove(semid)
+    raise NotImplementedError(
+        "this kernel does not give a dead process's tokens back (it ignores SEM_UNDO, as gVisor "
+        "does): use NamedSemaphore"
+    )
+
+
+def _make_ready(semset: Set, stored: list[int], values: list[int], total: int) -> bool:
+    """Write what is missing of the name, make the set ready, and join it, as its first user."""
+    library = semset.library
+    last, step = library.system.size - 1, library.system.operations - 2
+    for place in range(0, len(stored), step):
+        part = _set.write_name(place, stored[place : place + step], last)
+        if not values[NAME + place] and not library.operate(semset.id, part):
+            return False
+    account = semset.accounts
+    return semset.enter(account, _set.make_ready(account, total, library.system.bias))

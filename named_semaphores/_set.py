@@ -32,18 +32,21 @@ used: they clear what the kernel would undo, for every process.
 
 from __future__ import annotations
 
+import errno
 import os
-import weakref
-from ctypes import byref, c_int, c_size_t, sizeof
+from binascii import crc32
+from ctypes import c_int
 from itertools import starmap
+from weakref import WeakSet
 
 from ._checks import clock
-from ._refusals import failure
-from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, sembuf
+from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, in_c, refusal
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Callable, TypeVar
+    from weakref import ref
 
     from ._sysv import Operation
 
@@ -53,6 +56,37 @@ TOKENS, TOTAL, TURN, USERS, DEAD, PERSIST, ZERO, NUMBER = range(8)
 NUMBERS = 32
 NAME = NUMBER + NUMBERS
 FORKING = 1_000_000_000  # nanoseconds that a fork's child has to join: see Set.leave
+LEFT, LOST = -1, -2  # ids instead of that of a set: left, or not joined by a child of fork
+
+# --- The name -------------------------------------------------------------------------------------
+
+
+def key(name: str) -> int:
+    """Return 31 bits, since key_t is an int on some systems. Never 0, which is IPC_PRIVATE."""
+    return crc32(b"named_semaphores:" + name.encode()) & 0x7FFFFFFF or 1
+
+
+def words(name: str) -> list[int]:
+    """Return the name, and an end mark, in words of 15 bits.
+
+    No word is 0: each has a whole byte of the name, or bits of the mark.
+    """
+    data = name.encode() + b"\xff"
+    count = -(-len(data) * 8 // 15)
+    number = int.from_bytes(data, "big") << count * 15 - len(data) * 8
+    return [number >> 15 * i & 0x7FFF for i in reversed(range(count))]
+
+
+def name_of(stored: Iterable[int]) -> str | None:
+    """Return the name that begins these words and ends with a mark, or None."""
+    number = count = 0
+    for word in stored:
+        number, count = number << 15 | word, count + 15
+    data, mark, _ = (number << -count % 8).to_bytes(-(-count // 8), "big").partition(b"\xff")
+    if not mark or data[:1] != b"/" or b"\0" in data:
+        return None
+    return data.decode(errors="replace")
+
 
 # --- The transitions ------------------------------------------------------------------------------
 
@@ -116,14 +150,14 @@ def join(account: int) -> list[Operation]:
 JOIN_LAST: list[Operation] = [(DEAD, 0, NOWAIT), (USERS, 1, UNDO)]
 
 
-def leave(account: int) -> list[Operation]:
-    """Fail while this process holds tokens: then it stays a user."""
-    return [(account, -1, UNDO | NOWAIT), (account, 0, NOWAIT), (USERS, -1, UNDO | NOWAIT)]
+def leave(account: int, is_shared: bool = False) -> list[Operation]:
+    """Fail while this process holds tokens: then it stays a user.
 
-
-def leave_last(account: int) -> list[Operation]:
-    """The same of the last account. Fail while any of those that share it holds tokens."""
-    return [*leave(account)[:2], (account, 1, UNDO), (USERS, -1, UNDO | NOWAIT)]
+    is_shared: it is the last account. Fail while any of those that share it holds tokens.
+    """
+    unused = [(account, -1, UNDO | NOWAIT), (account, 0, NOWAIT)]
+    kept = [(account, 1, UNDO)] if is_shared else []
+    return [*unused, *kept, (USERS, -1, UNDO | NOWAIT)]
 
 
 def resize(old: int, new: int) -> list[Operation]:
@@ -150,7 +184,7 @@ def take_over(account: int) -> list[Operation]:
 
 
 def write_name(place: int, words: list[int], last: int) -> list[Operation]:
-    """Write at most three words of the name, once: no word is 0. The last account gets its 1."""
+    """Write words of the name, once: no word is 0. The last account gets its 1."""
     begin = [(last, 1, 0)] if place == 0 else []
     written = [(NAME + place + i, word, 0) for i, word in enumerate(words)]
     return [(NAME + place, 0, NOWAIT), *begin, *written]
@@ -165,63 +199,64 @@ def make_ready(account: int, total: int, bias: int) -> list[Operation]:
 # --- One set --------------------------------------------------------------------------------------
 
 
-class Block:
-    """Transitions in C, each as the arguments of ``semop``.
-
-    All that is ever called keeps its block, so that a child of fork finds the blocks of its sets
-    and writes its own account into them. Threads that wait in ``semop`` then are the parent's.
-    """
-
-    __slots__ = ("__weakref__", "arguments", "array", "places", "set")
-
-    def __init__(self, semset: Set, *lists: list[Operation]) -> None:
-        operations = [operation for one in lists for operation in one]
-        self.set = semset
-        array_type: Any = sembuf * len(operations)
-        self.array = array_type(*operations)
-        self.places = [i for i, (number, *_) in enumerate(operations) if number == semset.account]
-        self.arguments = []
-        start = 0
-        for one in lists:
-            pointer = byref(self.array, start * sizeof(sembuf))
-            self.arguments.append((semset.semid, pointer, c_size_t.from_param(len(one))))
-            start += len(one)
-        _blocks.add(self)
-
-
-_blocks: weakref.WeakSet[Block] = weakref.WeakSet()
-
-
 class Set:
     """A set that this process has joined, once: one user, with one account.
 
     Attributes:
-        id, name: of the set.
-        semid: the id as all calls have it. -1, which no set has, once this process has left: the
-            next instant somebody else may have the account.
+        semid: the id as all calls have it; LEFT once this process has left, since the next instant
+            somebody else may have the account.
         accounts, account: the place of the first account, and of this process's.
         pid: the process that has joined.
-        handles: weak references to this process's handles, of the module _handles.
+        blocks, handles: weak references of the module _handles.
         forked_at: of the class: when this process forked last.
     """
 
     __slots__ = (
-        "_inherited", "_is_lost", "account", "accounts", "handles", "id", "library", "name", "pid",
+        "_inherited", "account", "accounts", "blocks", "handles", "id", "library", "name", "pid",
         "semid",
     )  # fmt: skip
     forked_at = -FORKING
 
-    def __init__(self, library: SysV, name: str, semid: int, accounts: int, account: int) -> None:
-        self.library, self.name, self.id = library, name, semid
-        self.accounts, self.account = accounts, account
-        self.pid = os.getpid()
+    def __init__(self, library: SysV, name: str, semid: int, accounts: int) -> None:
+        self.library, self.name, self.id, self.accounts = library, name, semid, accounts
+        self.account = self.pid = 0
         self.semid = c_int(semid)
-        self.handles: set[weakref.ref[Any]] = set()
+        self.blocks: WeakSet[Any] = WeakSet()
+        self.handles: set[ref[Any]] = set()
         self._inherited: int | None = None  # the account of the parent that forked in C
-        self._is_lost = False  # this child of fork could not join
+
+    def enter(self, account: int, operations: list[Operation]) -> bool:
+        """Become a user, by operations that get the account. Return False if they cannot now."""
+        pid = os.getpid()
+        if not self.library.operate(self.id, operations):
+            return False
+        self.account, self.pid = account, pid
+        return True
+
+    def join(self) -> bool:
+        """Become a user. Return False if the set is about to be removed."""
+        last = self.library.system.size - 1
+        account = self.accounts + os.getpid() % (last - self.accounts)  # usually it is free
+        if self.enter(account, join(account)):
+            return True
+        values = self.library.values(self.id)
+        free = [place for place in range(self.accounts, last) if not values[place]]
+        return any(self.enter(place, join(place)) for place in free) or self.enter(last, JOIN_LAST)
+
+    def join_anew(self) -> None:
+        """In a child of fork: join the set for this process, which holds nothing."""
+        parents, self._inherited = self.account, None
+        try:
+            has_joined = self.join()
+        except OSError:  # it was removed; or the kernel has no memory for it
+            has_joined = False
+        if not has_joined:
+            self.semid.value, self.pid = LOST, os.getpid()
+        for block in list(self.blocks):
+            block.move(parents, self.account)
 
     def has_left(self) -> bool:
-        return self.semid.value == -1
+        return self.semid.value < 0
 
     def leave(self) -> bool:
         """Stop being a user; the last one removes the set.
@@ -232,11 +267,11 @@ class Set:
         library, semid = self.library, self.id
         if self.pid != os.getpid() or self.has_left():  # forked in C: the parent is the user
             return True
-        is_last = self.account == library.system.size - 1
-        call = arguments(self.semid, (leave_last if is_last else leave)(self.account))
+        operations = leave(self.account, self.account == library.system.size - 1)
+        call = arguments(self.semid, in_c(operations))
         for failed in starmap(library.semop_now, (call,)):
             if not failed:  # no call before this, so that a signal cannot make it leave twice
-                self.semid.value = -1
+                self.semid.value = LEFT
             break
         try:
             if failed:
@@ -244,34 +279,12 @@ class Set:
                 return False
             # A daemon's parent ends within a millisecond after the fork, before its child has
             # joined. So a process that has just forked leaves the set idle, and the child joins it.
-            if clock() - Set.forked_at <= FORKING:
-                return True
-            if not library.value(semid, USERS) and not library.value(semid, PERSIST):
+            is_forking = clock() - Set.forked_at <= FORKING
+            if not (is_forking or library.value(semid, USERS) or library.value(semid, PERSIST)):
                 remove_marked(library, semid, MARK_IDLE)
         except OSError:  # it was removed, or this process has lost its rights to it
-            self.semid.value = -1
+            self.semid.value = LEFT
         return True
-
-    def join_anew(self, is_hooked: bool = False) -> None:
-        """In a child of fork: join the set for this process.
-
-        Args:
-            is_hooked: Python's fork hook calls this, so ``move_blocks`` will follow for all sets.
-                Else C code has forked, and this process has used its parent's account since.
-        """
-        try:
-            account = find_account(self.library, self.id, self.accounts)
-        except OSError:  # it was removed; or the kernel has no memory for it
-            account = None
-        self._inherited = None if is_hooked or account == self.account else self.account
-        self.pid = os.getpid()
-        if account is None:
-            self.semid.value = -1
-            self._is_lost = True
-            return
-        self.account = account
-        if not is_hooked:
-            move_blocks(self)
 
     def give_refused(self, n: int) -> int | None:
         """Give n tokens back where the call that is ready was refused, or there is none for n.
@@ -287,8 +300,10 @@ class Set:
                 return self.held()
             if self.has_left() or self.operate(give(self.account, n)):
                 return None
-            if self.pid != os.getpid():
+            if self.pid != os.getpid():  # C code has forked: until now, it was the parent's account
+                parents = self.account
                 self.join_anew()
+                self._inherited = None if parents == self.account else parents
             if self._inherited is not None and self.operate(give_inherited(self._inherited, n)):
                 return None
             return self.held()
@@ -300,10 +315,9 @@ class Set:
 
         A child that was forked meanwhile ends no turn of its parent.
         """
-        library = self.library
         try:
-            if library.pid(self.semid, TURN) == os.getpid():
-                library.operate(self.semid, END_TURN)
+            if self.library.pid(self.semid, TURN) == os.getpid():
+                self.library.operate(self.semid, END_TURN)
         except OSError:  # the set was removed
             pass
 
@@ -312,7 +326,6 @@ class Set:
         return self.ask(self.library.operate, operations)
 
     def free(self) -> int:
-        """Return the number of free tokens; below 0 after a resize, until enough are back."""
         return self.ask(self.library.value, TOKENS) - self.library.system.bias
 
     def total(self) -> int:
@@ -327,12 +340,11 @@ class Set:
 
     def waiting(self) -> int:
         """Return how many wait for tokens, and for the turn."""
-        return self.ask(self.library.waiters, TOKENS) + self.ask(self.library.zero_waiters, TURN)
+        return self.ask(self.library.waiting, TOKENS, TURN)
 
     def holders(self) -> list[tuple[int | None, int]]:
-        """Return (pid, tokens) of each process that holds tokens; see ``holders_of``."""
         try:
-            values = self.library.values(self.semid) or []
+            values = self.library.values(self.semid)
             return holders_of(self.library, self.id, values, self.accounts)
         except OSError as error:
             raise self.failure(error) from None
@@ -368,38 +380,12 @@ class Set:
 
     def failure(self, error: OSError | int) -> Exception:
         """Return the exception for a failed call on this set, or for a failed semop's errno."""
-        if self.has_left() and not self._is_lost:
+        if self.semid.value == LEFT:
             return ValueError(f"semaphore {self.name!r} is closed")
         if not isinstance(error, OSError):
-            is_removed = self._is_lost or self.library.is_removed(error, self.semid)
+            is_removed = self.library.is_removed(error, self.semid)
             error = Removed() if is_removed else OSError(error, "")
         return failure(self.library, error, self.name)
-
-
-def move_blocks(semset: Set | None = None) -> None:
-    """Write the account of this set, or of each set, into its blocks."""
-    for block in list(_blocks):
-        if semset is None or semset is block.set:
-            for place in block.places:
-                block.array[place].sem_num = block.set.account
-
-
-def find_account(library: SysV, semid: int, accounts: int) -> int | None:
-    """Join the set, and return the account. None: the set is about to be removed."""
-    last = library.system.size - 1
-    account = accounts + os.getpid() % (last - accounts)
-    if library.operate(semid, join(account)):
-        return account
-    while True:
-        values = library.values(semid)
-        if values is None or values[DEAD]:
-            return None
-        free = [account for account in range(accounts, last) if not values[account]]
-        for account in free:
-            if library.operate(semid, join(account)):
-                return account
-        if not free:
-            return last if library.operate(semid, JOIN_LAST) else None
 
 
 def holders_of(
@@ -409,22 +395,42 @@ def holders_of(
 
     pid 0: a process of another PID namespace. pid None: those that share the last account.
     """
-    found = []
-    tokens: dict[int, int] = {}
-    for account in range(accounts, len(values) - 1):
+    found: dict[int, tuple[int | None, int]] = {}
+    for account in range(accounts, len(values)):
         if values[account] > 1:
-            pid = library.pid(semid, account)
-            if pid:  # after exec, a process has two accounts
-                tokens[pid] = tokens.get(pid, 0) + values[account] - 1
-            else:
-                found.append((pid, values[account] - 1))
-    shared = [(None, values[-1] - 1)] if values and values[-1] > 1 else []
-    return [*sorted(tokens.items()), *found, *shared]
+            pid = None if account == len(values) - 1 else library.pid(semid, account)
+            holder = pid or -account  # after exec, a process has two accounts
+            before = found.get(holder, (pid, 0))[1]
+            found[holder] = (pid, before + values[account] - 1)
+    return [found[holder] for holder in sorted(found, key=lambda one: (one < 0, abs(one)))]
 
 
 def remove_marked(library: SysV, semid: int, mark: list[Operation]) -> bool:
-    """Remove the set if this process may, and can mark it. Return whether it was removed."""
+    """Remove the set if this process may, and can mark it. Return whether it did."""
     if not library.may_remove(semid) or not library.operate(semid, mark):
         return False
     library.remove(semid)
     return True
+
+
+# --- Errors ---------------------------------------------------------------------------------------
+
+_HINTS = {
+    errno.ENOENT: "no process has a semaphore of this name open",
+    errno.EEXIST: "a process has a semaphore of this name open, or it is persistent",
+    errno.EACCES: "it belongs to another user; that user or root can remove it: unlink; mode 0o660 "
+    "from the start lets a group use it",
+    errno.ENOSPC: "a limit of System V semaphores is reached: ipcs -s lists them, ipcrm removes "
+    "one, {limits} sets the limit",
+    errno.EINVAL: "{limits} allows no set of this size, or no more of them for one process",
+}
+_HINTS[errno.EPERM] = _HINTS[errno.EACCES]
+
+
+def failure(library: SysV, error: OSError, name: str) -> Exception:
+    """Return the exception for the caller: with the name, and a hint that helps."""
+    number = error.errno or 0
+    if number == errno.ENOSYS:
+        return NotImplementedError(refusal(library.platform))
+    hint = error.strerror or _HINTS.get(number, "").format(limits=library.system.limits)
+    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)

@@ -5,22 +5,42 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from itertools import islice
 
 from . import _set
-from ._keys import key, name_of, words
-from ._refusals import Row, rows
 from ._sysv import Removed, system
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
-    from typing import Callable
 
     from ._sysv import Operation, SysV
 
 _UNREADY = 60  # seconds after which a set without a number of tokens is left by a killed process
 _SWEPT = 100  # sets that one sweep looks at, at most
+
+
+class Row:
+    """One line of /proc/sysvipc/sem: a set of whatever program."""
+
+    def __init__(self, line: str) -> None:
+        key, semid, mode, size, uid, _, _, _, otime, ctime = line.split()
+        self.key, self.id, self.mode, self.size = int(key), int(semid), int(mode, 8), int(size)
+        self.uid = int(uid)
+        self.created = int(ctime)  # or changed by IPC_SET; seconds since 1970
+        self.changed = max(int(otime), int(ctime))
+
+
+def rows() -> Iterator[Row]:
+    """Yield all sets of this IPC namespace. OSError where the system does not list them."""
+    with open("/proc/sysvipc/sem", encoding="utf-8") as lines:
+        next(lines)
+        yield from map(Row, lines)
+
+
+def _rows_of_our_size() -> Iterator[Row]:
+    return (row for row in rows() if row.key and row.size == system().system.size)
 
 
 class Listed:
@@ -38,30 +58,27 @@ class Listed:
         self.row = row
         if not values:
             return
-        self.name = name_of(values[_set.NAME :])
+        self.name = _set.name_of(values[_set.NAME :])
         self.free = values[_set.TOKENS] - library.system.bias
         self.total, self.users = values[_set.TOTAL], values[_set.USERS]
         self.persistent = bool(values[_set.PERSIST])
-        self.waiting = library.waiters(row.id, _set.TOKENS)
-        self.waiting += library.zero_waiters(row.id, _set.TURN)
-        accounts = _set.NAME + len(words(self.name or ""))
+        self.waiting = library.waiting(row.id, _set.TOKENS, _set.TURN)
+        accounts = _set.NAME + len(_set.words(self.name or ""))
         self.holders = _set.holders_of(library, row.id, values, accounts)
 
 
-def listed(wanted: Callable[[Row], bool] = bool) -> Iterator[Listed]:
+def listed() -> Iterator[Listed]:
     """Yield this package's sets, idle ones too, and sets that this user may not read.
 
     Raises:
         OSError: the system does not list sets (only Linux does, in /proc/sysvipc/sem).
     """
     library = system()
-    for row in rows():
-        if row.key == 0 or row.size != library.system.size or not wanted(row):
-            continue
+    for row in _rows_of_our_size():
         try:
-            values = library.values(row.id) or []
-            name = name_of(values[_set.NAME :])
-            if name is not None and values[_set.TOTAL] and key(name) == row.key:
+            values = library.values(row.id)
+            name = _set.name_of(values[_set.NAME :])
+            if name is not None and values[_set.TOTAL] and _set.key(name) == row.key:
                 yield Listed(library, row, values)
         except Removed:
             pass
@@ -79,17 +96,12 @@ def remove_idle(names: Container[str] | None = None, most: int | None = None) ->
         names: remove only these, of whatever user, persistent ones included.
         most: how many sets to look at, at most.
     """
-    library, removed = system(), []
-    try:
-        found = list(removable(names, most))
-    except OSError:  # the system does not list sets
-        found = []
-    for name, semid, mark in found:
-        try:
-            if _set.remove_marked(library, semid, mark):
-                removed.append(name)
-        except OSError:  # removed meanwhile
-            pass
+    removed = []
+    with suppress(OSError):  # the system does not list sets
+        for name, semid, mark in removable(names, most):
+            with suppress(OSError):  # removed meanwhile
+                if _set.remove_marked(system(), semid, mark):
+                    removed.append(name)
     return removed
 
 
@@ -101,19 +113,18 @@ def removable(
     Raises:
         OSError: the system does not list sets.
     """
-    library, me = system(), os.geteuid()
-    mine = (row for row in rows() if row.key and row.size == library.system.size)
-    mine = (row for row in mine if names is not None or row.uid == me)
-    for row in islice(mine, most):
+    me = os.geteuid()
+    found = (row for row in _rows_of_our_size() if names is not None or row.uid == me)
+    for row in islice(found, most):
         try:
-            values = library.values(row.id) or [1]
+            values = system().values(row.id)
         except OSError:  # removed meanwhile, or another user's
             continue
-        name = name_of(values[_set.NAME :])
+        name = _set.name_of(values[_set.NAME :])
         if not any(values[: _set.NAME]):  # never made ready
             if names is None and row.changed < time.time() - _UNREADY:
                 yield "", row.id, _set.MARK_UNREADY
-        elif name is None or key(name) != row.key or values[_set.USERS]:
+        elif name is None or _set.key(name) != row.key or values[_set.USERS]:
             continue
         elif not values[_set.TOKENS]:  # not ready, and another process removes it
             continue
@@ -126,3 +137,11 @@ def removable(
 def sweep() -> None:
     """Remove what earlier runs left: idle sets of this user, a bounded number."""
     remove_idle(most=_SWEPT)
+
+
+def shown_holders(found: list[tuple[int | None, int]]) -> str:
+    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
+    return "held by " + ", ".join(
+        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
+        for pid, tokens in found
+    )

@@ -16,7 +16,10 @@ from ._waiting import FIRST_SLICE, waits
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any, Callable
+
+_FAR = 2**62  # a deadline
 
 
 class _GivenUp(Exception):
@@ -25,23 +28,42 @@ class _GivenUp(Exception):
 
 def wait(handle: Any, deadline: int | None) -> bool:
     """Return True with the handle's n tokens; False without, once ``clock()`` is ``deadline``."""
+    calls = handle.calls
+    # Without timed waits, nothing ends a wait that is resized below n; waits() looks again and
+    # again if it has a deadline.
+    until = deadline if deadline is not None or calls.rest.is_steady else _FAR
     while deadline is None or clock() < deadline:
         try:
-            return _take_first_and_rest(handle, deadline)
+            return _take(handle, waits(calls.first, deadline), waits(calls.rest, until))
         except _GivenUp:
             pass
     return False
 
 
-def _take_first_and_rest(handle: Any, deadline: int | None) -> bool:
-    """Return True with the tokens, or raise and take nothing."""
+def take_for_tasks(handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
+    """The same in the thread that waits for tasks. See ``Semaphore._take_for_tasks``."""
+
+    def while_wanted() -> Iterator[Iterator[int]]:
+        while is_wanted():
+            yield calls.rest.wait_until(clock() + FIRST_SLICE)
+
     calls = handle.calls
-    posts, give_up = calls.posts, calls.give_up
+    try:
+        return _take(handle, [calls.first.wait_until(until)], while_wanted())
+    except _GivenUp:
+        return False
+
+
+def _take(
+    handle: Any, first_calls: Iterable[Iterator[int]], rest_calls: Iterable[Iterator[int]]
+) -> bool:
+    """Return True with the tokens, or raise and take nothing."""
+    posts, give_up = handle.posts, handle.calls.give_up
     # Status and errno of the last call. Semaphore._wait says why the loops are as they are.
     first: list[int] = []
     rest: list[int] = []
     try:
-        for call in waits(calls.first, deadline):
+        for call in first_calls:
             first.extend(call)
             if not first[0]:
                 break
@@ -49,11 +71,15 @@ def _take_first_and_rest(handle: Any, deadline: int | None) -> bool:
             first.clear()
         else:
             raise _GivenUp
-        for call in waits(calls.rest, deadline):
+        for call in rest_calls:
             rest.extend(call)
             if not rest[0]:
                 return True
-            _raise_unless_rest_free_later(handle, rest[1])
+            # Another thread released the first token, or a signal handler forked and this is the
+            # child.
+            if rest[1] == errno.EAGAIN and not handle.set.held():
+                raise _GivenUp
+            _raise_unless_free_later(handle, rest[1])
             rest.clear()
         raise _GivenUp
     except BaseException:  # no call before one that gives back: a second signal may come
@@ -68,37 +94,8 @@ def _take_first_and_rest(handle: Any, deadline: int | None) -> bool:
         raise
 
 
-def take_for_tasks(handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
-    """The same in a thread where no signal handler runs. See ``Semaphore._take_for_tasks``."""
-    calls = handle.calls
-    status, error = calls.first.wait_until(until)
-    if status:
-        _raise_unless_free_later(handle, error)
-        return False
-    has_rest = False
-    try:
-        while not has_rest and is_wanted():
-            status, error = calls.rest.wait_until(clock() + FIRST_SLICE)
-            has_rest = not status
-            if status:
-                _raise_unless_rest_free_later(handle, error)
-    except _GivenUp:
-        pass
-    finally:
-        if not has_rest and next(calls.give_up):
-            handle.set.end_turn()
-    return has_rest
-
-
 def _raise_unless_free_later(handle: Any, error: int) -> None:
     if error not in RETRY:
         raise handle.set.failure(error)
     if error == errno.EAGAIN:
         handle.set.check_total(handle.n)
-
-
-def _raise_unless_rest_free_later(handle: Any, error: int) -> None:
-    # Another thread released the first token, or a signal handler forked and this is the child.
-    if error == errno.EAGAIN and not handle.set.held():
-        raise _GivenUp
-    _raise_unless_free_later(handle, error)

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from itertools import repeat, starmap
-from operator import attrgetter
 
 from . import _set
-from ._base import Bound, too_late
+from ._base import Hold, ending
+from ._handles import Block, Ended
 from ._sysv import NOWAIT, UNDO
 
 TYPE_CHECKING: bool = False
@@ -17,33 +16,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class Slot:
+class Slot(Hold):
     """Holds a token and a number during a with statement. ``RobustSemaphore.slot`` returns it."""
 
-    def __init__(self, sem: Any, handle: Any, timeout: float | None) -> None:
-        self._sem, self._handle, self._timeout = sem, handle, timeout
-        semset, library = handle.set, handle.set.library
+    def __init__(self, sem: Any, timeout: float | None) -> None:
+        super().__init__(sem, 1, timeout)
         self._check_total()
-        self._block = _set.Block(semset, _set.take_number(0), _set.give_number(semset.account, 0))
-        take, give = self._block.arguments
-        self._tries = starmap(library.semop_now, repeat(take))
-        ended = _SlotEnded({0: None})
-        ended.set, ended.block = semset, self._block
-        # A with statement keeps this alone, so the semaphore, and the block that a fork changes.
-        self._exit = partial(library.semop_exit(ended.__getitem__), *give[:2], 4)
-        self._exit.kept = sem, handle  # type: ignore[attr-defined]
-
-    def __enter__(self) -> int:
-        posts = self._handle.posts  # here, since no call may come between "except" and "for"
-        self._sem._open_handle()
-        if not self._sem._take(self._handle, self._timeout):
-            raise too_late(self._sem, 1, self._timeout)
-        try:
-            return self._take_number()
-        except BaseException:  # also a signal handler's
-            for _ in posts:
-                break
-            raise
+        semset = self._handle.set
+        transitions = _set.take_number(0), _set.give_number(semset.account, 0)
+        self._block = Block(semset, *transitions)
+        self._tries = starmap(semset.library.semop_now, repeat(self._block.arguments[0]))
+        ended = _SlotEnded(semset, self._block, 1)
+        give = semset.library.exit(semset.semid, self._block.arrays[1], ended.__getitem__)
+        self._exit = ending(give, sem, self._handle)
 
     def _check_total(self) -> None:
         total = self._handle.set.total()
@@ -53,52 +38,50 @@ class Slot:
                 f"and there are {total} tokens"
             )
 
+    def __enter__(self) -> int:
+        posts = self._handle.posts  # here, since no call may come between "except" and "for"
+        super().__enter__()
+        try:
+            return self._take_number()
+        except BaseException:  # also a signal handler's
+            for _ in posts:
+                break
+            raise
+
+    async def __aenter__(self) -> int:
+        posts = self._handle.posts
+        await super().__aenter__()
+        try:
+            return self._take_number()
+        except BaseException:
+            for _ in posts:
+                break
+            raise
+
     def _take_number(self) -> int:
         """Take the lowest free number. This process holds a token, so there is one, or will be."""
-        array = self._block.array
+        take, give = self._block.arrays
         while True:
             for number in range(_set.NUMBERS):
-                for place in (0, 1, -1):  # of the number in take_number and give_number
-                    array[place].sem_num = _set.NUMBER + number
+                for operation in (*take, give[-1]):
+                    operation.sem_num = _set.NUMBER + number
                 for failed in self._tries:
                     break
                 if not failed:
                     return number
             self._check_total()  # it may have been resized, or removed
 
-    __exit__ = Bound(attrgetter("_exit"), doc="Give token and number back. Swallows no exception.")
 
-    async def __aenter__(self) -> int:
-        self._sem._open_handle()
-        if not await self._sem._acquire_async(self._handle, self._timeout):
-            raise too_late(self._sem, 1, self._timeout)
-        try:
-            return self._take_number()
-        except BaseException:
-            for _ in self._handle.posts:
-                break
-            raise
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._exit(*exception)
-
-    def __repr__(self) -> str:
-        return f"<Slot of semaphore {self._sem._name!r}>"
-
-
-class _SlotEnded(dict):  # type: ignore[type-arg]
-    """As ``_Ended``, for a token with a number."""
-
-    set: Any
-    block: Any
+class _SlotEnded(Ended):
+    """As ``Ended``, for a token with a number."""
 
     def __missing__(self, status: int) -> None:
         # The token was released inside the block, or it is the parent's of this child of fork. The
         # number is this process's if this process changed it last.
-        semset, number = self.set, self.block.array[-1].sem_num
+        semset, number = self.set, self.block.arrays[1][-1].sem_num
         try:
             if semset.library.pid(semset.semid, number) == os.getpid():
                 semset.operate([(number, -1, UNDO | NOWAIT)])
-                semset.give_refused(1)
+                super().__missing__(status)
         except OSError:  # removed
             pass

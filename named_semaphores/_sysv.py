@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System V semaphores through ctypes: every symbol, prototype and constant. It knows nothing of
-what the semaphores of a set mean; ``_set`` does.
+"""System V semaphores through ctypes: every symbol, prototype and constant. ``_set`` says what the
+semaphores of a set mean.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import sys
 import time
 from ctypes import c_int, c_int64, c_long, c_short, c_size_t, c_ushort
+from functools import cache, partial
 
 from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # sys/ipc.h and sys/sem.h of every system named here
 IPC_CREAT = 0o1000
-IPC_EXCL = 0o2000
 NOWAIT = 0o4000
 UNDO = 0o10000
 
@@ -39,7 +39,7 @@ class _Linux:
     limits = "kernel.sem"  # where the system's limits are set
     size = 250  # of every set: SEMMSL of older kernels, and of hosts tuned for databases
     bias = 16384  # half of SEMVMX, 32767; an undo sum has that limit too
-    many_operations = True  # 500 in one call, or 32 on hosts tuned for databases
+    operations = 32  # in one call: so many on hosts tuned for databases, else 500
     can_ignore_undo = True  # gVisor says that it is Linux
 
 
@@ -47,7 +47,7 @@ class _MacOS(_Linux):
     GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 4, 5, 6, 3, 7
     time_t: Any = c_int64
     limits = "kern.sysv"
-    many_operations = False  # five in one call
+    operations = 5
     can_ignore_undo = False
 
 
@@ -58,12 +58,8 @@ class _FreeBSD(_MacOS):
 
 
 class _NetBSD(_MacOS):
-    limits = "kern.ipc"
+    limits = "kern.ipc"  # OpenBSD: kern.seminfo
     size = 60  # so many semaphores has the whole system by default
-
-
-class _OpenBSD(_NetBSD):
-    limits = "kern.seminfo"
 
 
 class _Illumos(_MacOS):
@@ -78,7 +74,7 @@ _SYSTEMS = {
     "freebsd": _FreeBSD,
     "dragonfly": _FreeBSD,
     "netbsd": _NetBSD,
-    "openbsd": _OpenBSD,
+    "openbsd": _NetBSD,
     "sunos": _Illumos,
 }
 
@@ -87,14 +83,18 @@ class sembuf(ctypes.Structure):
     _fields_ = [("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short)]
 
 
-def arguments(semid: Any, operations: list[Operation]) -> tuple[Any, ...]:
-    """Return the arguments of ``semop``: the set, the operations in C, and their number.
+def in_c(operations: list[Operation]) -> Any:
+    array_type: Any = sembuf * len(operations)
+    return array_type(*operations)
+
+
+def arguments(semid: Any, array: Any) -> tuple[Any, ...]:
+    """Return the arguments of ``semop``: the set, the operations, and their number.
 
     They are ready for a function without argtypes, the fastest kind: ctypes passes on what byref
     and from_param return.
     """
-    array_type: Any = sembuf * len(operations)
-    return semid, ctypes.byref(array_type(*operations)), c_size_t.from_param(len(operations))
+    return semid, ctypes.byref(array), c_size_t.from_param(len(array))
 
 
 class Removed(OSError):
@@ -118,11 +118,10 @@ class SysV:
     sleep = staticmethod(time.sleep)
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        system = system_of(platform, _SYSTEMS)
-        if system is None:
-            raise NotImplementedError(refusal(platform))
         self.lib = lib  # a test's library dies with its last reference
         self.platform = platform
+        system = system_of(platform, _SYSTEMS)
+        assert system is not None  # load() refuses other platforms
         self.system = system
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do
         self._semget = self._function("semget", c_long, c_int, c_int)
@@ -149,15 +148,14 @@ class SysV:
         symbol, self._timespec = next((one for one in timed if hasattr(lib, one[0])), ("", plain))
         self.semtimedop = self._function(symbol) if symbol else None
 
-    def semop_exit(self, result: Any) -> Any:
-        """Return ``semop_now`` as the end of a with statement.
+    def exit(self, semid: Any, array: Any, result: Any) -> Any:
+        """Return the operations as what ends a with statement: in C, whatever arguments it gets.
 
-        It drops the three arguments that tell an exception. ctypes calls ``result`` with the
-        status, and returns what that returns.
+        ctypes calls ``result`` with the status of ``semop``, and returns what that returns.
         """
-        function = _SEMOP_EXIT(self._semop)
+        function = _SEMOP_EXIT(self._semop)  # drops the three arguments that tell an exception
         function.restype = result
-        return function
+        return partial(function, semid, ctypes.byref(array), len(array))
 
     def _function(self, symbol: str, *argtypes: Any) -> Any:
         prototype = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
@@ -182,7 +180,7 @@ class SysV:
         Returns:
             False: one with NOWAIT would have to wait, or time is over.
         """
-        call = arguments(semid, operations)
+        call = arguments(semid, in_c(operations))
         try:
             if within is None:
                 self._on_set(self.semop, *call)
@@ -199,16 +197,14 @@ class SysV:
         """Return the process that changed the semaphore last; 0 in another PID namespace."""
         return self._on_set(self._semctl, semid, number, self.system.GETPID)
 
-    def waiters(self, semid: Any, number: int) -> int:
-        """Return how many wait for the semaphore to grow."""
-        return self._on_set(self._semctl, semid, number, self.system.GETNCNT)
+    def waiting(self, semid: Any, growing: int, ending: int) -> int:
+        """Return how many wait for one semaphore to grow, and for another to be 0."""
+        return self._on_set(self._semctl, semid, growing, self.system.GETNCNT) + self._on_set(
+            self._semctl, semid, ending, self.system.GETZCNT
+        )
 
-    def zero_waiters(self, semid: Any, number: int) -> int:
-        """Return how many wait for the semaphore to be 0."""
-        return self._on_set(self._semctl, semid, number, self.system.GETZCNT)
-
-    def values(self, semid: Any) -> list[int] | None:
-        """Return all values; None if the set is larger than ours, so another program's.
+    def values(self, semid: Any) -> list[int]:
+        """Return all values; none if the set is larger than ours, so another program's.
 
         GETALL would write past the end of the array.
         """
@@ -219,7 +215,7 @@ class SysV:
             if error.errno not in (errno.EINVAL, errno.EIDRM):
                 raise
         else:
-            return None
+            return []
         array = (c_ushort * size)()
         self._on_set(self._semctl, semid, 0, self.system.GETALL, ctypes.byref(array))
         return list(array)
@@ -263,19 +259,14 @@ def _checked(function: Any, *arguments: Any) -> int:
     return status
 
 
-_found: SysV | None = None
-
-
+@cache
 def system() -> SysV:
     """Return the running system's calls.
 
     Raises:
         NotImplementedError: before any call, where the calls are missing or kill the process.
     """
-    global _found
-    if _found is None:
-        _found = load()
-    return _found
+    return load()
 
 
 def load(platform: str = sys.platform) -> SysV:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 try:
     from . import _set
     from ._handles import Handle, open_handle
-    from ._refusals import shown_holders
+    from ._sets import shown_holders
     from ._slot import Slot
     from ._sysv import system
 except ImportError as error:  # no ctypes; the constructor says so
@@ -253,7 +253,7 @@ class RobustSemaphore(Semaphore):
             TimeoutError: raised on entering, if no token was free in time.
         """
         check_wait(self._name, True, timeout)
-        return Slot(self, self._open_handle(), timeout)
+        return Slot(self, timeout)
 
     def _handle_for(self, n: int) -> Any:
         handle = self._open_handle()
@@ -270,9 +270,6 @@ class RobustSemaphore(Semaphore):
         except OSError:
             return ""
         return f": {shown_holders(found)}" if found else ""
-
-    def _wait_endless(self, handle: Any) -> bool:
-        return super()._wait_endless(handle) if handle.n == 1 else self._wait(None, handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         if handle.n == 1:
@@ -358,15 +355,10 @@ class RobustSemaphore(Semaphore):
         if handle is None:
             return
         super().close()
+        # The process may leave the set, unless a with statement, which has the other exit, keeps
+        # the handle. ExitStack looks __exit__ up only when it unwinds, so _exit stays callable.
+        self._exit = handle.calls.exit
         owner, self._owner = self._owner, None
-        try:
-            holds_tokens = handle.set.held() > 0
-        except (OSError, ValueError):  # removed, no rights to it any more, or left at exit
-            holds_tokens = False
-        if not holds_tokens:
-            # No with statement needs this handle, so the process may leave the set. ExitStack
-            # looks __exit__ up only when it unwinds, so _exit stays callable.
-            self._exit = handle.bare_exit()
         if owner is not None:
             owner.unlink()
 

@@ -21,7 +21,7 @@ from holders import three
 from namespaces import own_sets
 from support import EXACT, NAMES, PREFIX, PYPY, SLOW, collect, unique_name
 
-from named_semaphores import RobustSemaphore, _keys, _set, _sets, _sysv
+from named_semaphores import RobustSemaphore, _set, _sets, _sysv
 
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
@@ -145,11 +145,11 @@ def _left_sets(before: Container[int]) -> dict[int, str]:
     name of this run, is only returned: by chance it may be another program's.
     """
     new = {semid: row for semid, row in _rows().items() if semid not in before}
-    keys = {_keys.key(name): name for name in NAMES} if new else {}
+    keys = {_set.key(name): name for name in NAMES} if new else {}
     left = {}
     for semid, row in new.items():
         try:
-            name = _keys.name_of((_sysv.system().values(semid) or [])[_set.NAME :])
+            name = _set.name_of(_sysv.system().values(semid)[_set.NAME :])
             if name is not None and PREFIX in name:
                 left[semid] = name
                 _sysv.system().remove(semid)

@@ -26,7 +26,7 @@ from holders import (
 from kinds import ROBUST
 from support import SLOW, collect, elapsed, run_python, start_python, thread, wait_for
 
-from named_semaphores import RobustSemaphore, _handles, _opening
+from named_semaphores import RobustSemaphore, _handles, _set
 
 KINDS = ROBUST
 
@@ -183,13 +183,13 @@ def test_a_child_of_a_signal_handler_that_forks_while_the_constructor_runs_is_a_
     name, monkeypatch
 ):
     def interrupted(*arguments):
-        found = find(*arguments)
+        found = join(*arguments)
         if not pids:
             pids.append(os.fork())
         return found
 
-    find, pids = _opening.find_account, []
-    monkeypatch.setattr(_opening, "find_account", interrupted)
+    join, pids = _set.Set.join, []
+    monkeypatch.setattr(_set.Set, "join", interrupted)
     first = RobustSemaphore(name, 2)
     with monkeypatch.context() as patch:
         patch.setattr(_handles, "_joined", {})  # as in a process that has not opened it

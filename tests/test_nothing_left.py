@@ -20,7 +20,7 @@ LIB = os.path.join(TESTS, "lib")
 
 LEAVING = """
 import pytest
-from named_semaphores import _keys, _opening, _set, _sysv
+from named_semaphores import _opening, _set, _sysv
 library = _sysv.system()
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def leave_idle(name):
     assert semset.operate(_set.leave(semset.account))
 
 def leave_unready(name):
-    words, last = _keys.words(name), library.system.size - 1
-    semid = library.get(_keys.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
+    words, last = _set.words(name), library.system.size - 1
+    semid = library.get(_set.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
     for place in range(0, len(words), 3):
         assert library.operate(semid, _set.write_name(place, words[place : place + 3], last))
 
 def leave_nameless(name):
-    print("nameless:", library.get(_keys.key(name), 3, _sysv.IPC_CREAT | 0o600))
+    print("nameless:", library.get(_set.key(name), 3, _sysv.IPC_CREAT | 0o600))
 
 def test_used(name):
     _opening.open_set(library, name)

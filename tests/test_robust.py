@@ -177,7 +177,6 @@ def test_tasks_have_slots(sem):
     inside, seen = set(), set()
     asyncio.run(main())
     assert seen == {0, 1, 2}
-    assert repr(sem.slot()) == f"<Slot of semaphore {sem.name!r}>"
 
 
 def test_the_kernel_gives_a_dead_holders_slot_back(native):
@@ -319,13 +318,13 @@ def test_the_umask_does_not_cut_the_mode_which_must_let_its_owner_in(name):
 @as_root
 def test_another_user_is_told_so(name):
     def other():
-        with pytest.raises(PermissionError, match="belongs to user 0") as raised:
+        with pytest.raises(PermissionError, match="belongs to another user") as raised:
             RobustSemaphore(name)
         return raised.value.filename
 
     def shared():
         mine = RobustSemaphore(name)
-        with mine.hold(3), pytest.raises(PermissionError, match=f"user 0.*{name}"):
+        with mine.hold(3), pytest.raises(PermissionError, match=f"another user.*{name}"):
             assert sem.value == 0
             mine.unlink()
 
@@ -474,7 +473,7 @@ def test_a_with_statement_that_began_before_close_gives_back_but_none_begins_aft
             pytest.fail("it entered")
     assert again.value == 3
     close(again)
-    assert exists(name)  # what hold and slot return keeps this process a user
+    assert exists(name) is (inside is not sem)  # what hold and slot return keeps it
     del sem, inside, late, stack
     collect()
     assert not exists(name)
@@ -504,22 +503,6 @@ def test_another_thread_opens_or_closes_while_the_constructor_runs(
         assert (users_of(sem), held(sem), sem.value) == (1, 2, 0)
     close(sem, *others)
     assert not exists(name)
-
-
-@pytest.mark.refcounts
-def test_another_thread_leaves_what_this_one_is_about_to_leave(name, monkeypatch):
-    class Raced(list):
-        def pop(self):
-            others.append(super().pop())  # as another thread does
-            return super().pop()
-
-    others, sem = [], RobustSemaphore(name)
-    monkeypatch.setattr(_handles, "_unused", Raced())
-    sem.close()
-    monkeypatch.undo()
-    assert exists(name)
-    _handles._unused += others
-    remove(name)
 
 
 def test_another_process_removes_it_before_the_constructor_has_resized_it(name, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from holders import as_nobody, as_root, beside
 from support import PREFIX, PYPY, SLOW, run_python, thread, unique_name, wait_for
 
-from named_semaphores import _keys, _opening, _refusals, _set, _sets, _sysv
+from named_semaphores import _opening, _set, _sets, _sysv
 from named_semaphores._opening import open_set
 from named_semaphores._set import DEAD, NAME, TURN, USERS, ZERO
 from named_semaphores._sysv import NOWAIT
@@ -79,7 +79,7 @@ def first(semset):
 
 
 def rest(semset, n):
-    bias, notice = semset.library.system.bias, semset.library.system.many_operations
+    bias, notice = semset.library.system.bias, semset.library.system.operations > 5
     return semset.operate(_set.take_rest(semset.account, n, bias, notice, NOWAIT))
 
 
@@ -103,8 +103,8 @@ def test_the_first_creates_the_second_links_the_last_removes(library, name):
 
 def test_a_set_that_was_not_made_ready_is_made_ready(library, name):
     last = library.system.size - 1
-    semid = library.get(_keys.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
-    library.operate(semid, _set.write_name(0, _keys.words(name)[:3], last))
+    semid = library.get(_set.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
+    library.operate(semid, _set.write_name(0, _set.words(name)[:3], last))
     with pytest.raises(FileNotFoundError):
         open_set(library, name, create=False)
     semset, created = open_set(library, name, 2)
@@ -119,31 +119,28 @@ def test_few_operations_in_one_call_are_enough_to_create(native, name, monkeypat
 
     def limited(semid, steps):
         calls.append(len(steps))
-        if len(steps) > 32:
-            raise OSError(errno.E2BIG, "")
         return native.operate(semid, steps)
 
-    name = name.ljust(60, "x")
-    semset = join(library, name, 3)
-    assert (max(calls) > 32, semset.free()) == (True, 3)
+    semset = join(library, name.ljust(60, "x"), 3)
+    assert (max(calls), semset.free()) == (32, 3)
     semset.leave()
 
 
 def test_names_of_any_length_are_kept():
     for bare in ("a", "ab", "abcdefg", "x" * 254, "n-ä.ö_ü"):
-        stored = _keys.words("/" + bare)
-        assert _keys.name_of([*stored, 1, 2]) == "/" + bare
+        stored = _set.words("/" + bare)
+        assert _set.name_of([*stored, 1, 2]) == "/" + bare
         assert all(0 < word < 2**15 for word in stored)
-        assert 0 < _keys.key("/" + bare) < 2**31
-    for values in ([], [0, 0], _keys.words("no slash"), [1, *_keys.words("/x")]):
-        assert _keys.name_of(values) is None
+        assert 0 < _set.key("/" + bare) < 2**31
+    for values in ([], [0, 0], _set.words("no slash"), [1, *_set.words("/x")]):
+        assert _set.name_of(values) is None
 
 
 def test_a_name_of_the_greatest_length_opens_and_a_longer_one_does_not(native):
-    longest = unique_name().ljust(_keys.LONGEST_NAME, "x")
+    longest = unique_name().ljust(_opening._LONGEST_NAME, "x")
     join(native, longest).leave()
     for library, name in ((native, longest + "x"), (profiles.sysv_library("openbsd"), longest)):
-        with pytest.raises(OSError, match="at most 255 bytes") as raised:
+        with pytest.raises(OSError, match="File name too long") as raised:
             open_set(library, name)
         assert raised.value.errno == errno.ENAMETOOLONG
 
@@ -282,7 +279,7 @@ def idle(library, name, total=1):
 
 def unready(library, name):
     """Return the id of a set whose creator was killed before it was ready."""
-    return library.get(_keys.key(name), library.system.size, _sysv.IPC_CREAT | 0o600)
+    return library.get(_set.key(name), library.system.size, _sysv.IPC_CREAT | 0o600)
 
 
 @pytest.mark.parametrize("mark", [_set.MARK_IDLE, _set.MARK_UNREADY], ids=["idle", "unready"])
@@ -304,7 +301,7 @@ def test_only_idle_sets_of_this_user_are_removed(native, monkeypatch):
     persistent.operate(_set.STAY)
     persistent.leave()
     ids = [unready(native, old), unready(native, new)]
-    rows = [row for row in _sets.rows() if row.key in map(_keys.key, names)]
+    rows = [row for row in _sets.rows() if row.key in map(_set.key, names)]
     for row in rows:
         row.changed -= 100 * (row.id == ids[0])
     monkeypatch.setattr(_sets, "rows", lambda: iter(rows))
@@ -321,7 +318,7 @@ def test_only_idle_sets_of_this_user_are_removed(native, monkeypatch):
 def test_what_is_joined_or_removed_meanwhile_is_not_removed(native, name, monkeypatch):
     semset = idle(native, name)
     found = [one for one in _sets.removable() if one[1] == semset.id]
-    semset.join_anew(is_hooked=True)
+    semset.join_anew()
     semset.semid.value = semset.id
     monkeypatch.setattr(_sets, "removable", lambda *arguments: iter(found))
     assert (len(found), _sets.remove_idle()) == (1, [])
@@ -333,7 +330,7 @@ def test_what_another_process_removes_is_neither_removed_nor_listed(native, name
     semid, last = unready(native, name), native.system.size - 1
     (row,) = (row for row in _sets.rows() if row.id == semid)
     monkeypatch.setattr(_sets, "rows", lambda: iter([row]))
-    words = _keys.words(name)
+    words = _set.words(name)
     for place in range(0, len(words), 3):
         native.operate(semid, _set.write_name(place, words[place : place + 3], last))
     assert native.operate(semid, _set.MARK_UNREADY)
@@ -380,7 +377,7 @@ def failing(monkeypatch, symbol, number, condition=lambda *arguments: True):
 
 @pytest.mark.parametrize("more", [-3, 0, 5])
 def test_another_programs_set_is_refused_and_left_alone(native, name, semget, more):
-    foreign = semget(_keys.key(name), native.system.size + more)
+    foreign = semget(_set.key(name), native.system.size + more)
     assert native.operate(foreign, [(NAME, 4, 0)])
     for options in ({}, {"link": False}, {"create": False}, {"anew": True}):
         with pytest.raises(FileExistsError, match="another program.*another name") as raised:
@@ -390,13 +387,13 @@ def test_another_programs_set_is_refused_and_left_alone(native, name, semget, mo
 
 
 def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
-    number = _keys.key(unique_name() + ".key")
-    monkeypatch.setattr(_opening, "key", lambda name: number)
+    number = _set.key(unique_name() + ".key")
+    monkeypatch.setattr(_set, "key", lambda name: number)
     one, other, longer = f"/{PREFIX}.one", f"/{PREFIX}.two", f"/{PREFIX}.three"
     semset = join(library, one)
-    for name, text in ((other, one), (longer, "the key")):
+    for name in (other, longer):
         for anew in (False, True):
-            with pytest.raises(FileExistsError, match=text):
+            with pytest.raises(FileExistsError, match=f"the key {number:#x}"):
                 open_set(library, name, anew=anew)
     assert (semset.users(), semset.leave()) == (1, True)
     join(library, other).leave()
@@ -408,11 +405,8 @@ def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
         ("_semget", errno.ENOSPC, OSError, "kernel.sem"),
         ("_semget", errno.ENOMEM, OSError, "memory"),
         ("_semget", errno.ENOSYS, NotImplementedError, "no System V semaphores"),
-        ("_semget", errno.EINVAL, OSError, "kernel.sem"),
         ("semop", errno.ENOSPC, OSError, "ipcs -s"),
-        ("semop", errno.E2BIG, OSError, "five are needed"),
-        ("semop", errno.EACCES, PermissionError, "set"),
-        ("semop", errno.ERANGE, OSError, "16383"),
+        ("semop", errno.EACCES, PermissionError, "another user"),
         ("semop", errno.EINVAL, OSError, "one process"),
         ("semop", errno.ENOMEM, OSError, "memory"),
         ("semop", errno.EIO, OSError, os.strerror(errno.EIO)),
@@ -427,28 +421,12 @@ def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, 
     join(native, name, anew=True).leave()
 
 
-def test_a_limit_that_allows_no_set_of_this_size_is_named(monkeypatch, name):
-    small = failing(monkeypatch, "_semget", errno.EINVAL, lambda key, size, flags: size)
-    with pytest.raises(OSError, match="kernel.sem allows no set of 250 semaphores") as raised:
-        open_set(small, name)
-    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, name)
+def test_where_no_set_is_listed_none_is_removed(monkeypatch):
+    def no_proc():
+        raise FileNotFoundError(errno.ENOENT, "", "/proc/sysvipc/sem")
 
-
-def no_proc():
-    raise FileNotFoundError(errno.ENOENT, "", "/proc/sysvipc/sem")
-
-
-@pytest.mark.parametrize("rows", [no_proc, list])
-def test_where_no_set_is_listed_none_is_removed_and_no_owner_is_named(
-    monkeypatch, native, name, rows
-):
-    monkeypatch.setattr(_sets, "rows", rows)
-    monkeypatch.setattr(_refusals, "rows", rows)
+    monkeypatch.setattr(_sets, "rows", no_proc)
     assert _sets.remove_idle() == []
-    semset = join(native, name)
-    with pytest.raises(PermissionError, match="belongs to another user"):
-        open_set(failing(monkeypatch, "_semctl", errno.EACCES), name)
-    assert semset.leave()
 
 
 def test_idle_sets_make_room(monkeypatch, name):
@@ -486,9 +464,8 @@ def test_more_sets_than_one_process_may_use_there_are_refused(profile):
 )
 def test_refused_systems_get_no_call(monkeypatch, platform):
     monkeypatch.setattr(_sysv.ctypes, "CDLL", lambda *arguments: 1 / 0)
-    for refused in (lambda: _sysv.load(platform), lambda: _sysv.SysV(None, platform)):
-        with pytest.raises(NotImplementedError, match=platform):
-            refused()
+    with pytest.raises(NotImplementedError, match=platform):
+        _sysv.load(platform)
 
 
 def test_android_of_before_3_13_gets_no_call_though_it_says_linux(monkeypatch):
@@ -509,15 +486,13 @@ def test_a_kernel_that_ignores_undo_is_refused_and_nothing_is_left(name):
     for _ in range(2):
         with pytest.raises(NotImplementedError, match=r"SEM_UNDO.*NamedSemaphore"):
             open_set(library, name)
-    assert _keys.key(name) not in [row.key for row in _sets.rows()]
+    assert _set.key(name) not in [row.key for row in _sets.rows()]
 
 
 def test_asking_the_kernel_whether_it_undoes_changes_nothing(native, name):
     semset = join(native, name)
-    _opening._undo_kept.pop(native)
-    join(native, name).leave()
-    assert (_opening._undo_kept[native], native.value(semset.id, ZERO)) == (True, 0)
-    assert native.value(semset.id, DEAD) == 0
+    _opening.check_undo(native, semset.id)
+    assert (native.value(semset.id, ZERO), native.value(semset.id, DEAD)) == (0, 0)
     semset.leave()
 
 
@@ -544,12 +519,12 @@ def test_semctl_declares_three_parameters_and_so_is_called_as_variadic(library):
 def test_a_limit_of_five_operations_a_call_is_enough():
     steps = [_set.JOIN_LAST, _set.STAY, _set.MARK_IDLE, _set.MARK_UNUSED, _set.MARK_UNREADY]
     steps += [_set.take_first(99, 9), _set.take_rest(99, 2, 9, False), _set.give_up(99)]
-    steps += [_set.take_over(99), _set.leave_last(99), _set.give_number(99, 0), _set.resize(1, 2)]
+    steps += [_set.take_over(99), _set.leave(99, True), _set.give_number(99, 0), _set.resize(1, 2)]
     steps += [_set.make_ready(99, 1, 9), _set.write_name(0, [1, 2, 3], 99)]
     assert max(map(len, steps)) == 5
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/sysvipc/sem"), reason="only Linux lists the sets")
 def test_sets_of_other_programs_are_not_listed(native, semget, name):
-    others = [semget(0, 1), semget(_keys.key(name), native.system.size)]
+    others = [semget(0, 1), semget(_set.key(name), native.system.size)]
     assert not {one.row.id for one in _sets.listed()}.intersection(others)

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from named_semaphores import _keys, _opening, _set, _sysv
+from named_semaphores import _opening, _set, _sysv
 from named_semaphores._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, TURN, USERS, Set
-from named_semaphores._sysv import IPC_EXCL, NOWAIT, UNDO, Removed, SysV
+from named_semaphores._sysv import IPC_CREAT, NOWAIT, UNDO, Removed, SysV
 from named_semaphores.cli import take as cli_take
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MODEL = "/m"
 BIAS = 50
-GONE, MISSING, EXISTS = "gone", "missing", "exists"  # results of calls
+GONE, MISSING = "gone", "missing"  # results of calls
 FIRST_ID = 100  # of sets; what may be one is not used again while a process knows it
 
 
@@ -66,8 +66,8 @@ class Calls(SysV):
 
     def get(self, key: int, size: int, flags: int = 0) -> int:
         result = self.call("get", flags)
-        if result in (MISSING, EXISTS):
-            raise (FileNotFoundError if result == MISSING else FileExistsError)(2, "")
+        if result == MISSING:
+            raise FileNotFoundError(2, "")
         return result
 
     def operate(self, semid: Any, operations: list[Operation]) -> bool:
@@ -137,7 +137,7 @@ class Script(NamedTuple):
         action, joined, held, results = process[:4]
         pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at, cli_take._wait)
         cli_take._wait = lambda current, *how: current.ask(current.library.wait, *how)
-        _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid)
+        _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid, strerror=str)
         try:
             while action < len(self.actions):
                 if self.actions[action][0] == "fork" and not results:
@@ -165,11 +165,11 @@ def do(
 ) -> tuple[Joined | None, int]:
     """Do one action. Return the set that the process has joined, and what it holds, then."""
     what, *arguments = action
-    accounts = NAME + len(_keys.words(name))
+    accounts = NAME + len(_set.words(name))
     current: Any = None
     if joined is not None:
-        current = Set(library, name, joined.id, accounts, joined.account)
-        current.pid = joined.pid
+        current = Set(library, name, joined.id, accounts)
+        current.account, current.pid = joined.account, joined.pid
         current.semid.value = -1 if joined.has_left else joined.id
     try:
         if what == "open":
@@ -178,7 +178,7 @@ def do(
             current = open_(name, library, current, *arguments)
             return Joined(current.id, current.account, current.pid), held
         if what == "sweep":  # as _sets.remove_idle, which finds the sets in another way
-            semid = library.get(_keys.key(name), 0)
+            semid = library.get(_set.key(name), 0)
             values = library.values(semid) or []
             unready = not any(values[:NAME])
             if values[TOKENS] or unready:
@@ -204,7 +204,7 @@ def do(
         elif what == "unlink":
             current.remove()
         elif what == "join":  # by the fork hook
-            current.join_anew(is_hooked=True)
+            current.join_anew()
             if current.has_left():
                 raise EndOfScript
             return Joined(current.id, current.account, current.pid), held
@@ -273,8 +273,6 @@ def plain(value: Any) -> Any:
         return plain((value.id, value.account, value.semid, value.pid))
     if isinstance(value, _set.c_int):
         return value.value
-    if isinstance(value, _opening._Opening):
-        return value.created
     if isinstance(value, BaseException):
         return type(value).__name__
     return getattr(value, "__name__", type(value).__name__)
@@ -322,12 +320,12 @@ class Search:
         undo_at_once: bool = True,
         deaths: int = 99,
         accounts: int = 3,
-        many_operations: bool = True,
+        operations: int = 32,
         overtaking: int | None = None,
     ) -> None:
-        self.size = NAME + len(_keys.words(scripts[0].name)) + accounts
+        self.size = NAME + len(_set.words(scripts[0].name)) + accounts
         self.accounts = range(self.size - accounts, self.size)
-        system = {"size": self.size, "bias": BIAS, "many_operations": many_operations}
+        system = {"size": self.size, "bias": BIAS, "operations": operations}
         kind = type("System", (_sysv._Linux,), {**system, "can_ignore_undo": False})
         self.scripts = [script._replace(system=kind) for script in scripts]
         self.names = {script.name for script in scripts}
@@ -459,11 +457,9 @@ class Search:
         if what == "fork":
             return self.fork(state, i)
         if what == "get":
-            if kernel.id < 0 and call[1] & IPC_EXCL:
+            if kernel.id < 0 and call[1] & IPC_CREAT:
                 return self.answer(*self.begin(state, i))
-            if kernel.id < 0:
-                return self.answer(state, i, MISSING)
-            return self.answer(state, i, EXISTS if call[1] & IPC_EXCL else kernel.id)
+            return self.answer(state, i, MISSING if kernel.id < 0 else kernel.id)
         if call[1] != kernel.id:
             return self.answer(state, i, GONE)
         if what == "value":
@@ -728,7 +724,7 @@ QUICK = {
     "resized below what is held": Search(DEBTOR, ANY),
     "resized below what is wanted": Search(TAKING_AWAY, SEVERAL),
     "leaving with tokens": Search(KEEPER, USER),
-    "leaving twice": Search(EARLY, VISITOR, deaths=0),
+    "leaving twice": Search(EARLY, VISITOR, VISITOR, deaths=0),
     "create or link only": Search(CREATOR, LINKER),
     "persistent": Search(PERSISTENT, OTHER_VISITOR),
     "swept": Search(PERSISTENT, VISITOR, SWEEPER, deaths=1),
@@ -740,8 +736,8 @@ QUICK = {
     "of other users, unlinked": Search(
         guest(VISITOR), guest(OTHER_VISITOR), UNLINKER, unlinked=True, deaths=0
     ),
-    "one key, two names": Search(ONE, OTHER, many_operations=False),
-    "in several calls": Search(ONE, ONE, many_operations=False),
+    "one key, two names": Search(ONE, OTHER, operations=5),
+    "in several calls": Search(ONE, ONE, operations=5),
     "a daemon": Search(*DAEMON),
     "a fork during a wait": Search(*FORKING, SECOND, deaths=0),
     "the last account": Search(USER, USER, USER, deaths=0),
@@ -762,7 +758,7 @@ FULL = {
     "unlinked": Search(SEVERAL, UNLINKER, OTHER_VISITOR, unlinked=True),
     "undone in steps": Search(SEVERAL, SECOND, SECOND, undo_at_once=False, deaths=2),
     "of other users": Search(guest(VISITOR), VISITOR, guest(OTHER_VISITOR)),
-    "one key, two names": Search(ONE, OTHER, ONE, many_operations=False),
+    "one key, two names": Search(ONE, OTHER, ONE, operations=5),
     "a daemon": Search(*DAEMON, SECOND),
     "a fork during a wait": Search(*FORKING, SECOND, deaths=2),
     "overtaking among four": Search(
@@ -829,7 +825,7 @@ def fault(name: str, search: str, message: str, **wrong: Any) -> Any:
 
 
 IDLE, NOT_DEAD = [(PERSIST, 0, NOWAIT), (USERS, 0, NOWAIT)], (DEAD, 0, NOWAIT)
-NEW_USER = (USERS, 1, UNDO)
+NEW_USER, LEAVE = (USERS, 1, UNDO), _set.leave
 FAULTS = (
     fault("several wait for all", "three of three", TOO_OFTEN, cli_take=wait_for_all_at_once),
     fault(
@@ -848,14 +844,15 @@ FAULTS = (
     ),
     fault(
         "leaving with tokens", "leaving with tokens", DIFFERENT,
-        leave=lambda account: [(account, -1, NU), (USERS, -1, NU)],
+        leave=lambda account, _: [(account, -1, NU), (USERS, -1, NU)],
     ),
     fault(
         "a last account that counts its sharers", "the last account", DIFFERENT,
-        JOIN_LAST=[NOT_DEAD, (Search(USER).size - 1, 1, UNDO), NEW_USER], leave_last=_set.leave,
+        JOIN_LAST=[NOT_DEAD, (Search(USER).size - 1, 1, UNDO), NEW_USER],
+        leave=lambda account, is_shared=False: LEAVE(account),
     ),
     fault(
-        "an account that two have", "users", DIFFERENT,
+        "an account that two have", "the last account", DIFFERENT,
         join=lambda account: [NOT_DEAD, (account, 1, UNDO), NEW_USER],
     ),
     fault(

@@ -14,7 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from .. import NamedSemaphore, _keys, _refusals, _set, _sets, _sysv
+from .. import NamedSemaphore, _set, _sets, _sysv
 from .._checks import check_integer, check_name
 from .._opening import open_set
 from .._semlock import system as posix_system
@@ -228,13 +228,13 @@ def _unlink(name: str, options: argparse.Namespace) -> None:
 def _set_of(name: str) -> int | None:
     """Return the id of the set of this name, also of an idle one."""
     try:
-        return _sysv.system().get(_keys.key(name), 0)
+        return _sysv.system().get(_set.key(name), 0)
     except (NotImplementedError, OSError):
         return None
 
 
 def _not_permitted(name: str) -> Exception:
-    return _refusals.failure(_sysv.system(), OSError(errno.EPERM, ""), name)
+    return _set.failure(_sysv.system(), OSError(errno.EPERM, ""), name)
 
 
 def _unlink_unused(options: argparse.Namespace) -> int | None:

@@ -295,7 +295,7 @@ def _of(n: int, total: int) -> str:
 
 
 def _held_by(semset: Set) -> str:
-    from .._refusals import shown_holders
+    from .._sets import shown_holders
 
     holders = semset.holders()
     return f"; {shown_holders(holders)}" if holders else ""

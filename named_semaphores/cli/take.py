@@ -35,7 +35,7 @@ def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
         return False
     if n == 1:
         return _wait(semset, _set.take(account, 1, bias), deadline)
-    notice = semset.library.system.many_operations
+    notice = semset.library.system.operations > 5
     while _wait(semset, _set.take_first(account, bias), deadline):
         if _wait(semset, _set.take_rest(account, n, bias, notice), deadline):
             return True

@@ -83,9 +83,9 @@ def set_of(name: str) -> Any:
     """Return the line of /proc/sysvipc/sem for RobustSemaphore's set of this name, or None: its
     ``id``, ``mode`` (permissions), ``size`` and so on.
     """
-    from named_semaphores import _keys, _sets
+    from named_semaphores import _set, _sets
 
-    return next((row for row in _sets.rows() if row.key == _keys.key(name)), None)
+    return next((row for row in _sets.rows() if row.key == _set.key(name)), None)
 
 
 @cache
