@@ -4,22 +4,19 @@
 from __future__ import annotations
 
 import pytest
-from support import run_python
+from programs import IMPORT, assert_well
 
-IMPORT = "from named_semaphores import NamedSemaphore, RobustSemaphore"
 FREEZE = """
 import freezegun
-frozen = freezegun.freeze_time("2012-01-14", real_asyncio=True)
-frozen.start()
+freezegun.freeze_time("2012-01-14", real_asyncio=True).start()
 """
 TRAVEL = """
 import time_machine
-traveller = time_machine.travel(0, tick=False)
-traveller.start()
+time_machine.travel(0, tick=False).start()
 """
 # A thread of C code ends the process where a wait does not end; it looks at no Python clock.
 WAITS = """
-import asyncio, ctypes, faulthandler, sys, threading
+import asyncio, ctypes, faulthandler, threading
 faulthandler.dump_traceback_later(30, exit=True)
 
 class timespec(ctypes.Structure):
@@ -70,28 +67,19 @@ with sem:
     with sem.slot(timeout=1) as number:
         assert number == 0
 sem.close()
-print("ok")
 """
 
 
-@pytest.mark.parametrize(
-    "begin",
-    [
-        pytest.param([IMPORT, FREEZE], id="freezegun-later"),
-        pytest.param([FREEZE, IMPORT], id="freezegun-before"),
-        pytest.param([IMPORT, TRAVEL], id="time-machine-later"),
-        pytest.param([TRAVEL, IMPORT], id="time-machine-before"),
-    ],
-)
-def test_timeouts_end_while_the_clock_stands(begin, name):
-    done = run_python("\n".join([*begin, WAITS]), name)
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+@pytest.mark.parametrize("stop", [FREEZE, TRAVEL], ids=["freezegun", "time-machine"])
+@pytest.mark.parametrize("imported", ["first", "last"])
+def test_timeouts_end_while_the_clock_stands(stop, imported, name):
+    begin = [IMPORT, stop] if imported == "first" else [stop, IMPORT]
+    assert_well(name, *begin, WAITS)
 
 
 def test_a_frozen_clock_that_moves_ends_no_wait_early(name):
-    code = f"""
-{IMPORT}
-import freezegun, sys, threading
+    code = """
+import freezegun, threading
 for cls in NamedSemaphore, RobustSemaphore:
     with freezegun.freeze_time("2012-01-14") as frozen, cls(sys.argv[1], 1) as sem:
         timer = threading.Timer(0.05, sem.release)
@@ -100,7 +88,5 @@ for cls in NamedSemaphore, RobustSemaphore:
         assert sem.acquire(timeout=60)
         timer.join()
     sem.close()
-print("ok")
 """
-    done = run_python(code, name)
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    assert_well(name, IMPORT, code)

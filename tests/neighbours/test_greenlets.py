@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from support import run_python, unique_name
+from programs import IMPORT, assert_well
 
 # What a program does first. Threads are greenlets after each of these.
 PATCHES = {
@@ -17,15 +17,16 @@ PATCHES = {
     "eventlet": "import eventlet; eventlet.monkey_patch()",
     "eventlet-threads-only": "import eventlet; eventlet.monkey_patch(all=False, thread=True)",
 }
-IMPORT = "from named_semaphores import NamedSemaphore, RobustSemaphore"
 
-# A greenlet that holds the tokens ends only if the waiting one lets it run.
 SETUP = """
-import faulthandler, sys, threading, time
+import faulthandler, threading, time
 faulthandler.dump_traceback_later(30, exit=True)
 name = sys.argv[1]
 pause = (sys.modules.get("gevent") or sys.modules["eventlet"]).sleep
+"""
 
+# A greenlet that holds the tokens ends only if the waiting one lets it run.
+WAITS = """
 def hold_for_a_while():
     with sem, sem, sem:
         held.append(True)
@@ -44,89 +45,54 @@ def while_held(wait):
     holder.join()
     assert sem.value == 3, sem
 
-held, stays = [], []
-"""
-
-WAITS = """
-def acquire():
-    assert sem.acquire()
-    sem.release()
+def acquire(**timeout):
+    assert sem.acquire(**timeout, **several)
+    sem.release(several.get("n", 1))
 
 def acquire_in_time():
-    assert sem.acquire(timeout=20)
-    sem.release()
+    acquire(timeout=20)
 
 def statement():
     with sem:
         pass
 
 def hold():
-    with sem.hold(timeout=20):
-        pass
-    with sem.hold():
-        pass
-
-def too_late():
-    stays.append(True)
-    start = time.monotonic()
-    assert not sem.acquire(timeout=0.01)
-    assert time.monotonic() - start >= 0.01
-    try:
-        with sem.hold(timeout=0.01):
-            raise AssertionError("entered")
-    except TimeoutError:
-        pass
-
-def all_at_once():
-    threads = [threading.Thread(target=statement) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-for sem in (NamedSemaphore(name, 3), RobustSemaphore(name, 3)):
-    for wait in (acquire, acquire_in_time, statement, hold, too_late, all_at_once):
-        while_held(wait)
-    sem.close()
-print("ok")
-"""
-
-SEVERAL = """
-def acquire():
-    assert sem.acquire(n=3)
-    sem.release(3)
-
-def acquire_in_time():
-    assert sem.acquire(timeout=20, n=2)
-    sem.release(2)
-
-def hold():
-    with sem.hold(3):
-        assert sem.value == 0, sem
-
-def too_late():
-    stays.append(True)
-    assert not sem.acquire(timeout=0.01, n=2)
+    for timeout in (None, 20):
+        with sem.hold(timeout=timeout, **several):
+            assert not several or sem.value == 0, sem
 
 def slot():
     with sem.slot() as number:
         assert number == 0, number
 
+def too_late():
+    stays.append(True)
+    start = time.monotonic()
+    assert not sem.acquire(timeout=0.01, **several)
+    assert time.monotonic() - start >= 0.01
+    try:
+        with sem.hold(timeout=0.01, **several):
+            raise AssertionError("entered")
+    except TimeoutError:
+        pass
+
 def all_at_once():
-    ways = [acquire, acquire_in_time, hold, slot] * 5
-    threads = [threading.Thread(target=wait) for wait in ways]
+    threads = [threading.Thread(target=wait) for wait in waits * 5]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-sem = RobustSemaphore(name, 3)
-for wait in (acquire, acquire_in_time, hold, too_late, slot, all_at_once):
-    while_held(wait)
-assert not sem.holders, sem.holders
-assert not sem.waiting, sem.waiting
-sem.close()
-print("ok")
+held, stays = [], []
+for cls, several in (NamedSemaphore, {}), (RobustSemaphore, {}), (RobustSemaphore, {"n": 3}):
+    sem = cls(name, 3)
+    waits = [acquire, acquire_in_time, hold, slot if several else statement]
+    for wait in (*waits, too_late, all_at_once):
+        while_held(wait)
+    if cls is RobustSemaphore:
+        assert not sem.holders, sem.holders
+        assert not sem.waiting, sem.waiting
+    sem.close()
 """
 
 # The tasks wait for the thread that runs them.
@@ -154,7 +120,6 @@ for sem in (NamedSemaphore(name, 3), RobustSemaphore(name, 3)):
     asyncio.run(main())
     assert sem.value == 3, sem
     sem.close()
-print("ok")
 """
 
 KILLED = """
@@ -185,8 +150,11 @@ for held in 3, 2, 1:
         sem.release(min(held + 1, 3))
         assert sem.value == 3, sem
 sem.close()
-print("ok")
 """
+
+
+def run_patched(name, *parts):
+    assert_well(name, *parts, options=("-W", "ignore::DeprecationWarning"))
 
 
 @pytest.fixture(params=PATCHES)
@@ -198,25 +166,16 @@ def patch(request: pytest.FixtureRequest) -> str:
     return PATCHES[request.param]
 
 
-def run_patched(*parts):
-    done = run_python("\n".join(parts), unique_name(), options=("-W", "ignore::DeprecationWarning"))
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
-
-
 @pytest.mark.parametrize("imported", ["first", "last"])
-def test_a_waiting_greenlet_lets_the_holder_run(patch, imported):
+def test_a_waiting_greenlet_lets_the_holder_run(patch, imported, name):
     begin = [IMPORT, patch] if imported == "first" else [patch, IMPORT]
-    run_patched(*begin, SETUP, WAITS)
+    run_patched(name, *begin, SETUP, WAITS)
 
 
-def test_a_greenlet_that_waits_for_several_lets_the_holders_run(patch):
-    run_patched(patch, IMPORT, SETUP, SEVERAL)
+def test_tasks_wait_in_a_patched_process(patch, name):
+    run_patched(name, patch, IMPORT, SETUP, TASKS)
 
 
-def test_tasks_wait_in_a_patched_process(patch):
-    run_patched(patch, IMPORT, SETUP, TASKS)
-
-
-def test_a_greenlet_that_is_killed_while_it_waits_has_no_token():
+def test_a_greenlet_that_is_killed_while_it_waits_has_no_token(name):
     pytest.importorskip("gevent")
-    run_patched(PATCHES["gevent"], IMPORT, SETUP, KILLED)
+    run_patched(name, PATCHES["gevent"], IMPORT, SETUP, KILLED)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -11,15 +10,13 @@ from pathlib import Path
 
 import pytest
 from support import wait_for
-from web import Load, Server, serving
+from web import Load, Server, assert_kills_lose_no_token, serving
 
 from named_semaphores import RobustSemaphore
 
 pytest.importorskip("gunicorn")
 
 COMMAND = (sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "app:application")
-
-
 SYNC = ("--workers", "6")
 # Each of these serves many requests at once.
 GREENLETS = ("--worker-class", "gevent", "--workers", "3")
@@ -31,16 +28,12 @@ def gunicorn(folder: Path, name: str, number: int, *options: str):
     return serving(folder, name, "", number, *COMMAND, *options)
 
 
-def held(monitor: RobustSemaphore) -> int:
-    return sum(tokens for _, tokens in monitor.holders)
-
-
 def reload(server: Server, monitor: RobustSemaphore, number: int) -> float:
     """Reload the server with this number; return when it was in force."""
     server.tell_number(number)
     server.process.send_signal(signal.SIGHUP)
     wait_for(lambda: monitor.total == number)
-    wait_for(lambda: held(monitor) <= number)
+    wait_for(lambda: sum(tokens for _, tokens in monitor.holders) <= number)
     return time.monotonic()
 
 
@@ -62,22 +55,10 @@ def test_the_number_named_at_a_reload_holds(workers, name, tmp_path):
         monitor.close()
 
 
-@pytest.mark.parametrize(
-    "workers",
-    [SYNC, (*SYNC, "--preload"), GREENLETS],
-    ids=["sync", "preload", "gevent"],
-)
+PRELOAD = (*SYNC, "--preload")
+
+
+@pytest.mark.parametrize("workers", [SYNC, PRELOAD, GREENLETS], ids=["sync", "preload", "gevent"])
 def test_a_killed_worker_loses_no_token(workers, name, tmp_path):
     with gunicorn(tmp_path, name, 2, *workers) as server:
-        monitor = RobustSemaphore(name)
-        with Load(server, clients=6) as load:
-            for _ in range(6):
-                wait_for(lambda: monitor.holders)
-                for pid, _ in monitor.holders[:1]:
-                    os.kill(pid, signal.SIGKILL)
-                load.wait_for_answers(10, since=time.monotonic())
-            load.assert_at_once(2, since=0)
-        assert load.lost
-        wait_for(lambda: not monitor.holders)
-        assert (monitor.value, monitor.total, monitor.waiting) == (2, 2, 0)
-        monitor.close()
+        assert_kills_lose_no_token(server, 2)

@@ -7,25 +7,20 @@ import copy
 import pickle
 
 import pytest
-from support import run_python
+from programs import IMPORT, assert_well
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 
 USE = """
-import sys
-from named_semaphores import NamedSemaphore, RobustSemaphore
 for cls in NamedSemaphore, RobustSemaphore:
     with cls(sys.argv[1], 1) as sem:
         assert not sem.acquire(timeout=0.01)
     sem.close()
-print("ok")
 """
 
 
 def test_the_times_of_imports_can_be_told(name):
-    done = run_python(USE, name, options=("-X", "importtime"))
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
-    assert "named_semaphores.robust" in done.stderr
+    assert "named_semaphores.robust" in assert_well(name, IMPORT, USE, options=("-X", "importtime"))
 
 
 @pytest.mark.parametrize("cls", [NamedSemaphore, RobustSemaphore])
@@ -39,8 +34,7 @@ def test_copies_open_a_successor(cls, name):
     successor = cls(name, 5)
     for again in (copy.copy, copy.deepcopy, lambda _: pickle.loads(dumped)):
         link = again(sem)
-        assert link.value == 5
-        assert not link.unlink_on_delete
+        assert (link.value, link.unlink_on_delete) == (5, False)
         link.close()
     successor.close()
     sem.close()

@@ -4,104 +4,75 @@
 from __future__ import annotations
 
 import pytest
-from support import run_python
+from programs import IMPORT, assert_well
 
 from named_semaphores import RobustSemaphore
 
 pytest.importorskip("multiprocess")
 
-CHILD = """
-import sys
-{imports}
-
+# Pickled by dill, so the functions need not be of a module.
+CHILDREN = """
 def work(name):
     global sems
     from named_semaphores import NamedSemaphore, RobustSemaphore
     sems = [cls(name, 1) for cls in (NamedSemaphore, RobustSemaphore)]
 
-if __name__ == "__main__":
-    child = multiprocess.get_context({method!r}).Process(target=work, args=(sys.argv[1],))
-    child.start()
-    child.join()
-    assert child.exitcode == 0, child
-    for cls in NamedSemaphore, RobustSemaphore:
-        try:
-            cls(sys.argv[1], handle_existence=cls.Flags.RAISE_IF_NOT_EXISTS)
-            raise AssertionError("the child left its name")
-        except FileNotFoundError:
-            pass
-    print("ok")
-"""
-IMPORTS = [
-    "import multiprocess\nfrom named_semaphores import NamedSemaphore, RobustSemaphore",
-    "from named_semaphores import NamedSemaphore, RobustSemaphore\nimport multiprocess",
-]
-
-
-@pytest.mark.parametrize("imports", IMPORTS, ids=["later", "first"])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_child_unlinks_what_it_made(imports, method, name):
-    done = run_python(CHILD.format(imports=imports, method=method), name)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
-
-
-def test_both_packages_at_once(name):
-    """Each of them has its own list of what its children do at their end."""
-    code = """
-import multiprocess, multiprocessing, sys
-from named_semaphores import NamedSemaphore, RobustSemaphore
-
-def work():
-    global sems
-    sems = [cls(sys.argv[1], 1) for cls in (NamedSemaphore, RobustSemaphore)]
-
-mine = [NamedSemaphore(sys.argv[1] + ".mine", 1), RobustSemaphore(sys.argv[1] + ".mine", 1)]
-for package in multiprocess, multiprocessing, multiprocess:
-    child = package.get_context("fork").Process(target=work)
+mine = [cls(sys.argv[1] + ".mine", 1) for cls in (NamedSemaphore, RobustSemaphore)]
+for package in packages:
+    child = package.get_context(method).Process(target=work, args=(sys.argv[1],))
     child.start()
     child.join()
     assert child.exitcode == 0, child
     for sem in mine:
         assert sem.value == 1, sem
-        other = type(sem)(sem.name, handle_existence=sem.Flags.RAISE_IF_NOT_EXISTS)
-        other.close()
-    for cls in NamedSemaphore, RobustSemaphore:
+        type(sem)(sem.name, handle_existence=sem.Flags.RAISE_IF_NOT_EXISTS).close()
         try:
-            cls(sys.argv[1], handle_existence=cls.Flags.RAISE_IF_NOT_EXISTS)
+            type(sem)(sys.argv[1], handle_existence=sem.Flags.RAISE_IF_NOT_EXISTS)
             raise AssertionError("the child left its name")
         except FileNotFoundError:
             pass
-print("ok")
 """
-    done = run_python(code, name)
+ALONE = "import multiprocess\npackages = [multiprocess]"
+# Each of them has its own list of what its children do at their end.
+BOTH = """
+import multiprocess, multiprocessing
+packages = [multiprocess, multiprocessing, multiprocess]
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "method"),
+    [
+        pytest.param([IMPORT, ALONE], "fork", id="first-fork"),
+        pytest.param([IMPORT, ALONE], "spawn", id="first-spawn"),
+        pytest.param([ALONE, IMPORT], "fork", id="last-fork"),
+        pytest.param([ALONE, IMPORT], "spawn", id="last-spawn"),
+        pytest.param([IMPORT, BOTH], "fork", id="both"),
+    ],
+)
+def test_a_child_unlinks_what_it_made(parts, method, name):
+    assert assert_well(name, *parts, f"method = {method!r}", CHILDREN) == ""
     # A process that has forked in its last second leaves its sets to its children.
     RobustSemaphore(f"{name}.mine").close()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pool_uses_a_semaphore_that_it_was_given(method, name):
-    # Pickled by dill, so the function need not be one of a module.
     code = f"""
-import sys
 import multiprocess
-from named_semaphores import NamedSemaphore, RobustSemaphore
 
 def work(sem):
     with sem:
         return sem.value
 
-if __name__ == "__main__":
-    with multiprocess.get_context({method!r}).Pool(2) as pool:
-        for cls in NamedSemaphore, RobustSemaphore:
-            sem = cls(sys.argv[1], 2)
-            found = pool.map(work, [sem] * 30)
-            assert len(found) == 30 and max(found) < 2, found
-            assert sem.value == 2, sem
-            sem.close()
-        pool.close()
-        pool.join()
-    print("ok")
+with multiprocess.get_context({method!r}).Pool(2) as pool:
+    for cls in NamedSemaphore, RobustSemaphore:
+        sem = cls(sys.argv[1], 2)
+        found = pool.map(work, [sem] * 30)
+        assert len(found) == 30 and max(found) < 2, found
+        assert sem.value == 2, sem
+        sem.close()
+    pool.close()
+    pool.join()
 """
-    done = run_python(code, name)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+    assert assert_well(name, IMPORT, code) == ""

@@ -27,7 +27,7 @@ def test_infinity_is_a_timeout(sem, kind):
         if isinstance(sem, RobustSemaphore):
             wait_for(lambda: sem.waiting)
         sem.release()
-        wait_for(lambda: got == [True])
+    assert got == [True]
     sem.release()
     with sem.hold(timeout=infinity):
         assert not sem.acquire(blocking=False)
@@ -40,16 +40,12 @@ def test_a_number_is_a_timeout(sem, kind):
     sem.release()
 
 
-@pytest.mark.parametrize(
-    "given",
-    [numpy.array([1.0]), numpy.array([1.0, 2.0]), numpy.array([]), numpy.float16("nan")]
-    + [numpy.float32(-1), numpy.array(["x"])],
-    ids=["one", "two", "empty", "NaN", "negative", "text"],
-)
-def test_no_other_timeout_takes_a_token(sem, given):
-    for wait in (lambda: sem.acquire(timeout=given), lambda: sem.hold(timeout=given)):
-        with pytest.raises(ValueError, match=f"{sem.name}.*timeout"):
-            wait()
+def test_no_other_timeout_takes_a_token(sem):
+    arrays = [numpy.array(items) for items in ([1.0], [1.0, 2.0], [], ["x"])]
+    for given in (*arrays, numpy.float16("nan"), numpy.float32(-1)):
+        for wait in (sem.acquire, sem.hold):
+            with pytest.raises(ValueError, match=f"{sem.name}.*timeout"):
+                wait(timeout=given)
     assert sem.value == 1
 
 
@@ -62,9 +58,8 @@ def test_integers_are_counts(name):
     sem.resize(numpy.int32(2))
     assert sem.value == 2
     for given in (numpy.array([1, 2]), numpy.float64(1)):
-        with pytest.raises(ValueError, match=sem.name):
-            sem.acquire(n=given)
-        with pytest.raises(ValueError, match=sem.name):
-            sem.release(given)
+        for use in (lambda n: sem.acquire(n=n), sem.release):
+            with pytest.raises(ValueError, match=sem.name):
+                use(given)
     assert sem.value == 2
     sem.close()

@@ -4,25 +4,28 @@
 from __future__ import annotations
 
 import pytest
-from support import run_python
+from programs import IMPORT, assert_well
 
-IMPORT = "from named_semaphores import NamedSemaphore, RobustSemaphore, listing"
 FAKE = """
 from pyfakefs.fake_filesystem_unittest import Patcher
 patcher = Patcher()
 patcher.setUp()
 """
 USE = """
-import os, sys
+import os
 assert not os.path.isdir("/dev/shm")
 name = sys.argv[1]
-for cls in NamedSemaphore, RobustSemaphore:
-    Flags = cls.Flags
+
+def refused(error_type, flag):
     try:
-        cls(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
-        raise AssertionError("linked")
-    except FileNotFoundError as error:
+        cls(name, handle_existence=flag)
+    except error_type as error:
         assert name in str(error) and "/dev/shm" not in str(error), error
+    else:
+        raise AssertionError("opened")
+
+for cls in NamedSemaphore, RobustSemaphore:
+    refused(FileNotFoundError, cls.Flags.RAISE_IF_NOT_EXISTS)
     sem = cls(name, 2)
     assert not sem.linked_existing_semaphore
     with sem, sem.hold(timeout=1):
@@ -30,11 +33,7 @@ for cls in NamedSemaphore, RobustSemaphore:
     other = cls(name)
     assert other.linked_existing_semaphore
     assert sem.value == other.value == 2
-    try:
-        cls(name, handle_existence=Flags.RAISE_IF_EXISTS)
-        raise AssertionError("created")
-    except FileExistsError as error:
-        assert name in str(error), error
+    refused(FileExistsError, cls.Flags.RAISE_IF_EXISTS)
     other.close()
     pid = os.fork()
     if not pid:
@@ -45,39 +44,21 @@ for cls in NamedSemaphore, RobustSemaphore:
         sem.release()  # for the child, which has not left its block
     assert sem.value == 2, sem
     sem.close()
-    with sem_gone(cls):
-        cls(name, handle_existence=Flags.RAISE_IF_NOT_EXISTS)
-"""
-GONE = """
-import contextlib
-
-@contextlib.contextmanager
-def sem_gone(cls):
-    try:
-        yield
-    except FileNotFoundError:
-        return
-    raise AssertionError(f"{cls} left its name")
+    refused(FileNotFoundError, cls.Flags.RAISE_IF_NOT_EXISTS)
+patcher.tearDown()
 """
 
 
 @pytest.mark.parametrize("imported", ["first", "last"])
 def test_a_fake_file_system_changes_nothing(imported, name):
-    begin = [IMPORT, FAKE] if imported == "first" else [FAKE, IMPORT]
-    end = "patcher.tearDown(); print('ok')"
-    done = run_python("\n".join([GONE, *begin, USE, end]), name)
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    begin = IMPORT + "from named_semaphores import listing\n"
+    assert_well(name, *([begin, FAKE] if imported == "first" else [FAKE, begin]), USE)
 
 
 def test_a_semaphore_is_freed_after_the_fake_file_system(name):
     """It was made in a fake file system, and is unlinked after that, at the latest at exit."""
-    code = f"""
-{FAKE}
-{IMPORT}
-import sys
+    code = """
 named, robust = NamedSemaphore(sys.argv[1], 1), RobustSemaphore(sys.argv[1], 1)
 patcher.tearDown()
-print("ok")
 """
-    done = run_python(code, name)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+    assert assert_well(name, FAKE, IMPORT, code) == ""

@@ -43,19 +43,14 @@ def test_waits():
 
 
 def run_pytest(folder, *options):
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", "none.ini", "-p", "no:cacheprovider", *options],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=100 * SLOW,
-        check=False,
-    )
+    (folder / "none.ini").touch()
+    command = [sys.executable, "-m", "pytest", "-c", "none.ini", "-p", "no:cacheprovider", *options]
+    given = {"capture_output": True, "text": True, "timeout": 100 * SLOW, "check": False}
+    return subprocess.run(command, cwd=folder, **given)
 
 
 def test_a_fixture_limits_the_workers_of_xdist(name, tmp_path):
     pytest.importorskip("xdist")
-    (tmp_path / "none.ini").touch()
     (tmp_path / "conftest.py").write_text(FIXTURE.format(name=name))
     (tmp_path / "test_use.py").write_text(TESTS)
     done = run_pytest(tmp_path, "-n", "4")
@@ -70,7 +65,6 @@ def test_a_fixture_limits_the_workers_of_xdist(name, tmp_path):
 @pytest.mark.parametrize("method", ["signal", "thread"])
 @pytest.mark.parametrize("cls", [NamedSemaphore, RobustSemaphore])
 def test_a_timeout_ends_a_wait(cls, method, name, tmp_path):
-    (tmp_path / "none.ini").touch()
     (tmp_path / "test_wait.py").write_text(WAIT.format(cls=cls.__name__, name=name))
     with cls(name, 1) as sem:
         done = run_pytest(tmp_path, "--timeout", "0.3", "--timeout-method", method)

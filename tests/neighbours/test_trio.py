@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from support import run_python
+from programs import IMPORT, assert_well
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 
@@ -25,54 +25,45 @@ async def acquire(sem):
     await sem.acquire_async()
 
 
-@pytest.mark.parametrize("cls", [NamedSemaphore, RobustSemaphore])
+async def slot(sem):
+    async with sem.slot():
+        pass
+
+
+WAITS = [
+    (cls, wait) for cls in (NamedSemaphore, RobustSemaphore) for wait in (statement, hold, acquire)
+]
+
+
+@pytest.mark.parametrize(("cls", "wait"), [*WAITS, (RobustSemaphore, slot)])
 @pytest.mark.parametrize("free", [0, 1])
-@pytest.mark.parametrize("wait", [statement, hold, acquire])
 def test_a_task_of_trio_is_told_to_wait_in_a_thread(cls, wait, free, name):
-    sem = cls(name, 1)
-    if not free:
-        sem.acquire()
-    with pytest.raises(RuntimeError, match=rf"{name}.*asyncio.*trio\.to_thread"):
-        trio.run(wait, sem)
-    assert sem.value == free
-    if not free:
-        sem.release()
+    with cls(name, 1 + free) as sem:
+        with pytest.raises(RuntimeError, match=rf"{name}.*asyncio.*trio\.to_thread"):
+            trio.run(wait, sem)
+        assert sem.value == free
     sem.close()
 
 
-def test_a_slot_too(name):
-    async def slot():
-        async with sem.slot():
-            pass
-
-    sem = RobustSemaphore(name)
-    with pytest.raises(RuntimeError, match=rf"{name}.*asyncio.*trio\.to_thread"):
-        trio.run(slot)
-    sem.close()
-
-
-@pytest.mark.parametrize("cls", ["NamedSemaphore", "RobustSemaphore"])
-def test_what_the_error_advises_works(cls, name):
+def test_what_the_error_advises_works(name):
     # In a process of its own: trio keeps its threads for ten seconds.
-    code = f"""
-import sys, trio
-from named_semaphores import {cls}
+    code = """
+import trio
 
-async def work():
+async def work(sem, entered):
     await trio.to_thread.run_sync(sem.acquire)
     entered.append(sem.value)
     sem.release()
 
-async def main():
+async def main(sem, entered):
     async with trio.open_nursery() as nursery:
         for _ in range(10):
-            nursery.start_soon(work)
+            nursery.start_soon(work, sem, entered)
 
-sem, entered = {cls}(sys.argv[1], 2), []
-trio.run(main)
-assert len(entered) == 10 and sem.value == 2
-sem.close()
-print("ok")
+for cls in NamedSemaphore, RobustSemaphore:
+    sem, entered = cls(sys.argv[1], 2), []
+    trio.run(main, sem, entered)
+    assert len(entered) == 10 and sem.value == 2
+    sem.close()
 """
-    done = run_python(code, name)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+    assert assert_well(name, IMPORT, code) == ""

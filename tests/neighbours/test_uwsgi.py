@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 
 import pytest
 from support import unique_name, wait_for
-from web import SCRIPTS, Load, serving
+from web import SCRIPTS, Load, assert_kills_lose_no_token, serving
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 
@@ -34,17 +31,15 @@ def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def test_recycled_workers_leave_the_names_and_all_tokens(options, name, tmp_path):
     named_name = unique_name()
     with serving(tmp_path, name, named_name, 2, *COMMAND, *RECYCLE, *options) as server:
-        named = NamedSemaphore(
-            named_name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS
-        )
-        robust = RobustSemaphore(name, handle_existence=RobustSemaphore.Flags.RAISE_IF_NOT_EXISTS)
+        link = {"handle_existence": NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS}
+        named, robust = NamedSemaphore(named_name, **link), RobustSemaphore(name, **link)
         with Load(server, clients=6) as load:
             wait_for(lambda: load.failures or len(load.pids()) >= 4)
         wait_for(lambda: not robust.holders)
         assert (robust.value, robust.total, robust.waiting) == (2, 2, 0)
         assert named.value == 2
         for sem in (named, robust):  # their names stand for the same semaphores as before
-            again = type(sem)(sem.name, handle_existence=sem.Flags.RAISE_IF_NOT_EXISTS)
+            again = type(sem)(sem.name, **link)
             with sem:
                 assert again.value == 1
             again.close()
@@ -55,17 +50,4 @@ def test_recycled_workers_leave_the_names_and_all_tokens(options, name, tmp_path
 
 def test_a_killed_worker_loses_no_token(options, name, tmp_path):
     with serving(tmp_path, name, "", 2, *COMMAND, *options) as server:
-        robust = RobustSemaphore(name)
-        for _ in range(2):
-            pid, _, _ = server.get(0)
-            client = threading.Thread(target=pytest.raises, args=(ConnectionError, server.get, 60))
-            client.start()
-            wait_for(lambda: robust.holders)
-            ((pid, tokens),) = robust.holders
-            assert tokens == 1
-            os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not robust.holders)
-            client.join()
-            server.get(0)
-        assert (robust.value, robust.total) == (2, 2)
-        robust.close()
+        assert_kills_lose_no_token(server, 2)

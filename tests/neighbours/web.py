@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from named_semaphores import RobustSemaphore
 
 FOLDER = Path(__file__).parent
 SCRIPTS = Path(sys.executable).parent
+Answer = tuple[int, float, float]  # a worker's pid, and from when to when it held its tokens
 
 
 class _Connection(http.client.HTTPConnection):
@@ -41,18 +44,13 @@ class Server:
         self._number = folder / "number"
         self.tell_number(number)
         self._log = folder / "log"
-        environment = {
-            **os.environ,
-            "ROBUST": robust,
-            "NAMED": named,
-            "NUMBER": str(self._number),
-            "PYTHONWARNINGS": "ignore",
-        }
+        given = {"ROBUST": robust, "NAMED": named, "NUMBER": str(self._number)}
+        words = [part.format(socket=self.path) for part in command]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [part.format(socket=self.path) for part in command],
+                words,
                 cwd=FOLDER,
-                env=environment,
+                env={**os.environ, **given, "PYTHONWARNINGS": "ignore"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -66,32 +64,29 @@ class Server:
     def log(self) -> str:
         return self._log.read_text()
 
-    def get(self, seconds: float) -> tuple[int, float, float]:
-        """Let a worker hold its tokens for so long; return its pid, and from when to when it did.
+    def get(self, seconds: float) -> Answer:
+        """Let a worker hold its tokens for so long; return its answer.
 
         Raises:
             ConnectionError: The server does not listen, or the worker was killed.
         """
-        connection = _Connection(self.path)
-        try:
-            connection.request("GET", f"/{seconds}")
-            response = connection.getresponse()
-            body = response.read()
-            assert response.status == 200, self.log()
-            pid, start, end = json.loads(body)
-            return pid, start, end
-        except (FileNotFoundError, http.client.HTTPException) as error:
-            raise ConnectionError(*error.args) from error
-        finally:
-            connection.close()
+        with contextlib.closing(_Connection(self.path)) as connection:
+            try:
+                connection.request("GET", f"/{seconds}")
+                response = connection.getresponse()
+                body = response.read()
+            except (FileNotFoundError, http.client.HTTPException) as error:
+                raise ConnectionError(*error.args) from error
+        assert response.status == 200, self.log()
+        pid, start, end = json.loads(body)
+        return pid, start, end
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, self.log()
-        try:
+        with contextlib.suppress(ConnectionError):
             self.get(0)
-        except ConnectionError:
-            return False
-        return True
+            return True
+        return False
 
     def stop(self) -> None:
         """End the server and its workers."""
@@ -127,9 +122,9 @@ def serving(*arguments: object) -> Iterator[Server]:
 class Load:
     """Clients that make requests during a with statement."""
 
-    def __init__(self, server: Server, clients: int, seconds: float = 0.01) -> None:
-        self._server, self._seconds = server, seconds
-        self.answers: list[tuple[int, float, float]] = []
+    def __init__(self, server: Server, clients: int) -> None:
+        self._server = server
+        self.answers: list[Answer] = []
         self.lost = 0  # requests of workers that were killed
         self.failures: list[BaseException] = []
         self._stopped = threading.Event()
@@ -138,7 +133,7 @@ class Load:
     def _ask(self) -> None:
         while not self._stopped.is_set():
             try:
-                self.answers.append(self._server.get(self._seconds))
+                self.answers.append(self._server.get(0.01))
             except ConnectionError:
                 self.lost += 1
                 self._stopped.wait(0.01)
@@ -150,10 +145,10 @@ class Load:
         """Return the workers that have answered."""
         return {pid for pid, _, _ in self.answers}
 
-    def wait_for_answers(self, count: int, since: float) -> list[tuple[int, float, float]]:
+    def wait_for_answers(self, count: int, since: float) -> list[Answer]:
         """Return the answers to requests that got their tokens since then: at least so many."""
 
-        def answers() -> list[tuple[int, float, float]]:
+        def answers() -> list[Answer]:
             assert not self.failures, self.failures
             return [answer for answer in self.answers if answer[1] >= since]
 
@@ -177,13 +172,24 @@ class Load:
         assert not self.failures, self.failures
 
 
-def most_at_once(answers: list[tuple[int, float, float]]) -> int:
+def most_at_once(answers: list[Answer]) -> int:
     """Return how many requests held a token at the same moment."""
-    changes = sorted(
-        change for _, start, end in answers for change in ((start, 1), (end, -1))
-    )  # an end comes before a start of the same moment
-    inside = most = 0
-    for _, change in changes:
-        inside += change
-        most = max(most, inside)
-    return most
+    # An end comes before a start of the same moment.
+    changes = sorted(change for _, start, end in answers for change in ((start, 1), (end, -1)))
+    return max(itertools.accumulate(change for _, change in changes), default=0)
+
+
+def assert_kills_lose_no_token(server: Server, number: int) -> None:
+    """Kill workers that hold tokens of a server that has so many."""
+    monitor = RobustSemaphore(server.robust)
+    with Load(server, clients=6) as load:
+        for _ in range(6):
+            wait_for(lambda: monitor.holders)
+            for pid, _ in monitor.holders[:1]:
+                os.kill(pid, signal.SIGKILL)
+            load.wait_for_answers(10, since=time.monotonic())
+        load.assert_at_once(number, since=0)
+    assert load.lost
+    wait_for(lambda: not monitor.holders)
+    assert (monitor.value, monitor.total, monitor.waiting) == (number, number, 0)
+    monitor.close()
