@@ -343,9 +343,8 @@ _OURS = frozenset(
 def check_existence(name: str, given: object) -> None:
     """ValueError: it is no member of Flags."""
     if not isinstance(given, Flags):
-        raise ValueError(
-            f"semaphore {name!r}: handle_existence must be a member of Flags, not {given!r}"
-        )
+        wrong = f"handle_existence must be a member of Flags, not {given!r}"
+        raise ValueError(f"semaphore {name!r}: {wrong}")
 
 
 class Hold:

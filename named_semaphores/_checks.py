@@ -24,12 +24,7 @@ _LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
 
 
 def check_name(name: object) -> str:
-    """Return the name with its leading slash.
-
-    Raises:
-        TypeError: the name is no str.
-        ValueError: the name is empty, or has a character that is not allowed.
-    """
+    """Return the name with its leading slash. TypeError, ValueError: it is no name."""
     if not isinstance(name, str):
         raise TypeError(f"a semaphore's name must be a str, not {name!r}")
     bare = name[1:] if name.startswith("/") else name
@@ -38,10 +33,8 @@ def check_name(name: object) -> str:
     others = bare.replace("-", "").replace("_", "").replace(".", "")
     if others and not others.isalnum():
         wrong = next(character for character in others if not character.isalnum())
-        raise ValueError(
-            f"a semaphore's name is made of letters, digits, '-', '_' and '.': "
-            f"{name!r} has {wrong!r}"
-        )
+        made_of = "a semaphore's name is made of letters, digits, '-', '_' and '.'"
+        raise ValueError(f"{made_of}: {name!r} has {wrong!r}")
     return "/" + bare
 
 
@@ -100,10 +93,6 @@ def deadline_of(timeout: float | None) -> int | None:
 
 
 def without_ctypes(error: ImportError) -> NotImplementedError:
-    """Return the exception of a constructor where ctypes cannot be imported.
-
-    WASI's Python has no ctypes, and an isolated subinterpreter cannot import it.
-    """
-    return NotImplementedError(
-        f"named semaphores need ctypes, and this Python cannot import it: {error}"
-    )
+    """Return the exception of a constructor on WASI, or in an isolated subinterpreter."""
+    text = f"named semaphores need ctypes, and this Python cannot import it: {error}"
+    return NotImplementedError(text)

@@ -146,8 +146,8 @@ class ZooKeeperSemaphore(_base.Semaphore):
             raise ValueError(f"semaphore {self._name!r}: a child of fork needs a client of its own")
         return although_closed or super()._open_handle()
 
-    def _wait_endless(self, handle: Any = None) -> bool:
-        return self._wait(None, handle or self._open_handle())
+    def _wait_endless(self, handle: Any) -> bool:
+        return self._wait(None, handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         self._total_and_taken()  # kazoo would create the queue's node again after unlink()
