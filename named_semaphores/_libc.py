@@ -12,7 +12,7 @@ import ctypes
 import os
 import sys
 import time
-from _operator import not_
+from _operator import not_  # see _base
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
 from itertools import repeat, starmap
 from types import MethodType

@@ -295,15 +295,18 @@ del owner
     assert "KeyboardInterrupt" in done.stderr
 
 
-def test_sets_are_left_at_exit_also_if_a_signal_interrupts_the_unlinking():
+def test_sets_are_left_at_exit_also_if_a_name_is_refused_or_a_signal_interrupts():
     code = """
 from named_semaphores import _cleanup
+def refuse():
+    raise PermissionError(13, "Permission denied", "/theirs")
 def fail():
     print("fails")
     raise KeyboardInterrupt
 _cleanup.at_exit(lambda: print("last"))
-owner = _cleanup.Owner(fail)
+owners = _cleanup.Owner(refuse), _cleanup.Owner(fail)
 """
     done = run_python(code)
     assert done.stdout.startswith("fails\nlast\n")
+    assert "Permission denied: '/theirs'" in done.stderr
     assert "KeyboardInterrupt" in done.stderr
