@@ -497,29 +497,18 @@ def sweep(process: int) -> list[str]:
     left = glob.glob(f"/dev/shm/*nst{process}_*")
     for path in left:
         os.unlink(path)
-    return [*left, *_sweep_robust(process), *_sweep_sysv_ipc(process)]
+    return [*left, *_sweep_sets(process)]
 
 
-def _sweep_robust(process: int) -> Iterator[str]:
+def _sweep_sets(process: int) -> Iterator[str]:
+    from named_semaphores import _sets, _sysv
+
     try:
-        from named_semaphores import _sets, _sysv
-
-        for one in _sets.listed():
-            if one.name and one.name.startswith(f"/nst{process}_"):
-                _sysv.system().remove(one.row.id)
-                yield f"the set of {one.name}"
-    except (ImportError, FileNotFoundError):
+        names = {one.row.id: one.name for one in _sets.listed() if one.name}
+        for row in list(_sets.rows()):
+            name = names.get(row.id, "")
+            if name.startswith(f"/nst{process}_") or row.key & ~0xFF == _first_key(process):
+                _sysv.system().remove(row.id)
+                yield f"the set of {name or hex(row.key)}"
+    except (NotImplementedError, FileNotFoundError):
         return
-
-
-def _sweep_sysv_ipc(process: int) -> Iterator[str]:
-    try:
-        sysv_ipc = importlib.import_module("sysv_ipc")
-        with open("/proc/sysvipc/sem", encoding="ascii") as file:
-            keys = [int(line.split()[0]) for line in file.readlines()[1:]]
-    except (ImportError, FileNotFoundError):
-        return
-    for key in keys:
-        if key & ~0xFF == _first_key(process):
-            sysv_ipc.Semaphore(key).remove()
-            yield f"System V key {key:#x}"
