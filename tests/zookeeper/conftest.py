@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
 from kazoo.client import KazooClient
 from server import SESSION, NoServer, Server
-from support import wait_for
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +44,3 @@ def connect(server: Server) -> Iterator[Callable[..., KazooClient]]:
 def client(connect: Callable[..., KazooClient]) -> KazooClient:
     """A started client."""
     return connect()
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Fail a test that leaves a thread."""
-    before = set(threading.enumerate())
-    yield
-    wait_for(lambda: set(threading.enumerate()) <= before)
