@@ -19,7 +19,7 @@ from named_semaphores import _opening, _set, _sets, _sysv
 from named_semaphores._opening import open_set
 from named_semaphores._set import DEAD, NAME, TURN, USERS, ZERO
 from named_semaphores._sysv import NOWAIT
-from named_semaphores.cli.take import take as take_until
+from named_semaphores.cli.run import take as take_until
 
 try:
     _sysv.system()

@@ -20,7 +20,7 @@ import pytest
 from named_semaphores import _opening, _set, _sysv
 from named_semaphores._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, TURN, USERS, Set
 from named_semaphores._sysv import IPC_CREAT, NOWAIT, UNDO, Removed, SysV
-from named_semaphores.cli import take as cli_take
+from named_semaphores.cli import run as cli_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ class Script(NamedTuple):
     def go_on(self, process: Process) -> Process:
         """Return the process, stopped at its next call."""
         action, joined, held, results = process[:4]
-        pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at, cli_take._wait)
-        cli_take._wait = lambda current, *how: current.ask(current.library.wait, *how)
+        pid, before = 1 + self.is_child, (_set.os, _set.Set.forked_at, cli_run._wait)
+        cli_run._wait = lambda current, *how: current.ask(current.library.wait, *how)
         _set.os = _opening.os = SimpleNamespace(getpid=lambda: pid, strerror=str)
         try:
             while action < len(self.actions):
@@ -155,7 +155,7 @@ class Script(NamedTuple):
         except EndOfScript as end:
             return Process(len(self.actions), variables=end.args)
         finally:
-            _set.os, _set.Set.forked_at, cli_take._wait = before
+            _set.os, _set.Set.forked_at, cli_run._wait = before
             _opening.os = before[0]
         return Process(len(self.actions), joined, held)
 
@@ -186,7 +186,7 @@ def do(
                 _set.remove_marked(library, semid, mark)
         elif what == "take":
             n, *deadline = arguments
-            if cli_take.take(current, n, *(deadline or [None])):
+            if cli_run.take(current, n, *(deadline or [None])):
                 return joined, held + n
             if not deadline:
                 raise Violation("a wait without an end has ended")
@@ -256,7 +256,7 @@ def variables(traceback: TracebackType | None) -> Any:
     frames = []
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
-        if frame.f_code.co_filename in (_set.__file__, _opening.__file__, cli_take.__file__):
+        if frame.f_code.co_filename in (_set.__file__, _opening.__file__, cli_run.__file__):
             local = tuple((name, plain(value)) for name, value in sorted(frame.f_locals.items()))
             frames.append((frame.f_code.co_name, frame.f_lasti, local))
     return tuple(frames)
@@ -820,7 +820,7 @@ def careless_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0)
 
 
 def fault(name: str, search: str, message: str, **wrong: Any) -> Any:
-    """wrong: what is put in the place of a transition, or cli.take.take as cli_take."""
+    """wrong: what is put in the place of a transition, or cli.run.take as cli_take."""
     return pytest.param(search, message, wrong, id=name)
 
 
@@ -893,7 +893,7 @@ def test_the_search_finds_a_fault(
     search: str, message: str, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for what, replacement in wrong.items():
-        holders = {"Set": Set, "Search": Search, "cli": cli_take}
+        holders = {"Set": Set, "Search": Search, "cli": cli_run}
         holder: Any = holders.get(what.partition("_")[0], _set)
         name = what if holder is _set else what.partition("_")[2]
         monkeypatch.setattr(holder, name, replacement)

@@ -8,7 +8,7 @@ import sys
 
 from .. import __version__
 from . import commands
-from .run import ERROR, complain, integer, like, mode, prog, seconds
+from .run import ERROR, complain, mode, number, prog, seconds
 from .tables import show
 
 TYPE_CHECKING: bool = False
@@ -18,88 +18,42 @@ if TYPE_CHECKING:
 
 
 def main(words: Sequence[str]) -> int:
-    """Do what the words say, and return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # it is None if the descriptor is closed
-            # Another program's name may have any character.
-            stream.reconfigure(errors="backslashreplace")
+    """Do what the words say, and return the exit code. SystemExit: after help or wrong words."""
+    if sys.stdout is not None:
+        # Another program's name may have any character.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = argparse.Namespace()
     try:
-        _, others = _parser(prog()).parse_known_args(words, options)
-        if others:
-            hint = like(others[0], options.parser.known())
-            options.parser.error(f"unexpected: {others[0]}" + (f"; {hint.strip()}" if hint else ""))
+        _parser().parse_args(words, options)
         return options.do(options) or 0
-    except SystemExit as error:  # argparse's
-        return int(error.code or 0)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (EOFError, NotImplementedError, OSError, ValueError) as error:
         complain(error, getattr(options, "name", ""))
         return ERROR
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(ERROR, f"{self.prog}: {message} (--help tells more)\n")
+        complain(f"{message} (--help tells more)")
+        sys.exit(ERROR)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse ignores that help cannot be written.
-        if file is sys.stdout:
-            show(message, end="")
-        else:
-            super()._print_message(message, file)
-
-    def known(self) -> list[str]:
-        return [option for option in self._option_string_actions if option.startswith("--")]
+        show(message, end="")  # argparse ignores that help cannot be written
 
 
-class _Paragraphs(argparse.HelpFormatter):
-    """Fills each paragraph by itself; an example stays in one line."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return "\n\n".join(
-            each if each.startswith("Example: ") else fill(each, width, indent)
-            for each in text.split("\n\n")
-        )
-
-
-def _type(convert: Callable[..., Any], *arguments: Any) -> Callable[[str], Any]:
-    """Return the function as argparse wants it, which hides the text of another ValueError."""
-
-    def convert_argument(text: str) -> Any:
-        try:
-            return convert(text, *arguments)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert_argument
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    style: Any = {"formatter_class": _Paragraphs, "allow_abbrev": False}
-    parser = _Parser(
-        prog=prog,
-        description=f"Example: {prog} run build --slots 2 make all\n\n"
-        "Limits how many processes on one machine do something at the same time. They only need "
-        "to agree on a name. There are two kinds. Robust semaphores: the kernel takes the tokens "
-        "of a process back when it ends. POSIX semaphores (--posix): for C programs and "
-        "NamedSemaphore; the token of a killed process is lost.",
-        epilog="Exit codes: 0: done; 1: no token in time; 2: wrong usage, or the system refused. "
-        "run has the command's exit code; 127: not found, 126: not executable.\n\n"
-        "COMMAND --help tells more.",
-        **style,
-    )
+def _parser() -> argparse.ArgumentParser:
+    style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = _Parser(prog=prog(), description=_ALL, epilog=_EXIT_CODES, **style)
     parser.add_argument("--version", action="version", version=f"named-semaphores {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    for name, (do, text, example, more, options) in _COMMANDS.items():
+    for name, (do, text, more, options) in _COMMANDS.items():
         added = subparsers.add_parser(
             name,
             help=text,
-            description=f"Example: {prog} {name} {example}\n\n{more}",
-            usage=f"{prog} run NAME [OPTION...] [--] COMMAND..." if name == "run" else None,
+            description=f"Example: %(prog)s {more}",
+            usage=f"{prog()} run NAME [OPTION...] [--] COMMAND..." if name == "run" else None,
             **style,
         )
-        added.set_defaults(do=do, parser=added)
+        added.set_defaults(do=do)
         group = added.add_mutually_exclusive_group() if _ONE_OF & options.keys() else added
         for words, option_text in options.items():
             names = words.split()
@@ -112,33 +66,55 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-_NUMBER = _type(integer, 0, 2**31 - 1, "a number")
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "--slots": {"type": _NUMBER, "default": 1},
-    "total": {"type": _NUMBER},
+    "--slots": {"type": number, "default": 1},
+    "total": {"type": number},
     "names": {"nargs": "*"},
     "command": {"nargs": "*"},
-    "-n": {"type": _type(integer, 1, 2**31 - 1, "a number"), "default": 1},
-    "--timeout": {"type": _type(seconds)},
-    "--mode": {"type": _type(mode), "default": 0o600},
+    "-n": {"type": number, "default": 1},
+    "--timeout": {"type": seconds},
+    "--mode": {"type": mode, "default": 0o600},
 }
-_ONE_OF = {"--robust", "--posix", "--timeout S", "--no-wait"}  # at most one of these
+_ONE_OF = {"--robust", "--posix", "-w --timeout S", "-n --no-wait"}  # at most one of these
 _NAME = {"name NAME": "the semaphore"}
 _KIND = {"--robust": "the robust one of this name", "--posix": "the POSIX one of this name"}
 _JSON = {"--json": "as JSON, with all that is known"}
+_WAIT = {
+    "-w --timeout S": "wait no longer than S seconds",
+    "-n --no-wait": "do not wait",
+    "--verbose": "say after a second that it waits (and who holds the tokens, if that is known), "
+    "even if standard error is no terminal",
+}
+_MODE = {
+    "--mode MODE": "who may use it if it is created, in octal, whatever the umask (default 0600: "
+    "this user; 0660: the group, too)"
+}
 
-# What each command does; one line; an example; more; its words. A word in capitals is the value of
-# the option or argument before it.
-_COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, dict[str, str]]] = {
+_ALL = """Example: %(prog)s run build --slots 2 make all
+
+Limits how many processes on one machine do something at the same time. They
+only need to agree on a name. There are two kinds. Robust semaphores: the
+kernel takes the tokens of a process back when it ends. POSIX semaphores
+(--posix): for C programs and NamedSemaphore; the token of a killed process is
+lost."""
+_EXIT_CODES = """Exit codes: 0: done; 1: no token in time; 2: wrong usage, or the system
+refused. run has the command's exit code; 127: not found, 126: not executable.
+
+COMMAND --help tells more."""
+
+# What each command does; one line; an example and more; its words. A word in capitals is the value
+# of the option or argument before it.
+_COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, dict[str, str]]] = {
     "run": (
         None,  # the module "run" reads its words; here is its help
         "run a command with a token, at most so many at once on this machine",
-        "build --slots 2 make all",
-        "Takes a token of the robust semaphore NAME, then executes the command in the same "
-        "process: the exit code and all signals are the command's. The kernel takes the token "
-        "back when the command ends, also when it is killed. A process that the command leaves in "
-        "the background holds no token. The semaphore needs no creation and no removal: it exists "
-        "while a process has it open.",
+        """build --slots 2 make all
+
+Takes a token of the robust semaphore NAME, then executes the command in the
+same process: the exit code and all signals are the command's. The kernel
+takes the token back when the command ends, also when it is killed. A process
+that the command leaves in the background holds no token. The semaphore needs
+no creation and no removal: it exists while a process has it open.""",
         {
             **_NAME,
             "command COMMAND": "begins with the first word after NAME that is no option",
@@ -147,68 +123,65 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
             "--take K": "take K tokens (default 1)",
             "--slot-env VAR": "give the command a number from 0 to N-1 that no other has, in the "
             "environment variable VAR (N at most 32)",
-            "-w --timeout S": "wait no longer than S seconds",
-            "-n --no-wait": "do not wait",
+            **_WAIT,
             "-E --conflict-exit-code CODE": "exit code if no token was free in time (default 1)",
-            "--mode MODE": "who may use it if it is created, in octal (default 0600: this user; "
-            "0660: the group, too)",
-            "--verbose": "say after a second that it waits and who holds the tokens, even if "
-            "standard error is no terminal",
+            **_MODE,
         },
     ),
     "list": (
         commands.list_,
         "list the semaphores of this machine",
-        "--json",
-        "FREE: tokens that are free; below 0 after a resize to fewer than are taken. USERS: how "
-        "many processes have it open. HOLDERS: the processes that hold tokens (robust ones). "
-        "PIDS: the processes that have it open (POSIX ones). ?: other "
-        "users' processes may also have it open. Robust semaphores are listed on Linux, if this "
-        "user may read them.",
+        """--json
+
+FREE: tokens that are free; below 0 after a resize to fewer than are taken.
+USERS: how many processes have it open. HOLDERS: the processes that hold
+tokens (robust ones). PIDS: the processes that have it open (POSIX ones). ?:
+other users' processes may also have it open. Only Linux lists semaphores;
+robust ones, if this user may read them.""",
         _JSON,
     ),
     "holders": (
         commands.holders,
         "show who holds tokens",
-        "build",
-        "Of a POSIX semaphore only the processes that have it open are known.",
+        "build\n\nOf a POSIX semaphore only the processes that have it open are known.",
         {**_NAME, **_KIND, **_JSON},
     ),
     "value": (
         commands.value,
         "print the number of free tokens",
-        "build",
-        "Takes no token.",
+        "build\n\nTakes no token.",
         {**_NAME, **_KIND},
     ),
     "create": (
         commands.create,
         "create a semaphore that stays",
-        "pool --slots 4 --mode 0660",
-        "Makes a robust semaphore, or with --posix a POSIX one. It exists until unlink or a "
-        "restart of the machine, also without users. Fails if the name exists.",
+        """pool --slots 4 --mode 0660
+
+Makes a robust semaphore, or with --posix a POSIX one. It exists until unlink
+or a restart of the machine, also without users. Fails if the name exists.""",
         {
             **_NAME,
             "--slots N": "its number of tokens (default 1); 0 only with --posix",
             "--posix": "a POSIX semaphore, which run does not use",
-            "--mode MODE": "who may use it, in octal, whatever the umask (default 0600: this "
-            "user; 0660: the group, too)",
+            **_MODE,
         },
     ),
     "resize": (
         commands.resize,
         "change the number of tokens of a robust semaphore",
-        "build 4",
-        "Changes the number for all processes, immediately. Holders keep their tokens: after a "
-        "change to fewer, newcomers wait until enough are free.",
+        """build 4
+
+Changes the number for all processes, immediately. Holders keep their tokens:
+after a change to fewer, newcomers wait until enough are free.""",
         {**_NAME, "total N": "the new number of tokens"},
     ),
     "unlink": (
         commands.unlink,
         "remove semaphores",
-        "pool",
-        "Removes the names, in use or not. Processes that have a POSIX one open continue to "
-        "use it. Processes that wait for a robust one get an error.",
+        """pool
+
+Removes the names, in use or not. Processes that have a POSIX one open
+continue to use it. Processes that wait for a robust one get an error.""",
         {
             "names NAME": "the semaphores",
             **_KIND,
@@ -221,21 +194,17 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None] | None, str, str, str, di
     "acquire": (
         commands.acquire,
         "take a token of a POSIX semaphore",
-        "pool --timeout 5",
-        "The token stays taken after this command ends, until somebody releases it: use run if "
-        'you can. The token of a killed process is lost: "release NAME" puts one back.',
-        {
-            **_NAME,
-            "--timeout S": "wait no longer than S seconds",
-            "--no-wait": "do not wait",
-            "--verbose": "say after a second that it waits, even if standard error is no terminal",
-        },
+        """pool --timeout 5
+
+The token stays taken after this command ends, until somebody releases it: use
+run if you can. The token of a killed process is lost: "release NAME" puts one
+back.""",
+        {**_NAME, **_WAIT},
     ),
     "release": (
         commands.release,
         "put tokens of a POSIX semaphore back",
-        "pool",
-        "Nothing checks whether the tokens were taken before.",
+        "pool\n\nNothing checks whether the tokens were taken before.",
         {**_NAME, "-n N": "so many tokens (default 1)"},
     ),
 }

@@ -13,49 +13,38 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from functools import partial
 from itertools import cycle
 
-from .._checks import check_name, clock, deadline_of
+from .. import _opening, _set, _sets, _sysv
+from .._checks import check_integer, check_name, clock, deadline_of
+from .._sets import shown_holders
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any, Callable, NoReturn
-
-    from .._set import Set
 
 NO_TOKEN, ERROR = 1, 2  # exit codes
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # a shell's
 _SILENCE = 1_000_000_000  # nanoseconds of waiting before the message
-_MOST = 16383  # as in _set, which is imported only for a correct command line
+_PAUSE = 0.01  # seconds, where a timed wait must poll
 
 # "SET:PID" for each run among this process's ancestors, and for this process. Whether they still
 # hold tokens, the kernel tells.
 ANCESTORS = "NAMED_SEMAPHORES_RUN"
 
 
-def run(words: list[str]) -> int | None:
-    """Take tokens and execute the command.
-
-    Args:
-        words: the command line after "run".
-
-    Returns:
-        The exit code after a failure; None if the user asks for help. Otherwise it does not return.
-    """
-    typed = ""
+def run(words: list[str]) -> int:
+    """Execute the command line after "run". Return the exit code if that fails, or after help."""
+    options = _Options()
     try:
-        options = _parse(words)
-        if options is None:
-            return None
-        typed = options.name or ""
-        return _run(options)
-    except ImportError as error:  # WASI's Python has no ctypes
-        complain(f"run needs ctypes, and this Python cannot import it: {error}")
+        if _parse(words, options):
+            return _run(options)
     except (NotImplementedError, OSError, ValueError) as error:
-        complain(error, typed)
-    return ERROR
+        complain(error, options.name or "")
+        return ERROR
+    from .parser import main
+
+    return main(["run", "--help"])
 
 
 # --- Words ----------------------------------------------------------------------------------------
@@ -73,114 +62,84 @@ class _Options:
     no_wait = verbose = False
 
 
-def integer(text: str, least: int, most: int, what: str) -> int:
+def number(text: str) -> int:
     """Return the number. ``int`` would also accept other digits than ASCII's, and ``1_0``."""
-    if text.isascii() and text.isdigit() and least <= int(text) <= most:
-        return int(text)
-    raise ValueError(f"{text!r} is not {what} from {least} to {most}")
-
-
-def seconds(text: str) -> float:
-    try:
-        number = float(text) if text.isascii() and "_" not in text else -1.0
-    except ValueError:
-        number = -1.0
-    if not number >= 0:  # true for NaN, too
-        raise ValueError(f"{text!r} is not a number of seconds from 0")
-    return number
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
 
 
 def mode(text: str) -> int:
-    if text.isascii() and text.isdigit() and not set(text) & {"8", "9"} and int(text, 8) <= 0o777:
-        return int(text, 8)
-    raise ValueError(f"{text!r} is not a mode in octal, as 0660")
+    if not text or set(text) - set("01234567") or int(text, 8) > 0o777:
+        raise ValueError(f"{text!r} is not a mode in octal, as 0660")
+    return int(text, 8)
 
 
-def _variable(text: str) -> str:
-    if not text or "=" in text:
-        raise ValueError(f"{text!r} is not the name of an environment variable")
-    return text
+def seconds(text: str) -> float:
+    count = float(text) if text.isascii() and "_" not in text else -1.0
+    if not count >= 0:  # true for NaN, too
+        raise ValueError(f"{text!r} is not a number of seconds from 0")
+    return count
 
 
 _FLAGS = ("--no-wait", "--verbose")
-_tokens = partial(integer, least=1, most=_MOST, what="a number")
 _VALUES: dict[str, Callable[[str], Any]] = {
-    "--slots": _tokens,
-    "--take": _tokens,
+    "--slots": number,
+    "--take": number,
     "--timeout": seconds,
-    "--conflict-exit-code": partial(integer, least=0, most=255, what="an exit code"),
+    "--conflict-exit-code": number,
     "--mode": mode,
-    "--slot-env": _variable,
+    "--slot-env": str,
 }
 _SHORT = {"-n": "--no-wait", "-w": "--timeout", "-E": "--conflict-exit-code"}  # flock's
-_ITS_WORDS = {"--nonblock": "--no-wait", "--nb": "--no-wait", "--wait": "--timeout"}
 
 
-def _parse(words: list[str]) -> _Options | None:
-    """Return the options; None if the user asks for help.
+def _parse(words: list[str], options: _Options) -> bool:
+    """Set the options. Return False if the user asks for help.
 
     The command begins with the first word after the name that is no option.
     """
-    options, rest = _Options(), list(words)
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         if word in ("-h", "--help"):
-            return None
+            return False
         if word == "--":
             break
-        if not word.startswith("-") or word == "-":
+        if not word.startswith("-"):
             if options.name is not None:
                 rest.insert(0, word)
                 break
             options.name = word
             continue
         option, equals, value = word.partition("=")
-        if word[:2] in _SHORT:
-            option, equals, value = _SHORT[word[:2]], word[2:], word[2:]  # -w5
+        option = _SHORT.get(option, option)
         given: Any = True
         if option in _VALUES:
-            if not equals and not rest:
-                raise ValueError(f"run: {option} needs a value ({prog()} run --help tells more)")
             try:
-                given = _VALUES[option](value if equals else rest.pop(0))
+                given = _VALUES[option](value if equals or not rest else rest.pop(0))
             except ValueError as error:
-                raise ValueError(f"run {options.name or 'NAME'}: {option}: {error}") from None
+                raise ValueError(f"run: {option}: {error}") from None
         elif option not in _FLAGS or equals:
-            hint = like(word, (*_FLAGS, *_VALUES))
+            import difflib  # takes long, and is needed for a mistyped word only
+
+            found = difflib.get_close_matches(option, [*_FLAGS, *_VALUES])
+            hint = f"did you mean {' or '.join(found)}? " if found else ""
             raise ValueError(
                 f"run: there is no option {word} ({hint}{prog()} run --help lists them; a command "
                 "that begins with '-' needs '--' before it)"
             )
         setattr(options, option[2:].replace("-", "_"), given)
     options.command = rest
-    _check(options)
-    return options
-
-
-def _check(options: _Options) -> None:
-    if options.name is None or not options.command:
-        missing = "a command" if options.name else "a name and a command"
-        usage = f"{prog()} run {options.name or 'NAME'} [--slots N] COMMAND..."
-        raise ValueError(f"run needs {missing}: {usage}")
+    if options.name is None or not rest:
+        raise ValueError(f"run needs a name and a command ({prog()} run --help tells more)")
     if options.no_wait and options.timeout is not None:
         raise ValueError("run: either --timeout or --no-wait, not both")
     if options.slot_env and options.take > 1:
         raise ValueError("run: either --slot-env or --take, not both")
-    if options.slots is not None and options.take > options.slots:
-        raise ValueError(
-            f"run: --take {options.take} is more than --slots {options.slots}: "
-            "such a number is never free"
-        )
-
-
-def like(word: str, options: Iterable[str]) -> str:
-    """Return a hint: which options the unknown one is like."""
-    import difflib  # takes long, and is needed for a mistyped word only
-
-    option, options = word.partition("=")[0], sorted(options)
-    found = [other for other in options if len(option) > 3 and other.startswith(option)]
-    found = found or difflib.get_close_matches(_ITS_WORDS.get(option, option), options)
-    return f"did you mean {' or '.join(found)}? " if found else ""
+    if "=" in options.slot_env:
+        raise ValueError(f"{options.slot_env!r} is not the name of an environment variable")
+    return True
 
 
 # --- Tokens ---------------------------------------------------------------------------------------
@@ -188,134 +147,147 @@ def like(word: str, options: Iterable[str]) -> str:
 
 def _run(options: _Options) -> int:
     name = check_name(options.name)
-    from .. import _opening, _set, _sets, _sysv
-
-    try:
-        library = _sysv.system()
-        semset, created = _opening.open_set(library, name, options.slots or 1, mode=options.mode)
-    except NotImplementedError as error:
-        raise NotImplementedError(f"run needs System V semaphores: {error}") from None
+    deadline = deadline_of(0 if options.no_wait else options.timeout)
+    library = _sysv.system()
+    slots = 1 if options.slots is None else options.slots
+    check_integer(name, "--slots", slots, 1, library.system.bias - 1)
+    check_integer(name, "--take", options.take, 1)
+    check_integer(name, "--conflict-exit-code", options.conflict_exit_code, 0, 255)
+    semset, created = _opening.open_set(library, name, slots, mode=options.mode)
     try:
         if created:
-            _tell_of_posix(name, options)
+            if is_posix(name):
+                complain(
+                    f"{options.name}: there is a POSIX semaphore of this name, too; run makes a "
+                    "robust one, and the two know nothing of each other"
+                )
             _sets.sweep()  # earlier runs left their sets: nobody remained to remove them
-        elif options.slots is not None:
-            _resize(semset, options.slots, options)  # the number named last holds
-        number = _take(semset, options)
-        if number is None:
+        elif options.slots is not None:  # the number named last holds
+            before = semset.total()
+            if before != slots and semset.users() > 1:
+                complain(f"{options.name}: now {slots} slots for all processes, before {before}")
+            semset.resize(slots)
+        if options.slot_env and semset.total() > _set.NUMBERS:
+            raise ValueError(f"run: --slot-env has {_set.NUMBERS} numbers, fewer than the slots")
+        if not _take_or_tell(semset, options, deadline):
             return options.conflict_exit_code
+        give = _set.give(semset.account, options.take)
         if options.slot_env:
+            # A number is free, or will be in an instant.
+            numbers = cycle(range(_set.NUMBERS))
+            number = next(k for k in numbers if semset.operate(_set.take_number(k)))
             os.environ[options.slot_env] = str(number)
+            give = _set.give_number(semset.account, number)
         ancestors = os.environ.get(ANCESTORS, "")
         os.environ[ANCESTORS] = f"{ancestors} {semset.id}:{os.getpid()}".lstrip()
         code = _execute(options)
-        give = _set.give_number if options.slot_env else _set.give
-        semset.operate(give(semset.account, number if options.slot_env else options.take))
+        semset.operate(give)
         return code
     finally:  # reached only without an exec
         semset.leave()
 
 
-def _resize(semset: Set, slots: int, options: _Options) -> None:
-    before = semset.total()
-    if before != slots and semset.users() > 1:
-        number = "1 slot" if slots == 1 else f"{slots} slots"
-        complain(f"{options.name}: now {number} for all processes, before {before}")
-    semset.resize(slots)
-
-
-def _tell_of_posix(name: str, options: _Options) -> None:
+def is_posix(name: str) -> bool:
+    """Return whether there is a POSIX semaphore of this name."""
     from .._libc import Libc, load
 
     try:
         Libc(load()).link(name)
     except PermissionError:  # another user's
-        pass
+        return True
     except (NotImplementedError, OSError):
-        return
-    complain(
-        f"{options.name}: there is a POSIX semaphore of this name, too; run makes a robust one, "
-        "and the two know nothing of each other"
-    )
+        return False
+    return True
 
 
-def _take(semset: Set, options: _Options) -> int | None:
-    """Return the slot's number (0 without --slot-env); None: not free in time."""
-    n, limit = options.take, 0.0 if options.no_wait else options.timeout
-    deadline = deadline_of(limit)
-    number = _take_until(0, semset, options)
-    if number is not None:
-        return number
+def _take_or_tell(semset: _set.Set, options: _Options, deadline: int | None) -> bool:
+    """Take the tokens, or say why not."""
+    n = options.take
+    if take(semset, n, 0):
+        return True
     refusal = _waits_for_itself(semset, options)
     if refusal and deadline is None:
         raise ValueError(refusal)
-    if (limit is None or limit > _SILENCE / 1e9) and (options.verbose or os.isatty(2)):
-        number = _take_until(clock() + _SILENCE, semset, options)
-        if number is None:
-            others = semset.waiting()
-            waits = f" ({others} other{' waits' if others == 1 else 's wait'})" if others else ""
-            wanted = _of(n, semset.total())
-            complain(f"waiting for {wanted} of {options.name}{waits}{_held_by(semset)}")
-    # take() also returns False early: there were fewer tokens in all than K, and are enough again.
-    while number is None and limit != 0 and (deadline is None or clock() < deadline):
-        number = _take_until(deadline, semset, options)
-    if number is None:
-        within = f" within {limit:g} s" if limit else ""
+    silence_ends = clock() + _SILENCE
+    if (deadline is None or silence_ends < deadline) and (options.verbose or os.isatty(2)):
+        if take(semset, n, silence_ends):
+            return True
         total = semset.total()
-        not_free = "the only token was not" if total == 1 else f"{n} of {total} tokens were not"
-        if n == 1 < total:
-            not_free = f"none of {total} tokens was"
-        complain(refusal or f"{options.name}: {not_free} free{within}{_held_by(semset)}")
-    return number
+        complain(f"waiting for {n} of {total} tokens of {options.name}{_held_by(semset)}")
+    # take() also returns False early: there were fewer tokens in all than n, and are enough again.
+    while deadline is None or clock() < deadline:
+        if take(semset, n, deadline):
+            return True
+    within = f" within {options.timeout:g} s" if options.timeout else ""
+    not_free = f"{n} of {semset.total()} tokens were not free{within}"
+    complain(refusal or f"{options.name}: {not_free}{_held_by(semset)}")
+    return False
 
 
-def _take_until(deadline: int | None, semset: Set, options: _Options) -> int | None:
-    from .. import _set
-    from . import take
+def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
+    """Take n tokens. ValueError: there are fewer in all.
 
-    if options.slot_env and semset.total() > _set.NUMBERS:
-        raise ValueError(
-            f"run: --slot-env has {_set.NUMBERS} numbers, and {options.name} has {semset.total()} "
-            "slots"
-        )
-    try:
-        if not take.take(semset, options.take, deadline):
-            return None
-    except ValueError as error:
-        raise ValueError(f"run: --take {options.take} is too many: {error}") from None
-    if not options.slot_env:
-        return 0
-    # A number is free, or will be in an instant.
-    numbers = cycle(range(_set.NUMBERS))
-    return next(filter(lambda number: semset.operate(_set.take_number(number)), numbers))
+    No Python signal handler runs, so one call waits to the end, and what it returns is not lost.
+    ``_several`` does the same for RobustSemaphore, in slices that signals may interrupt.
+
+    Returns:
+        False: they were not free when ``clock()`` was the deadline (None: never, 0: at once).
+    """
+    bias, account = semset.library.system.bias, semset.account
+    semset.check_total(n)
+    if semset.operate(_set.take(account, n, bias, _sysv.NOWAIT)):
+        return True
+    if deadline == 0:
+        return False
+    if n == 1:
+        return _wait(semset, _set.take(account, 1, bias), deadline)
+    notice = semset.library.system.operations > 5
+    while _wait(semset, _set.take_first(account, bias), deadline):
+        if _wait(semset, _set.take_rest(account, n, bias, notice), deadline):
+            return True
+        semset.operate(_set.give_up(account))
+        if deadline is not None and clock() >= deadline:
+            break
+        semset.check_total(n)  # there were fewer than n, and there may be more again
+    semset.check_total(n)
+    return False
 
 
-def _of(n: int, total: int) -> str:
-    return "the only token" if total == 1 else f"{n} of {total} tokens"
+def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | None) -> bool:
+    library = semset.library
+    now = [(number, change, flags | _sysv.NOWAIT) for number, change, flags in operations]
+    while True:
+        try:
+            if deadline is None:
+                return semset.operate(operations)
+            left = deadline - clock()
+            if library.semtimedop:
+                return semset.ask(library.operate, operations, left)
+            if semset.operate(now):
+                return True
+            if left <= 0:
+                return False
+            library.sleep(min(_PAUSE, left / 1e9))
+        except InterruptedError:  # SIGSTOP, then SIGCONT
+            pass
 
 
-def _held_by(semset: Set) -> str:
-    from .._sets import shown_holders
-
+def _held_by(semset: _set.Set) -> str:
     holders = semset.holders()
     return f"; {shown_holders(holders)}" if holders else ""
 
 
-def _waits_for_itself(semset: Set, options: _Options) -> str:
+def _waits_for_itself(semset: _set.Set, options: _Options) -> str:
     """Return what to say if the ancestors hold so many tokens that there can never be enough."""
     told = os.environ.get(ANCESTORS, "").split()
     theirs = {pid: n for pid, n in semset.holders() if f"{semset.id}:{pid}" in told}
     held, total = sum(theirs.values()), semset.total()
     if not theirs or total - held >= options.take:
         return ""
-    pids = ", ".join(map(str, theirs))
     return (
         f"{options.name}: this run would wait for itself: it was started by a run that holds "
-        f"{_of(held, total)} until it ends (process {pids})"
+        f"{held} of {total} tokens until it ends"
     )
-
-
-# --- The command ----------------------------------------------------------------------------------
 
 
 def _execute(options: _Options) -> int:
@@ -326,34 +298,27 @@ def _execute(options: _Options) -> int:
     except OSError as error:
         problem = error.strerror
         if error.errno == errno.ENOENT and len(words) == 1 and set(words[0]) & set(" ;&|<>$"):
-            line = words[0].replace("'", "'\\''")
-            problem = f"{problem} (for a shell: {prog()} run {options.name} sh -c '{line}')"
+            problem = f"{problem} (for a shell: {prog()} run {options.name} sh -c {words[0]!r})"
         complain(OSError(error.errno, problem, words[0]))
-        return _NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else _CANNOT_EXECUTE
+        return _NOT_FOUND if error.errno == errno.ENOENT else _CANNOT_EXECUTE
 
 
 def _execvp(words: list[str]) -> NoReturn:
     """As execvp(3): unlike ``os.execvp``, run a script without "#!" by the shell."""
-    program = words[0]
-    is_path = bool(os.path.dirname(program))
-    folders = [""] if is_path else os.environ.get("PATH", os.defpath).split(os.pathsep)
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for folder in folders if program else ():
-        path = os.path.join(folder, program)
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    for folder in [""] if os.path.dirname(words[0]) else folders:
+        path = os.path.join(folder, words[0])
         try:
             os.execv(path, words)
         except OSError as error:
             if error.errno == errno.ENOEXEC:
                 os.execv("/bin/sh", ["/bin/sh", path, *words[1:]])
-            if is_path or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-                raise
-            # A folder that this user may not search gives EACCES, too.
-            if error.errno == errno.EACCES and os.path.exists(path):
+            if error.errno == errno.EACCES:
                 failure = error
+            elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
     raise failure
-
-
-# --- Standard error -------------------------------------------------------------------------------
 
 
 def prog() -> str:
@@ -364,28 +329,18 @@ def prog() -> str:
     return "named-semaphores"
 
 
-def shown(text: str) -> str:
-    """Return the text without control sequences for a terminal: other programs chose it."""
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
 def complain(problem: object, typed: str = "") -> None:
-    """Write one line to standard error.
+    """Write one line to standard error: a text or an exception.
 
-    Args:
-        problem: a text or an exception.
-        typed: the semaphore's name as the user typed it, which takes the place of the name with
-            its slash.
+    typed: what the user typed, which takes the place of the semaphore's name with its slash.
     """
     text = str(problem)
     slashed = typed if typed.startswith("/") else f"/{typed}"
     if isinstance(problem, OSError) and problem.filename is not None:
-        name = os.fsdecode(problem.filename)
-        text = f"{typed if name == slashed else name}: {problem.strerror}"
+        name = typed if problem.filename == slashed else problem.filename
+        text = f"{name}: {problem.strerror}"
     text = text.replace(repr(slashed), repr(typed or slashed))
-    if sys.stderr is None:  # it was closed at the start
-        return
     try:
         os.write(2, os.fsencode(f"{prog()}: {text}\n"))  # bytes: a file's name may not be encodable
-    except OSError:  # the terminal hung up
+    except OSError:  # nobody reads it
         pass

@@ -9,7 +9,6 @@ import sys
 import time
 
 from ..listing import user_name
-from .run import shown
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -33,17 +32,14 @@ def show(text: object, end: str = "\n") -> None:
         raise OSError(error.errno, error.strerror, output) from None
 
 
-def bare(name: str) -> str:
-    """Return the name as users type it."""
-    return shown(name[1:])
-
-
-# --- Semaphores -----------------------------------------------------------------------------------
+def printable(text: str) -> str:
+    """Return the text without control sequences for a terminal: other programs chose it."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def show_semaphores(found: Iterable[SemaphoreInfo], as_json: bool) -> None:
     if as_json:
-        _show_json(map(_json_of, found))
+        _show_json([_json_of(info) for info in found])
     else:
         _show_table(_COLUMNS, map(_row_of, found))
 
@@ -53,33 +49,22 @@ def _json_of(info: SemaphoreInfo) -> dict[str, Any]:
     found["slots"] = found.pop("total")
     if info.holders is not None:
         found["holders"] = [holder._asdict() for holder in info.holders]
-    return {
-        **found,
-        "name": info.name[1:],
-        "mode": f"{info.mode:04o}",
-        "owner": info.owner,
-        "age": round(info.age, 3),
-    }
+    found.update(name=info.name[1:], mode=f"{info.mode:04o}", owner=info.owner)
+    return {**found, "age": round(info.age, 3)}
 
 
 def _row_of(info: SemaphoreInfo) -> Sequence[str]:
-    if info.kind == "robust":
-        holders = [str(holder.pid or "?") for holder in info.holders or ()]
-        numbers = [str(info.total), str(info.waiting), str(info.users)]
-        numbers += [",".join(holders) or "-", "-"]
-    else:
-        pids = [str(pid) for pid in info.pids or ()]
-        users = str(len(pids))
-        if not info.all_pids:
-            users = f"{users}+" if pids else "?"
-            pids.append("?")
-        numbers = ["-", "-", users, "-", ",".join(pids) or "-"]
     value = "?" if info.value is None else str(info.value)
+    numbers = [
+        "-" if number is None else str(number) for number in (info.total, info.waiting, info.users)
+    ]
+    holders = [str(holder.pid or "?") for holder in info.holders or ()]
+    pids = [str(pid) for pid in info.pids or ()]
+    if info.pids is not None and not info.all_pids:
+        pids.append("?")
+    processes = [",".join(holders) or "-", ",".join(pids) or "-"]
     whose = [f"{info.mode:04o}", info.owner, _shown_time(info.age)]
-    return [bare(info.name), info.kind, value, *numbers, *whose]
-
-
-# --- Processes ------------------------------------------------------------------------------------
+    return [printable(info.name[1:]), info.kind, value, *numbers, *processes, *whose]
 
 
 def show_processes(holders: Iterable[tuple[int | None, int | None]], as_json: bool) -> None:
@@ -88,13 +73,11 @@ def show_processes(holders: Iterable[tuple[int | None, int | None]], as_json: bo
     if as_json:
         _show_json(found)
         return
+    rows = []
     for process in found:
         if process["elapsed"] is not None:
             process["elapsed"] = _shown_time(process["elapsed"])
-    rows = [
-        ["?" if each is None else shown(str(each)) for each in process.values()]
-        for process in found
-    ]
+        rows.append(["?" if it is None else printable(str(it)) for it in process.values()])
     _show_table("PID TOKENS USER ELAPSED COMMAND".split(), rows)
 
 
@@ -116,7 +99,9 @@ def _process(pid: int | None, tokens: int | None) -> dict[str, Any]:
     return {"pid": pid, "tokens": tokens, "user": user, "elapsed": elapsed, "command": command}
 
 
-# --- Shapes ---------------------------------------------------------------------------------------
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        return file.read()
 
 
 def _show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -125,10 +110,10 @@ def _show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     show("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table))
 
 
-def _show_json(found: Iterable[dict[str, Any]]) -> None:
+def _show_json(found: list[dict[str, Any]]) -> None:
     import json
 
-    show(json.dumps(list(found), indent=2))
+    show(json.dumps(found, indent=2))
 
 
 def _shown_time(seconds: float) -> str:
@@ -136,8 +121,3 @@ def _shown_time(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f}{unit}"
     return f"{seconds:.0f}s"
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="backslashreplace") as file:
-        return file.read()
