@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from ._libc import Handle, Libc
 
 try:
-    from ._libc import OTHER_SIZE, OTHERS, SIZE
-    from ._semlock import system
+    from ._libc import OTHER_SIZE, OTHERS, SIZE, system
 except ImportError as error:
     no_ctypes = error
 

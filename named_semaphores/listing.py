@@ -14,8 +14,7 @@ import time
 from typing import NamedTuple
 
 from . import _sets
-from ._libc import OTHER_SIZE, OTHERS, SIZE
-from ._semlock import system
+from ._libc import OTHER_SIZE, OTHERS, SIZE, system
 from .robust import Holder
 
 # In glibc's struct new_sem the int "private" follows the value; it is 128 in a named semaphore.

@@ -25,7 +25,7 @@ import named_semaphores
 from named_semaphores import (
     NamedSemaphore,
     RobustSemaphore,
-    _semlock,
+    _libc,
     _set,
     _sets,
     _sysv,
@@ -36,7 +36,7 @@ from named_semaphores.cli import commands, parser
 from named_semaphores.cli.run import run
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
-GLIBC = sys.platform.startswith("linux") and _semlock.system().is_glibc
+GLIBC = sys.platform.startswith("linux") and _libc.system().is_glibc
 with_glibc = pytest.mark.skipif(not GLIBC, reason="glibc's files")
 as_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason="one user only")
 
@@ -64,7 +64,7 @@ def bare(name):
     """The name as a user types it; the test's end removes a POSIX semaphore that has it."""
     yield name[1:]
     with contextlib.suppress(FileNotFoundError):
-        _semlock.system().unlink(name)
+        _libc.system().unlink(name)
 
 
 @pytest.fixture

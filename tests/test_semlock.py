@@ -10,10 +10,10 @@ import pytest
 from kinds import libc_of
 from support import run_python, strike, thread
 
-from named_semaphores import NamedSemaphore, _semlock
-from named_semaphores._libc import load
+from named_semaphores import NamedSemaphore, _libc
+from named_semaphores._libc import Libc, load
 
-HAS_SEMLOCK = _semlock.semlock(sys.platform) is not None
+HAS_SEMLOCK = type(_libc.system()) is _libc.SemLockLibc
 needs_semlock = pytest.mark.skipif(not HAS_SEMLOCK, reason="this interpreter has no SemLock")
 
 
@@ -26,15 +26,17 @@ def test_cpython_has_it():
 @pytest.mark.parametrize(
     ("platform", "found"),
     [
-        *((platform, _semlock.SemLock) for platform in ("cygwin", "msys", "sunos5")),
+        *((platform, _libc.SemLock) for platform in ("cygwin", "msys", "sunos5")),
         *(("linux", found) for found in (None, object)),  # there is none, or another
     ],
 )
 def test_it_does_not_serve_where_it_is_missing_or_opens_are_not_counted(
     monkeypatch, platform, found
 ):
-    monkeypatch.setattr(_semlock, "SemLock", found)
-    assert _semlock.semlock(platform) is None
+    for attribute, value in (("SemLock", found), ("_system", None), ("load", Timeless)):
+        monkeypatch.setattr(_libc, attribute, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert type(_libc.system()) is Libc
 
 
 @pytest.mark.parametrize("has_it", [True, False])
@@ -53,7 +55,7 @@ print(type(sem._handle).__name__)
 print([module for module in set(sys.modules) - before if module.startswith("multiprocessing")])
 """
     done = run_python(code, name)
-    handle = "_Handle" if has_it and HAS_SEMLOCK else "Handle"
+    handle = "SemLockHandle" if has_it and HAS_SEMLOCK else "Handle"
     assert (done.stdout, done.stderr) == (f"{handle}\n[]\n", "")
 
 
@@ -78,7 +80,7 @@ class Timeless:
 
 @needs_semlock
 def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
-    libc = _semlock.SemLockLibc(Timeless())
+    libc = _libc.SemLockLibc(Timeless())
     sem = type("Bound", (NamedSemaphore,), {"_libc": libc})(name, 0)
     with thread(sem.acquire) as got:
         assert not got

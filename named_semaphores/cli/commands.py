@@ -13,8 +13,8 @@ import signal
 
 from .. import NamedSemaphore, _sysv
 from .._checks import check_integer, check_name, clock, deadline_of
+from .._libc import system as posix_system
 from .._opening import find, open_set
-from .._semlock import system as posix_system
 from .._set import NAME, PERSIST, STAY, TOTAL, USERS, Set, failure, name_of, words
 from .._sets import removable, remove_idle
 from ..core import unlink_name

@@ -13,8 +13,7 @@ from typing import Any
 import profiles
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
-from named_semaphores._libc import Libc
-from named_semaphores._semlock import system
+from named_semaphores._libc import Libc, system
 
 
 class Kind:
