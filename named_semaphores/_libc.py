@@ -141,7 +141,7 @@ class Handle:
 class Libc:
     """The sem_* functions of one library.
 
-    Methods raise OSError with the plain errno; ``_errors`` adds what helps. An opened semaphore
+    Methods raise OSError with the plain errno; ``core`` adds what helps. An opened semaphore
     stays open until the process ends: Cygwin and illumos count no openings, and one sem_close there
     ends all. (SemLock closes, elsewhere.)
     """

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from itertools import islice
 
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, ending
 from ._checks import check_integer, check_mode, check_name, without_ctypes
 from ._cleanup import Owner
-from ._errors import open_error, oserror
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._libc import Handle, Libc
 
 try:
@@ -27,6 +29,12 @@ except ImportError as error:
 
 _RAISE_IF_EXISTS, _LINK_OR_CREATE, _RAISE_IF_NOT_EXISTS, _UNLINK_AND_CREATE = Flags
 _MOST = 1_000_000  # tokens put back at once, with the GIL kept and signals unheard: some 50 ns each
+_HINTS = {
+    errno.EMFILE: "this process has too many open files, or on musl 256 semaphores",
+    errno.EEXIST: "a semaphore of this name exists",
+    errno.ENOENT: "there is no semaphore of this name",
+}
+_NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR)  # old glibc, Cygwin; it is a file
 
 
 class NamedSemaphore(Semaphore):
@@ -149,7 +157,7 @@ class NamedSemaphore(Semaphore):
             failed = True
         if failed:
             hint = f"its value is {value}, {n} more would pass the maximum, {libc.value_max}"
-            raise oserror(errno.EOVERFLOW, libc, self.name, hint)
+            raise _oserror(errno.EOVERFLOW, libc, self.name, hint)
 
     def unlink(self) -> None:
         """Unlink the name. All that have the semaphore open, this object too, can still use it.
@@ -182,7 +190,7 @@ class NamedSemaphore(Semaphore):
     def _raise_unless_retry(self, status: int, error: int) -> None:
         number = error if status < 0 else status  # Cygwin's timed waits return the errno itself
         if number not in RETRY:
-            raise oserror(number, self._libc or system(), self.name)
+            raise _oserror(number, self._libc or system(), self.name)
 
     def _link(self, name: str) -> None:
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
@@ -213,7 +221,7 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
         except InterruptedError:  # POSIX allows it; the signal's handler has run
             pass
         except OSError as error:
-            raise open_error(error.errno, libc, name, creating) from None
+            raise _open_error(error.errno, libc, name, creating) from None
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:
@@ -234,7 +242,7 @@ def _check_size(libc: Libc, name: str, size: int) -> None:
         hint = f"its file has {size} bytes and is too short to be a semaphore"
         if size == OTHER_SIZE:
             hint = f"it is the semaphore of a {OTHERS} program, which works differently"
-        raise oserror(errno.EINVAL, libc, name, hint)
+        raise _oserror(errno.EINVAL, libc, name, hint)
 
 
 def unlink_name(
@@ -250,4 +258,54 @@ def unlink_name(
     try:
         libc.unlink(name)
     except OSError as error:
-        raise oserror(error.errno, libc, name) from None
+        raise _oserror(error.errno, libc, name) from None
+
+
+# --- Errors name the semaphore and say what helps
+
+
+def _oserror(number: Any, libc: Libc, name: str, hint: str | None = None) -> OSError:
+    """Return the OSError, of the subclass Python has for this errno, with the name as filename."""
+    hint = hint or _HINTS.get(number) or _hint(number, libc, name)
+    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
+
+
+def _open_error(number: Any, libc: Libc, name: str, creating: bool) -> Exception:
+    """Return the exception for a semaphore that could not be opened, or created."""
+    length, most = len(name.encode()), libc.longest_name
+    if length > most:  # some systems have another error
+        hint = f"with its slash a name has at most {most} bytes here, this one {length}"
+        return _oserror(errno.ENAMETOOLONG, libc, name, hint)
+    # glibc says so from 2.34 on, without /dev/shm, or if this user may not search it.
+    lacks_directory = creating and number == errno.ENOENT
+    if lacks_directory or number in _NO_DIRECTORY:
+        directory = os.path.dirname(libc.files or "")
+        if directory and not os.path.isdir(directory):
+            hint = "the shared memory file system that holds semaphores, is missing"
+            return _oserror(errno.ENOSYS, libc, name, f"{directory}, {hint}: mount a tmpfs there")
+    if number == errno.ENOSYS:
+        reason = f"this system ({libc.platform}) has no POSIX named semaphores"
+        return NotImplementedError(f"semaphore {name!r}: {reason}")
+    return _oserror(errno.EACCES if lacks_directory else number, libc, name)
+
+
+def _hint(number: int, libc: Libc, name: str) -> str | None:
+    path = libc.path(name)
+    if path is None:
+        return None
+    directory = os.path.dirname(path)
+    if number == errno.ENOSPC:
+        return f"{directory}, the file system that holds semaphores, is full"
+    is_refused = number in (errno.EACCES, errno.EPERM)
+    file = _file(libc, name)
+    if file is None:
+        return f"this user may not write in {directory}" if is_refused else None
+    if not stat.S_ISREG(file.st_mode):
+        return f"{path} is no regular file, so no semaphore"
+    if not is_refused:
+        return None
+    mode = stat.S_IMODE(file.st_mode)
+    return (
+        f"it belongs to user {file.st_uid}, group {file.st_gid}, with mode {mode:04o}; "
+        "opening it needs read and write permission, unlinking it its owner or root"
+    )
