@@ -139,19 +139,12 @@ def _calls(peer: Any, sem: Any, n: int) -> tuple[Any, Any]:
 
 
 def _overtaken(entries: list[list[Entry]]) -> int:
-    """Return how many of others' entries at most fall into one wait, of waits begun earlier."""
-    most = 0
-    for times in entries:
-        for waited, entered in times:
-            since = entered - waited
-            later = (
-                since < when - wait and when < entered
-                for other in entries
-                if other is not times
-                for wait, when in other
-            )
-            most = max(most, sum(later))
-    return most
+    """Return how many others at most began a wait after another one, and entered before it did."""
+    waits = [(entered - waited, entered) for times in entries for waited, entered in times]
+    return max(
+        sum(since < later and sooner < entered for later, sooner in waits)
+        for since, entered in waits
+    )
 
 
 def _resize(peer: Any) -> tuple[float, float]:

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from typing import Any, Callable
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOOLS = os.path.dirname(HERE)
@@ -23,61 +22,42 @@ sys.path[:0] = [os.path.join(TESTS, "lib"), TOOLS]
 
 import peers  # noqa: E402
 from alone import peers_ready, run_alone  # noqa: E402
-from peers import FILES, OURS, Naive, Named, NamedCtypes, NamedPolling, Peer, Robust  # noqa: E402
+from peers import FILES, OURS, Naive, Named, NamedPolling, Peer, Robust  # noqa: E402
 from support import EXACT  # noqa: E402
 from tables import heading, put_into_readme, table  # noqa: E402
 
 from stress import deaths, faults, storm, timeline  # noqa: E402
 
-# What happens, the function that does it so many times, and how many at full size.
-Fault = tuple[str, Callable[[Peer, int], dict[str, Any]], int]
-SIGNALS: dict[str, Fault] = {
-    "with": ("`with sem: pass`", partial(storm.busy, statement="with"), 100_000),
-    "body": ("`with` and a body", partial(storm.busy, statement="body"), 100_000),
-    "nested": ("nested `with`", partial(storm.busy, statement="nested"), 100_000),
-    "try": ("`acquire`, `try`, `finally`", partial(storm.busy, statement="try"), 100_000),
-    "waiting-with": ("`with` that waits", partial(storm.waiting, statement="with"), 100_000),
-    "waiting-timeout": (
-        "`acquire(timeout=10)` that waits",
-        partial(storm.waiting, statement="timed"),
-        100_000,
-    ),
-    "early-signal": ("a signal just before the kernel sleeps", storm.noticed, 40_000),
+SIGNALS = {
+    **{name: partial(storm.busy, statement=name) for name in ("with", "body", "nested", "try")},
+    "waiting-with": partial(storm.waiting, statement="with"),
+    "waiting-timeout": partial(storm.waiting, statement="timed"),
+    "early-signal": storm.noticed,
 }
-SEVERAL: dict[str, Fault] = {
-    "hold": ("`with sem.hold(2)`", partial(storm.busy, statement="hold"), 100_000),
-    "slot": ("`with sem.slot()`", partial(storm.busy, statement="slot"), 100_000),
-    "release": ("`acquire(n=2)`, `release(2)`", partial(storm.busy, statement="release"), 100_000),
-    "first": ("waiting for the first of two", partial(storm.waiting, statement="first"), 100_000),
-    "rest": ("waiting for the second", partial(storm.waiting, statement="rest"), 100_000),
+SEVERAL = {
+    **{name: partial(storm.busy, statement=name) for name in ("hold", "slot", "release")},
+    **{name: partial(storm.waiting, statement=name) for name in ("first", "rest")},
 }
-THREADS: dict[str, Fault] = {
-    "closing": ("`close()` while four threads wait", faults.closing, 100),
-    "forking": ("a child of `fork` ends", faults.forking, 1),
-    "succeeding": ("the name was made anew, its first creator closes", faults.succeeding, 1),
-}
-DEATHS: dict[str, Fault] = {
-    kind: (kind, partial(deaths.dying, kind=kind), 100) for kind in deaths.KINDS
-}
-KILLS: dict[str, Fault] = {"timeline": ("for so many seconds", timeline.killing, 10)}
+THREADS = {"closing": faults.closing, "forking": faults.forking, "succeeding": faults.succeeding}
+DEATHS = {kind: partial(deaths.dying, kind=kind) for kind in deaths.KINDS}
+KILLS = {"timeline": timeline.killing}
 FAULTS = {**SIGNALS, **SEVERAL, **THREADS, **DEATHS, **KILLS}
+# How often at full size; "timeline" for so many seconds.
+TIMES = {
+    **dict.fromkeys((*SIGNALS, *SEVERAL), 100_000),
+    **dict.fromkeys((*THREADS, *DEATHS), 100),
+    "early-signal": 40_000,
+    **dict.fromkeys(("forking", "succeeding"), 1),
+    "timeline": 10,
+}
 LOSERS = (peers.PosixIpc, peers.Multiprocessing, Naive)
+MORTAL = (peers.PosixIpc, peers.Multiprocessing, peers.SysvIpc, *FILES)
 # Key, title, peers, and faults.
 TABLES = (
     ("signals", "Signals, whose handlers raise", (*OURS, *LOSERS), SIGNALS),
     ("several", "Signals, where several tokens or a numbered one are taken", (Robust,), SEVERAL),
-    (
-        "threads",
-        "Threads, forks, successors",
-        (Named, NamedCtypes, Robust, peers.PosixIpc, Naive),
-        THREADS,
-    ),
-    (
-        "deaths",
-        "Deaths of a process that holds a token",
-        (Named, Robust, peers.PosixIpc, peers.Multiprocessing, peers.SysvIpc, *FILES),
-        DEATHS,
-    ),
+    ("threads", "Threads, forks, successors", (*OURS, peers.PosixIpc, Naive), THREADS),
+    ("deaths", "Deaths of a process that holds a token", (Named, Robust, *MORTAL), DEATHS),
     ("kills", "A limit of three under SIGKILLs", (Named, Robust, peers.Portalocker), KILLS),
 )
 CHOICES = [choice for key, _, _, some in TABLES for choice in (key, *some)]
@@ -124,19 +104,21 @@ def measure_all(only: list[str], quick: bool) -> tuple[str, bool]:
     failed, lines = False, [heading()]
     with peers_ready() as missing:
         for key, title, compared, some in TABLES:
-            chosen = {fault: some[fault] for fault in some if {key, fault} & set(only)}
+            chosen = [fault for fault in some if {key, fault} & set(only)]
             columns = [peer for peer in compared if peer.label not in missing]
             rows = [["", "times", *(peer.label for peer in columns)]]
-            for fault, (what, _, size) in chosen.items():
-                count = max(3, size // 100) if quick and size > 10 else size
-                rows.append([what, f"{count:,}"])
+            for fault in chosen:
+                count = TIMES[fault]
+                if quick and count > 10:
+                    count = max(3, count // 100)
+                rows.append([fault, f"{count:,}"])
                 for peer in columns:
                     # A few show that others lose tokens.
                     times = count if peer in OURS else min(count, 5_000)
                     figures, well = measure(peer, fault, times)
                     rows[-1].append(figures + ("" if times == count else f" of {times:,}"))
                     failed |= is_promised(peer, fault) and not well
-                    print(f"{title}: {what}: {peer.label}: {rows[-1][-1]}", file=sys.stderr)
+                    print(f"{title}: {fault}: {peer.label}: {rows[-1][-1]}", file=sys.stderr)
             if chosen:
                 lines.append(f"### {title}\n\n{table(rows)}")
     return "\n".join(lines), failed
@@ -153,8 +135,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.figures:
         peer, times = options.figures
-        _, function, _ = FAULTS[options.only[0]]
-        print(json.dumps(function(getattr(peers, peer)(), int(times))))
+        print(json.dumps(FAULTS[options.only[0]](getattr(peers, peer)(), int(times))))
         return 0
     text, failed = measure_all(options.only or CHOICES, options.quick)
     print(text, flush=True)

@@ -51,6 +51,10 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
             bars.append([number, "inside" if before == _INSIDE else "waits", since, now, died])
         began[number] = state, now
 
+    def count_lost(_: int) -> int:
+        time.sleep(0.02)  # a worker that is just entering or leaving looks like a lost token
+        return TOKENS - peer.value(sem) - sum(state == _INSIDE for state in states)
+
     with Children() as children:
         pids = [children.start(work, number) for number in range(WORKERS)]
         begin, next_kill = time.monotonic(), FIRST_KILL
@@ -61,23 +65,20 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
             for number, state in enumerate(states):
                 if state != began[number][0]:
                     see(number, state, now)
-            inside = [
-                (since, number) for number, (state, since) in enumerate(began) if state == _INSIDE
-            ]
+            inside = [number for number in range(WORKERS) if began[number][0] == _INSIDE]
             # To try a lock file would keep a worker from it.
             tokens = peer.value(sem) if peer.waits_in_kernel else TOKENS - len(inside)
             if not free or free[-1][1] != tokens:
                 free.append((now, tokens))
-            victims = [pair for pair in inside if INSIDE / 4 < now - pair[0] < INSIDE * 3 / 4]
-            if now >= next_kill and victims:
-                _, victim = max(victims)
+            victim = max(inside, key=lambda number: began[number][1], default=None)
+            if now >= next_kill and victim is not None and now - began[victim][1] > INSIDE / 4:
                 children.kill(pids[victim])
                 see(victim, 0, now, died=True)
                 states[victim] = 0
                 pids[victim] = children.start(work, victim)
                 killed += 1
                 next_kill += KILL_EVERY
-        lost = TOKENS - peer.value(sem) - sum(state == _INSIDE for state, _ in began)
+        lost = min(map(count_lost, range(5)))
         for number in range(WORKERS):
             see(number, 0, now)
     peer.discard(sem)
