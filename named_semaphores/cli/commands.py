@@ -64,10 +64,8 @@ def _robust(name: str, idle_too: bool = False) -> Set:
 def _is_robust(name: str, idle_too: bool = False) -> bool:
     try:
         _robust(name, idle_too)
-    except PermissionError:
-        return True
-    except (NotImplementedError, OSError):
-        return False
+    except (NotImplementedError, OSError) as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 

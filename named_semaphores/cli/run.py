@@ -193,10 +193,8 @@ def is_posix(name: str) -> bool:
 
     try:
         Libc(load()).link(name)
-    except PermissionError:  # another user's
-        return True
-    except (NotImplementedError, OSError):
-        return False
+    except (NotImplementedError, OSError) as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 
