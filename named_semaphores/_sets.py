@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All sets of this machine: list them, and remove idle ones."""
+"""All sets of this machine, and how to remove idle ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import suppress
 from itertools import islice
 
 from . import _set
-from ._sysv import Removed, system
+from ._sysv import system
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from ._sysv import Operation, SysV
+    from ._sysv import Operation
 
 _UNREADY = 60  # seconds after which a set without a number of tokens is left by a killed process
 _SWEPT = 100  # sets that one sweep looks at, at most
@@ -39,51 +39,8 @@ def rows() -> Iterator[Row]:
         yield from map(Row, lines)
 
 
-def _rows_of_our_size() -> Iterator[Row]:
+def rows_of_our_size() -> Iterator[Row]:
     return (row for row in rows() if row.key and row.size == system().system.size)
-
-
-class Listed:
-    """A set of this package, as it was when it was looked at.
-
-    If this user may not read it, it may be another program's; then ``name`` is None.
-    """
-
-    name: str | None = None
-    free = total = users = waiting = 0
-    persistent = False
-    holders: list[tuple[int | None, int]] = []
-
-    def __init__(self, library: SysV, row: Row, values: list[int]) -> None:
-        self.row = row
-        if not values:
-            return
-        self.name = _set.name_of(values[_set.NAME :])
-        self.free = values[_set.TOKENS] - library.system.bias
-        self.total, self.users = values[_set.TOTAL], values[_set.USERS]
-        self.persistent = bool(values[_set.PERSIST])
-        self.waiting = library.waiting(row.id, _set.TOKENS, _set.TURN)
-        accounts = _set.NAME + len(_set.words(self.name or ""))
-        self.holders = _set.holders_of(library, row.id, values, accounts)
-
-
-def listed() -> Iterator[Listed]:
-    """Yield this package's sets, idle ones too, and sets that this user may not read.
-
-    Raises:
-        OSError: the system does not list sets (only Linux does, in /proc/sysvipc/sem).
-    """
-    library = system()
-    for row in _rows_of_our_size():
-        try:
-            values = library.values(row.id)
-            name = _set.name_of(values[_set.NAME :])
-            if name is not None and values[_set.TOTAL] and _set.key(name) == row.key:
-                yield Listed(library, row, values)
-        except Removed:
-            pass
-        except PermissionError:
-            yield Listed(library, row, [])
 
 
 def remove_idle(names: Container[str] | None = None, most: int | None = None) -> list[str]:
@@ -114,7 +71,7 @@ def removable(
         OSError: the system does not list sets.
     """
     me = os.geteuid()
-    found = (row for row in _rows_of_our_size() if names is not None or row.uid == me)
+    found = (row for row in rows_of_our_size() if names is not None or row.uid == me)
     for row in islice(found, most):
         try:
             values = system().values(row.id)

@@ -13,9 +13,13 @@ import sys
 import time
 from typing import NamedTuple
 
-from . import _sets
+from . import _set, _sets, _sysv
 from ._libc import OTHER_SIZE, OTHERS, SIZE, system
 from .robust import Holder
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # In glibc's struct new_sem the int "private" follows the value; it is 128 in a named semaphore.
 _PRIVATE = (128).to_bytes(4, sys.byteorder)
@@ -92,34 +96,45 @@ def list_robust() -> list[SemaphoreInfo]:
     Raises:
         NotImplementedError: this system has none, or does not list them.
     """
-    found = []
     try:
-        for each in _sets.listed():
-            if each.name is None or not (each.users or each.persistent):
-                continue
-            found.append(
-                SemaphoreInfo(
-                    name=each.name,
-                    value=each.free,
-                    why_no_value=None,
-                    pids=None,
-                    all_pids=False,
-                    mode=each.row.mode & 0o777,
-                    uid=each.row.uid,
-                    created=float(each.row.created),
-                    kind="robust",
-                    total=each.total,
-                    waiting=each.waiting,
-                    users=each.users,
-                    holders=tuple(Holder(*holder) for holder in each.holders),
-                    stays=each.persistent,
-                )
-            )
+        found = [info for info in all_robust() if info.users or info.stays]
     except OSError as error:
         raise NotImplementedError(
             f"this system does not list robust semaphores: {error.filename}: {error.strerror}"
         ) from None
     return sorted(found, key=lambda info: info.name)
+
+
+def all_robust() -> Iterator[SemaphoreInfo]:
+    """Yield the same, and idle ones. OSError: the system does not list them."""
+    library = _sysv.system()
+    for row in _sets.rows_of_our_size():
+        try:
+            values = library.values(row.id)
+            name = _set.name_of(values[_set.NAME :])
+            if name is None or not values[_set.TOTAL] or _set.key(name) != row.key:
+                continue
+            accounts = _set.NAME + len(_set.words(name))
+            holders = _set.holders_of(library, row.id, values, accounts)
+            waiting = library.waiting(row.id, _set.TOKENS, _set.TURN)
+        except (PermissionError, _sysv.Removed):  # another user's, or another program's
+            continue
+        yield SemaphoreInfo(
+            name=name,
+            value=values[_set.TOKENS] - library.system.bias,
+            why_no_value=None,
+            pids=None,
+            all_pids=False,
+            mode=row.mode & 0o777,
+            uid=row.uid,
+            created=float(row.created),
+            kind="robust",
+            total=values[_set.TOTAL],
+            waiting=waiting,
+            users=values[_set.USERS],
+            holders=tuple(Holder(*holder) for holder in holders),
+            stays=bool(values[_set.PERSIST]),
+        )
 
 
 def list_posix() -> list[SemaphoreInfo]:

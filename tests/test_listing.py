@@ -19,7 +19,7 @@ from namespaces import own_sets
 from support import start_python, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _sets, listing
-from named_semaphores.listing import SemaphoreInfo, list_posix, list_robust, list_semaphores
+from named_semaphores.listing import SemaphoreInfo, list_posix, list_semaphores
 
 LIBC = libc_of()
 GLIBC = sys.platform.startswith("linux") and LIBC.is_glibc
@@ -267,10 +267,3 @@ def test_a_set_that_nobody_has_open_is_no_semaphore_unless_it_stays(name):
     assert found(name).stays is True
     assert _sets.remove_idle([name]) == [name]
     assert found(name) is None
-
-
-@on_linux
-def test_sets_without_a_name_may_be_other_programs_and_are_not_listed(monkeypatch):
-    unreadable = types.SimpleNamespace(name=None, users=None, persistent=None)
-    monkeypatch.setattr(_sets, "listed", lambda: iter([unreadable]))
-    assert list_robust() == []

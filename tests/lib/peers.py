@@ -501,12 +501,13 @@ def sweep(process: int) -> list[str]:
 
 
 def _sweep_sets(process: int) -> Iterator[str]:
-    from named_semaphores import _sets, _sysv
+    from named_semaphores import _set, _sets, _sysv
+    from named_semaphores.listing import all_robust
 
     try:
-        names = {one.row.id: one.name for one in _sets.listed() if one.name}
+        names = {_set.key(one.name): one.name for one in all_robust()}
         for row in list(_sets.rows()):
-            name = names.get(row.id, "")
+            name = names.get(row.key, "")
             if name.startswith(f"/nst{process}_") or row.key & ~0xFF == _first_key(process):
                 _sysv.system().remove(row.id)
                 yield f"the set of {name or hex(row.key)}"

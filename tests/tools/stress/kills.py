@@ -22,6 +22,7 @@ from forks import Children, shared
 
 from named_semaphores import RobustSemaphore, _set, _sets
 from named_semaphores._sysv import system
+from named_semaphores.listing import all_robust
 
 PROCESSES = 16
 TOKENS = 4
@@ -208,9 +209,9 @@ def run(kills: int, prefix: str) -> str:
     try:
         return measure(kills, names)
     finally:  # after a failure there may be some
-        for one in _sets.listed():
-            if one.name in names:
-                system().remove(one.row.id)
+        for row in _sets.rows():
+            if row.key in map(_set.key, names):
+                system().remove(row.id)
 
 
 def measure(kills: int, names: list[str]) -> str:
@@ -254,7 +255,7 @@ def measure(kills: int, names: list[str]) -> str:
         with RobustSemaphore(name, TOKENS + 1, only) as sem:
             assert (sem.value, sem.total) == (TOKENS, TOKENS + 1), f"not begun anew: {name}"
         sem.close()
-    left = [one.name for one in _sets.listed() if one.name in names]
+    left = [one.name for one in all_robust() if one.name in names]
     assert not left, f"left behind: {left}"
     return (
         f"{kills} kills, {holders} of them of holders, {notes.entries} entries, {notes.begun} sets,"

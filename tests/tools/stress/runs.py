@@ -17,6 +17,7 @@ from shell import ENVIRONMENT, line
 from support import SLOW, unique_name
 
 from named_semaphores import _sets
+from named_semaphores.listing import all_robust
 
 SLOTS = 4
 AT_ONCE = 12  # runs
@@ -84,9 +85,9 @@ def storm(
                     del there[number]
             time.sleep(0.0005)
         figures.inside = max(os.pread(descriptor, runs, 2 * runs))
-        for found in _sets.listed():
-            if found.name == name and (found.users, found.free) != (0, SLOTS):
-                figures.left += f"{found.users} users, {found.free} free"
+        for found in all_robust():
+            if found.name == name and (found.users, found.value) != (0, SLOTS):
+                figures.left += f"{found.users} users, {found.value} free"
     finally:
         for run in there.values():
             run.kill()
