@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._libc import Handle, Libc
 
 try:
-    from ._libc import OTHER_SIZE, OTHERS, SIZE, system
+    from ._libc import OTHERS, SIZE, system
 except ImportError as error:
     no_ctypes = error
 
@@ -91,8 +91,11 @@ class NamedSemaphore(Semaphore):
             mode = check_mode(name, mode)
         handle, self._linked = _open(libc, name, handle_existence, mode, initial_value)
         file = _file(libc, name)
-        if self._linked and file is not None and file.st_size != SIZE:
-            _check_size(libc, name, file.st_size)
+        if self._linked and libc.opens_any_file and file is not None and file.st_size != SIZE:
+            # In one that is too short the first wait would die of SIGBUS. A program of the other
+            # word size keeps a semaphore differently, and would not wake our waiters.
+            hint = f"its file has {file.st_size} bytes, not {SIZE}: it is no semaphore, or one of a"
+            raise _oserror(errno.EINVAL, libc, name, f"{hint} {OTHERS} program, which differs")
         self._name = name
         self._use(handle)
         # Always all attributes: CPython leaves no room for those that the first thirty objects of a
@@ -232,17 +235,6 @@ def _file(libc: Libc, name: str) -> os.stat_result | None:
         return os.lstat((libc.files + name[1:]).encode())  # UTF-8, whatever the locale
     except OSError:
         return None
-
-
-def _check_size(libc: Libc, name: str, size: int) -> None:
-    """Raise OSError if a file of this size is no semaphore. Linux's libcs open any file."""
-    # In one that is too short the first wait dies of SIGBUS. Programs of the other word size keep a
-    # semaphore differently, and do not wake our waiters.
-    if libc.opens_any_file and (size < SIZE or size == OTHER_SIZE):
-        hint = f"its file has {size} bytes and is too short to be a semaphore"
-        if size == OTHER_SIZE:
-            hint = f"it is the semaphore of a {OTHERS} program, which works differently"
-        raise _oserror(errno.EINVAL, libc, name, hint)
 
 
 def unlink_name(
