@@ -95,20 +95,15 @@ def by_script(directory, name, arguments, ready):
 
 
 def found(version):
-    """The newest CPython of this version that pyenv has, or the one on PATH."""
+    """A CPython of this version that pyenv has, or the one on PATH."""
 
     def get():
-        root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-        in_pyenv = [
-            path
-            for path in root.glob(f"versions/{version}.*/bin/python3")
-            if path.parts[-3].rpartition(".")[2].isdigit()
-        ]
-        in_pyenv.sort(key=lambda path: int(path.parts[-3].rpartition(".")[2]), reverse=True)
+        pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+        in_pyenv = sorted(pyenv.glob(f"versions/{version}.*[0-9]/bin/python3"))
         # pyenv's shims on PATH are there for every version, and may not run.
-        for python in [*in_pyenv, shutil.which("python" + version)]:
+        for python in [*reversed(in_pyenv), "python" + version]:
             place = Place([str(python)])
-            if python and place.probe():
+            if place.probe():
                 return place
         raise Unavailable("neither in pyenv's folder nor on PATH")
 

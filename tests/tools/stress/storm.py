@@ -57,11 +57,15 @@ class _Storm:
         assert self.made == self.caught
         return {"interrupts": self.caught, "lost": self.lost, "gained": self.gained}
 
-
-def _compiled(template: str, statement: str, namespace: dict[str, Any]) -> Callable[..., None]:
-    """Return the function of the template, whose STATEMENT is indented by 16 spaces."""
-    exec(template.replace("STATEMENT", textwrap.indent(statement, " " * 16).lstrip()), namespace)
-    return namespace["rounds"]  # type: ignore[no-any-return]
+    def run(self, number: int, template: str, names: dict[str, Any], *arguments: Any) -> None:
+        """Run the function that the template defines, its STATEMENT indented, under signals."""
+        statement = textwrap.indent(names.pop("STATEMENT"), " " * 16).lstrip()
+        exec(template.replace("STATEMENT", statement), names)
+        try:
+            with self.handling(number):
+                names["rounds"](*arguments)
+        finally:
+            names.clear()  # free-threaded 3.13 keeps functions, and so what they refer to, for ever
 
 
 # --- free tokens ----------------------------------------------------------------------------------
@@ -102,14 +106,12 @@ def busy(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
     storm = _Storm()
     sem = peer.create(unique_name(), 2)
     names: dict[str, Any] = {"arm": storm.arm, "Interrupt": Interrupt, "count": count}
+    names["STATEMENT"] = STATEMENTS[statement]
     if statement == "hold":
         names["hold"] = sem.hold(2 if peer.takes_several else 1)
-    rounds = _compiled(_BUSY_ROUNDS, STATEMENTS[statement], names)
     try:
-        with storm.handling(signal.SIGALRM):
-            rounds(sem, interrupts)
+        storm.run(signal.SIGALRM, _BUSY_ROUNDS, names, sem, interrupts)
     finally:
-        names.clear()  # free-threaded 3.13 keeps functions, and so what they refer to, for ever
         peer.discard(sem)
     return storm.outcome()
 
@@ -168,22 +170,20 @@ def waiting(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
     several = {"first": (3,), "rest": (2,)}.get(statement, ())
     total = 3 if several else 1
     sem = peer.create(unique_name(), total)
-    if statement != "timed":
-        source = f"with {'hold' if several else 'sem'}:\n    while True: nap(0)"
-    elif peer.busy:
-        source = f"{peer.timed_acquire}; got = True"
-    else:
-        source = f"got = {peer.timed_acquire}"
+    source = f"with {'hold' if several else 'sem'}:\n    while True: nap(0)"
+    if statement == "timed":
+        source = peer.timed_acquire
+        source = f"{source}; got = True" if peer.busy else f"got = {source}"
 
     def count(got: bool) -> None:
         if got:
             sem.release()
         storm.count(peer, sem, total)
 
-    names: dict[str, Any] = {}
     try:
         with Children() as children, Gate() as held, Gate() as go, Gate() as done:
-            names |= {
+            names = {
+                "STATEMENT": source,
                 # A loop without calls may never end: CPython 3.11 computes eval_breaker anew when a
                 # thread takes the GIL back, and a signal at that very moment is forgotten until the
                 # next time. (A debugger showed is_tripped 1, signals_pending 1, eval_breaker 0.)
@@ -197,12 +197,9 @@ def waiting(peer: Peer, interrupts: int, statement: str) -> dict[str, Any]:
                 "go": go.give,
                 "done": done.wait,
             }
-            rounds = _compiled(_WAITING_ROUNDS, source, names)
             children.start(_release_and_kill, sem, several, held, go, done)
-            with storm.handling(signal.SIGUSR1):
-                rounds(sem, interrupts)
+            storm.run(signal.SIGUSR1, _WAITING_ROUNDS, names, sem, interrupts)
     finally:  # when the other process has ended: the last user removes a robust semaphore
-        names.clear()  # as in busy
         peer.discard(sem)
     return storm.outcome()
 
