@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """RobustSemaphore's handles, and the sets that this process has joined.
 
-This process joins each set once, whatever number of objects it has on it: it is one user of the
-set. Each object keeps a handle; so do its calls in flight, and what ends its with statements.
+This process joins each set once: it is one user, whatever number of objects it has on the set. Each
+object keeps a handle; so do its calls in flight, and what ends its with statements. What a process
+holds is recorded in the kernel alone.
 
 - When the last handle is collected, the process leaves the set, and the last user removes it. A
-  process that holds tokens stays a user until it has released them; it is asked again whenever it
-  opens or closes a semaphore.
+  process that holds tokens stays a user; it is asked again whenever it opens or closes a semaphore.
 - A child of fork joins the sets anew. It holds nothing.
-- At exit the process leaves all sets. The kernel puts back what it still holds, and makes a process
-  that was killed leave, too.
-
-What a process holds is recorded in the kernel alone.
+- At exit the process leaves all sets. What it still holds, the kernel puts back.
 """
 
 from __future__ import annotations
@@ -41,23 +38,15 @@ if TYPE_CHECKING:
 
 
 class Waiter:
-    """One transition as calls that wait; see ``_base`` for the attributes.
+    """A transition that does not wait, and one that does, as calls; see ``_base``."""
 
-    Args:
-        now: the arguments of ``semop`` that does not wait.
-        later: those that wait.
-    """
-
-    __slots__ = ("later", "library", "now")
+    __slots__ = ("is_steady", "later", "library", "now")
     # A waiter that begins a new slice stands behind the others again, so slices grow.
     slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
 
     def __init__(self, library: SysV, now: Any, later: Any) -> None:
         self.library, self.now, self.later = library, now, later
-
-    @property
-    def is_steady(self) -> bool:
-        return self.library.semtimedop is not None  # its time is relative
+        self.is_steady = library.semtimedop is not None  # its time is relative
 
     def try_once(self) -> Iterator[int]:
         return call(self.library.semop, *self.now)
@@ -74,8 +63,8 @@ class Waiter:
 class Block:
     """Transitions in C, each as an array and as the arguments of ``semop``.
 
-    All that is ever called keeps its block, so that a child of fork finds the blocks of its sets
-    and writes its own account into them. Threads that wait in ``semop`` then are the parent's.
+    All that is ever called keeps its block, so that a child of fork can write its own account into
+    the blocks of its sets.
     """
 
     __slots__ = ("__weakref__", "arguments", "arrays")
@@ -95,26 +84,20 @@ class Block:
 class Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
-    __slots__ = (
-        "__weakref__", "exit", "first", "first_waits", "give", "give_up", "later", "n", "now",
-        "posts", "rest", "tries",
-    )  # fmt: skip
-
     def __init__(self, semset: _set.Set, n: int) -> None:
-        self.n = n
         library, account, bias = semset.library, semset.account, semset.library.system.bias
-        lists = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)]
-        lists.append(_set.give(account, n))
+        transitions = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)]
+        transitions.append(_set.give(account, n))
         if n > 1:
             notice = library.system.operations > 5
             for flags in (NOWAIT, 0):
-                lists.append(_set.take_first(account, bias, flags))
-                lists.append(_set.take_rest(account, n, bias, notice, flags))
-            lists.append(_set.give_up(account))
-        block = Block(semset, *lists)
-        self.now, self.later, self.give, *several = block.arguments
+                transitions.append(_set.take_first(account, bias, flags))
+                transitions.append(_set.take_rest(account, n, bias, notice, flags))
+            transitions.append(_set.give_up(account))
+        block = Block(semset, *transitions)
+        self.now, self.later, give, *several = block.arguments
         self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
-        self.posts = starmap(library.semop_now, repeat(self.give))
+        self.posts = starmap(library.semop_now, repeat(give))
         self.exit = library.exit(semset.semid, block.arrays[2], Ended(semset, block, n).__getitem__)
         self.first_waits = self.tries
         if several:  # waits for the first one, and then for the rest: see _several
@@ -128,16 +111,13 @@ class Calls:
 
 
 class Ended(dict):  # type: ignore[type-arg]
-    """What the end of a with statement returns, by semop's status.
-
-    For 0 it is None, and no Python code runs. For -1, refused, ``__missing__`` gives back.
-    """
+    """What the end of a with statement returns: None for semop's status 0, without Python code."""
 
     def __init__(self, semset: _set.Set, block: Block, n: int) -> None:
         super().__init__({0: None})
         self.set, self.block, self.n = semset, block, n
 
-    def __missing__(self, status: int) -> None:
+    def __missing__(self, status: int) -> None:  # -1: refused
         held = self.set.give_refused(self.n)
         if held:  # somebody released some inside the block: give back what is left
             self.set.give_refused(held)
@@ -148,10 +128,7 @@ _calls: WeakValueDictionary[tuple[int, int], Calls] = WeakValueDictionary()
 
 
 class Handle(Waiter):
-    """One use of a set, for n tokens at a time; see ``_base`` for the attributes.
-
-    The process leaves the set with the last handle.
-    """
+    """One use of a set, for n tokens at a time. The process leaves the set with the last one."""
 
     __slots__ = ("__weakref__", "calls", "first_waits", "n", "posts", "set", "tries")
     is_robust = True
@@ -192,11 +169,10 @@ _lock = RLock()  # to find a set in _joined, and to leave one; a child of fork h
 
 
 def _leave_unused() -> None:
-    """Leave the sets that have no handle.
+    """Leave the sets that have no handle, or let the thread do it that has the lock.
 
     Never waits: the collector may call this in a thread that has another library's lock, for which
-    a thread that has ours may wait. Then the thread that has ours leaves the sets, after it has
-    released the lock.
+    a thread that has ours may wait.
     """
     still_held = 0  # by a with statement of a generator that is being collected, for example
     while len(_unused) > still_held:
@@ -218,13 +194,9 @@ def _leave_unused() -> None:
 
 
 def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]:
-    """Join the set of this name, unless this process has joined it.
+    """Join the set of this name, unless this process has; ``options`` are those of ``open_set``.
 
-    Args:
-        options: those of ``open_set``.
-
-    Returns:
-        A handle for one token at a time, and whether the semaphore was created.
+    Return a handle for one token at a time, and whether the semaphore was created.
     """
     while True:
         found, created = open_set(library, name, known=_joined, **options)

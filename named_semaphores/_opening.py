@@ -38,8 +38,7 @@ def open_set(
 
     Args:
         total: the number of tokens if the set is created.
-        link: whether to link to an existing set, else FileExistsError.
-        create: whether to create a missing one, else FileNotFoundError.
+        link, create: whether to link to an existing set, and to create a missing one.
         anew: whether to remove an existing one first.
         mode: permissions of a new set, whatever the umask.
         known: the sets that this process has joined, by their ids.
@@ -93,20 +92,16 @@ def find(library: SysV, name: str) -> int | None:
 
 
 def _foreign(name: str) -> OSError:
-    return OSError(
-        errno.EEXIST,
-        f"another program's semaphores, or another name's, have the key {_set.key(name):#x}, which "
-        "this name stands for: use another name",
-    )
+    text = f"another program, or another name, has the key {_set.key(name):#x}: use another name"
+    return OSError(errno.EEXIST, text)
 
 
 def _join(
     semset: Set, stored: list[int], total: int, link: bool, create: bool, anew: bool
 ) -> bool | None:
-    """Join the set; ``stored`` are the words of its name. See ``open_set`` for the others.
+    """Join the set, whose name ``stored`` is; see ``open_set``. Return whether it is new.
 
-    Returns:
-        Whether the set is new. None: another process came between.
+    None: another process came between.
     """
     library, semid = semset.library, semset.id
     values = library.values(semid)
@@ -149,10 +144,9 @@ def _is_ours(values: list[int], stored: list[int]) -> bool:
 
 
 def check_undo(library: SysV, semid: int) -> None:
-    """Remove a new set, and raise NotImplementedError, if this kernel ignores UNDO.
+    """Remove the new set, and raise NotImplementedError, if this kernel ignores UNDO.
 
-    No token of a dead process would come back. Linux refuses an undo sum below -32,768 with ERANGE,
-    and then changes nothing; gVisor does not.
+    Linux refuses an undo sum below -32,768 with ERANGE, and changes nothing. gVisor does not.
     """
     if not library.system.can_ignore_undo:
         return

@@ -17,17 +17,15 @@ account...  one for each user: 0 if it is nobody's, else 1 + the tokens that the
             All users that find no other share the last one, which has a 1 from the beginning.
 ==========  ====================================================================================
 
-A transition is a list of operations (semaphore, change, flags). The kernel carries all of them out
-in one step, or none. A change of 0 asks whether the semaphore is 0. With UNDO the kernel takes the
-change back when the process ends, by whatever signal. A process may die between any two
-transitions; tests/test_sysv_model.py searches all ways to do so.
+A transition is a list of operations (semaphore, change, flags), at most five, as macOS allows. The
+kernel carries all of them out in one step, or none. A change of 0 asks whether the semaphore is 0.
+With UNDO the kernel takes the change back when the process ends, by whatever signal. Whatever gives
+back has NOWAIT, since it is called with the GIL held. SETVAL and SETALL are never used: they clear
+what the kernel would undo, for every process. A process may die between any two transitions;
+tests/test_sysv_model.py searches all ways to do so.
 
 A set is idle if it has no users and is not persistent. An idle set counts as not there: any process
 that finds one replaces it, or joins it if it may not remove it.
-
-Rules: a transition has at most five operations, the most that macOS allows (Linux allows more).
-Whatever gives back has NOWAIT, since it is called with the GIL held. SETVAL and SETALL are never
-used: they clear what the kernel would undo, for every process.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from ctypes import c_int
 from itertools import starmap
 from weakref import WeakSet
 
-from ._checks import clock
+from ._checks import check_integer, clock
 from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, in_c, refusal
 
 TYPE_CHECKING: bool = False
@@ -67,10 +65,7 @@ def key(name: str) -> int:
 
 
 def words(name: str) -> list[int]:
-    """Return the name, and an end mark, in words of 15 bits.
-
-    No word is 0: each has a whole byte of the name, or bits of the mark.
-    """
+    """Return the name and an end mark in words of 15 bits, of which none is 0."""
     data = name.encode() + b"\xff"
     count = -(-len(data) * 8 // 15)
     number = int.from_bytes(data, "big") << count * 15 - len(data) * 8
@@ -111,9 +106,8 @@ def take_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0) -> 
     """Take the other n - 1 tokens, before everybody, and end the turn.
 
     Fail if this process has no first one: it is a child that a signal handler forked during the
-    wait, or another thread has released the token.
-
-    notice: fail, also during the wait, as soon as there are fewer than n tokens in all.
+    wait, or another thread has released the token. With ``notice`` fail, also during the wait, as
+    soon as there are fewer than n tokens in all.
     """
     enough = [(TOTAL, -n, NOWAIT), (TOTAL, n, 0)] if notice else []
     first = [(account, -2, UNDO | NOWAIT), (account, n + 1, UNDO)]
@@ -121,12 +115,12 @@ def take_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0) -> 
     return [*enough, *first, *tokens, (TURN, -1, UNDO | NOWAIT)]
 
 
+END_TURN: list[Operation] = [(TURN, -1, UNDO | NOWAIT)]
+
+
 def give_up(account: int) -> list[Operation]:
     """Give the first of several tokens back, and the turn."""
-    return [*give(account, 1), (TURN, -1, UNDO | NOWAIT)]
-
-
-END_TURN: list[Operation] = [(TURN, -1, UNDO | NOWAIT)]
+    return [*give(account, 1), *END_TURN]
 
 
 def give_inherited(account: int, n: int) -> list[Operation]:
@@ -151,10 +145,7 @@ JOIN_LAST: list[Operation] = [(DEAD, 0, NOWAIT), (USERS, 1, UNDO)]
 
 
 def leave(account: int, is_shared: bool = False) -> list[Operation]:
-    """Fail while this process holds tokens: then it stays a user.
-
-    is_shared: it is the last account. Fail while any of those that share it holds tokens.
-    """
+    """Fail while this process holds tokens, or any of those that share the last account."""
     unused = [(account, -1, UNDO | NOWAIT), (account, 0, NOWAIT)]
     kept = [(account, 1, UNDO)] if is_shared else []
     return [*unused, *kept, (USERS, -1, UNDO | NOWAIT)]
@@ -202,31 +193,23 @@ def make_ready(account: int, total: int, bias: int) -> list[Operation]:
 class Set:
     """A set that this process has joined, once: one user, with one account.
 
-    Attributes:
-        semid: the id as all calls have it; LEFT once this process has left, since the next instant
-            somebody else may have the account.
-        accounts, account: the place of the first account, and of this process's.
-        pid: the process that has joined.
-        blocks, handles: weak references of the module _handles.
-        forked_at: of the class: when this process forked last.
+    ``semid`` is the id as all calls have it: LEFT once this process has left, since then somebody
+    else may have the account. ``accounts`` and ``account`` are the places of the first one
+    and of this process's. ``pid`` is the process that has joined.
     """
 
-    __slots__ = (
-        "_inherited", "account", "accounts", "blocks", "handles", "id", "library", "name", "pid",
-        "semid",
-    )  # fmt: skip
-    forked_at = -FORKING
+    forked_at = -FORKING  # when this process forked last
 
     def __init__(self, library: SysV, name: str, semid: int, accounts: int) -> None:
         self.library, self.name, self.id, self.accounts = library, name, semid, accounts
         self.account = self.pid = 0
         self.semid = c_int(semid)
-        self.blocks: WeakSet[Any] = WeakSet()
+        self.blocks: WeakSet[Any] = WeakSet()  # these are _handles's
         self.handles: set[ref[Any]] = set()
         self._inherited: int | None = None  # the account of the parent that forked in C
 
     def enter(self, account: int, operations: list[Operation]) -> bool:
-        """Become a user, by operations that get the account. Return False if they cannot now."""
+        """Become a user by these operations. Return False if they are not possible now."""
         pid = os.getpid()
         if not self.library.operate(self.id, operations):
             return False
@@ -259,11 +242,7 @@ class Set:
         return self.semid.value < 0
 
     def leave(self) -> bool:
-        """Stop being a user; the last one removes the set.
-
-        Returns:
-            False: this process holds tokens, and stays a user.
-        """
+        """Stop being a user; the last one removes the set. False: this process holds tokens."""
         library, semid = self.library, self.id
         if self.pid != os.getpid() or self.has_left():  # forked in C: the parent is the user
             return True
@@ -289,11 +268,8 @@ class Set:
     def give_refused(self, n: int) -> int | None:
         """Give n tokens back where the call that is ready was refused, or there is none for n.
 
-        Returns:
-            None: done. Else how many tokens this process holds: fewer than n.
-
-        Raises:
-            OSError: this process has lost its rights to the set (setuid).
+        Return None if that is done, else how many tokens this process holds: fewer than n. OSError:
+        this process has lost its rights to the set (setuid).
         """
         try:
             if n >= self.library.system.bias:  # more than an operation can give, and than there are
@@ -311,10 +287,7 @@ class Set:
             return None
 
     def end_turn(self) -> None:
-        """End this process's turn where ``give_up`` was refused: its first token was released.
-
-        A child that was forked meanwhile ends no turn of its parent.
-        """
+        """End the turn where ``give_up`` was refused: if it is this process's, not a parent's."""
         try:
             if self.library.pid(self.semid, TURN) == os.getpid():
                 self.library.operate(self.semid, END_TURN)
@@ -322,7 +295,7 @@ class Set:
             pass
 
     def operate(self, operations: list[Operation]) -> bool:
-        """Carry out the operations. Return False if one with NOWAIT would have to wait."""
+        """Return False if one with NOWAIT would have to wait."""
         return self.ask(self.library.operate, operations)
 
     def free(self) -> int:
@@ -335,22 +308,18 @@ class Set:
         return self.ask(self.library.value, USERS)
 
     def held(self) -> int:
-        """Return how many tokens this process holds."""
         return max(0, self.ask(self.library.value, self.account) - 1)
 
     def waiting(self) -> int:
-        """Return how many wait for tokens, and for the turn."""
         return self.ask(self.library.waiting, TOKENS, TURN)
 
     def holders(self) -> list[tuple[int | None, int]]:
-        try:
-            values = self.library.values(self.semid)
-            return holders_of(self.library, self.id, values, self.accounts)
-        except OSError as error:
-            raise self.failure(error) from None
+        def ask(semid: Any) -> list[tuple[int | None, int]]:
+            return holders_of(self.library, semid, self.library.values(semid), self.accounts)
+
+        return self.ask(ask)
 
     def resize(self, total: int) -> None:
-        """Let there be so many tokens, for everybody and at once."""
         old = self.total()
         while old != total and not self.operate(resize(old, total)):
             old = self.total()
@@ -362,14 +331,10 @@ class Set:
         except OSError as error:  # also a FileNotFoundError after this process has left
             raise failure(self.library, error, self.name) from None
 
-    def check_total(self, n: int) -> None:
-        """ValueError: there are fewer than n tokens in all."""
-        total = self.total()
-        if n > total:
-            raise ValueError(
-                f"semaphore {self.name!r}: n must be at most {total}, the number of tokens there "
-                f"are, not {n}: it would wait for ever"
-            )
+    def check_number(self, n: object) -> int:
+        """Return n. ValueError: there are fewer than n tokens in all."""
+        hint = ", the number of tokens there are"
+        return check_integer(self.name, "n", n, 1, self.total(), hint)
 
     def ask(self, call: Callable[..., Result], *arguments: Any) -> Result:
         """Make a call of the library on this set. Its error is ``failure``."""
@@ -391,10 +356,7 @@ class Set:
 def holders_of(
     library: SysV, semid: int, values: list[int], accounts: int
 ) -> list[tuple[int | None, int]]:
-    """Return (pid, tokens) of each process that holds tokens.
-
-    pid 0: a process of another PID namespace. pid None: those that share the last account.
-    """
+    """Return (pid, tokens) of each process that holds some; pid None: with the last account."""
     found: dict[int, tuple[int | None, int]] = {}
     for account in range(accounts, len(values)):
         if values[account] > 1:
@@ -406,7 +368,7 @@ def holders_of(
 
 
 def remove_marked(library: SysV, semid: int, mark: list[Operation]) -> bool:
-    """Remove the set if this process may, and can mark it. Return whether it did."""
+    """Remove the set, if this process may and can mark it. Return whether it did."""
     if not library.may_remove(semid) or not library.operate(semid, mark):
         return False
     library.remove(semid)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ._sysv import Operation
 
 _UNREADY = 60  # seconds after which a set without a number of tokens is left by a killed process
-_SWEPT = 100  # sets that one sweep looks at, at most
 
 
 class Row:
@@ -89,11 +88,6 @@ def removable(
             yield name, row.id, _set.MARK_IDLE
         elif names is not None and name in names:
             yield name, row.id, _set.MARK_UNUSED
-
-
-def sweep() -> None:
-    """Remove what earlier runs left: idle sets of this user, a bounded number."""
-    remove_idle(most=_SWEPT)
 
 
 def shown_holders(found: list[tuple[int | None, int]]) -> str:

@@ -98,4 +98,4 @@ def _raise_unless_free_later(handle: Any, error: int) -> None:
     if error not in RETRY:
         raise handle.set.failure(error)
     if error == errno.EAGAIN:
-        handle.set.check_total(handle.n)
+        handle.set.check_number(handle.n)

@@ -89,10 +89,9 @@ def in_c(operations: list[Operation]) -> Any:
 
 
 def arguments(semid: Any, array: Any) -> tuple[Any, ...]:
-    """Return the arguments of ``semop``: the set, the operations, and their number.
+    """Return those of ``semop``: the set, the operations, and their number.
 
-    They are ready for a function without argtypes, the fastest kind: ctypes passes on what byref
-    and from_param return.
+    ctypes passes them on as they are, to a function without argtypes, the fastest kind.
     """
     return semid, ctypes.byref(array), c_size_t.from_param(len(array))
 
@@ -107,8 +106,7 @@ class Removed(OSError):
 class SysV:
     """The System V semaphore calls of one library.
 
-    ``semop``, ``semop_now`` and ``semtimedop`` are ctypes functions, which take ``arguments()``.
-    They return 0, or -1 if they fail.
+    Three are ctypes functions, which take ``arguments()`` and return 0, or -1 if they fail:
 
     - ``semop`` releases the GIL; ``ctypes.get_errno()`` has the errno.
     - ``semop_now`` is for operations that cannot wait: it keeps the GIL, has no errno, is faster.
@@ -139,13 +137,13 @@ class SysV:
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops,
         #                const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries.
-        plain = timespec(system.time_t)
-        timed = (
-            ("__semtimedop64", TIMESPEC64),
-            ("__semtimedop_time64", TIMESPEC64),
-            ("semtimedop", plain),
-        )
-        symbol, self._timespec = next((one for one in timed if hasattr(lib, one[0])), ("", plain))
+        timespecs = {
+            "__semtimedop64": TIMESPEC64,
+            "__semtimedop_time64": TIMESPEC64,
+            "semtimedop": timespec(system.time_t),
+        }
+        symbol = next((each for each in timespecs if hasattr(lib, each)), "")
+        self._timespec: Any = timespecs.get(symbol)
         self.semtimedop = self._function(symbol) if symbol else None
 
     def exit(self, semid: Any, array: Any, result: Any) -> Any:
@@ -169,16 +167,15 @@ class SysV:
 
     def get(self, key: int, size: int, flags: int = 0) -> int:
         """Return the id of the key's set. EINVAL: the set has fewer semaphores than ``size``."""
-        return _checked(self._semget, key, size, flags)
+        semid, error = call(self._semget, key, size, flags)
+        if semid == -1:
+            raise OSError(error, "")
+        return semid
 
     def operate(self, semid: Any, operations: list[Operation], within: int | None = None) -> bool:
-        """Carry out the operations.
+        """Return False if one with NOWAIT would have to wait, or ``within`` nanoseconds are over.
 
-        Args:
-            within: the longest wait in nanoseconds, where there is a ``semtimedop``.
-
-        Returns:
-            False: one with NOWAIT would have to wait, or time is over.
+        ``within`` needs a ``semtimedop``.
         """
         call = arguments(semid, in_c(operations))
         try:
@@ -204,27 +201,17 @@ class SysV:
         )
 
     def values(self, semid: Any) -> list[int]:
-        """Return all values; none if the set is larger than ours, so another program's.
-
-        GETALL would write past the end of the array.
-        """
+        """Return all values; none if the set is larger than ours, so another program's."""
         size = self.system.size
-        try:
-            _checked(self._semctl, semid, size, self.system.GETVAL)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EIDRM):
-                raise
-        else:
+        status, _ = call(self._semctl, semid, size, self.system.GETVAL)
+        if status != -1:  # GETALL would write past the end of the array
             return []
         array = (c_ushort * size)()
         self._on_set(self._semctl, semid, 0, self.system.GETALL, ctypes.byref(array))
         return list(array)
 
     def may_remove(self, semid: Any) -> bool:
-        """Return whether this process may remove the set.
-
-        IPC_SET needs the same right; here it sets what IPC_STAT returned.
-        """
+        """Return whether IPC_SET, which needs the same right, may set what IPC_STAT returned."""
         status = ctypes.create_string_buffer(1024)  # a semid_ds has at most some hundred bytes
         try:
             self._on_set(self._semctl, semid, 0, self.system.IPC_STAT, ctypes.byref(status))
@@ -242,21 +229,12 @@ class SysV:
             raise Removed if self.is_removed(error, semid) else OSError(error, "")
         return status
 
-    def is_removed(self, error: int | None, semid: Any) -> bool:
+    def is_removed(self, error: int, semid: Any) -> bool:
         """Return whether this errno of a failed call means that the set was removed."""
         if error == errno.EINVAL:  # on the BSDs and macOS also: too many semaphores to undo
-            try:
-                _checked(self._semctl, semid, 0, self.system.GETVAL)
-            except OSError as reason:
-                error = errno.EIDRM if reason.errno == errno.EINVAL else reason.errno
+            status, error = call(self._semctl, semid, 0, self.system.GETVAL)
+            return status == -1 and error in (errno.EINVAL, errno.EIDRM)
         return error == errno.EIDRM
-
-
-def _checked(function: Any, *arguments: Any) -> int:
-    status, error = call(function, *arguments)
-    if status == -1:
-        raise OSError(error, "")
-    return status
 
 
 @cache

@@ -41,32 +41,29 @@ class RobustSemaphore(Semaphore):
         with RobustSemaphore("builds", 3):
             ...  # at most three of these at once, in whatever process
 
-    The interface is that of ``threading.BoundedSemaphore``, on a System V semaphore. Its names
-    are separate from those of NamedSemaphore and other POSIX semaphores.
+    The interface is that of ``threading.BoundedSemaphore``, on a System V semaphore. Its names are
+    separate from those of NamedSemaphore and other POSIX semaphores.
 
     A token belongs to the process that took it. Any thread of that process may release it. When
     the process ends, by whatever signal, the kernel frees the token at once. A child of fork holds
-    nothing. A program executed in the process's place (``os.execvp``) keeps the tokens until it
-    ends.
+    nothing. A program executed in the process's place (``os.execvp``) keeps the tokens.
 
     Linux serves waiters in order of arrival. But a wait leaves the queue to notice signals, and
     joins it again at the end: after 10 ms, 110 ms, 1 s and 11 s, then every 60 s.
 
     **Several tokens** are taken all or none. A process that waits for several takes the first one,
-    then keeps newcomers waiting until it has the rest. So it does not starve. Give such a wait a
-    timeout. Take in one call all that you need: a process that holds some tokens and waits for more
-    of the same name can wait for ever. Tasks of asyncio where the loop itself must look for tokens
-    (macOS, gevent) take several only when all are free at once, and so may starve.
+    then keeps newcomers waiting until it has the rest, so it does not starve: give it a timeout.
+    Take in one call all that you need: a process that holds some tokens and waits for more of the
+    same name can wait for ever. Where asyncio's loop itself must look for tokens (macOS, gevent),
+    its tasks take several only when all are free at once, and so may starve.
 
     **The number given last is the limit.** A process that opens the semaphore with another number
-    resizes it for all processes, immediately. Holders keep their tokens; newcomers wait until
-    enough are free. If other processes have it open, a RuntimeWarning names both numbers before the
-    change. Give the number in one place, and None elsewhere.
+    resizes it for all processes, immediately. If others have it open, a RuntimeWarning names both
+    numbers before the change. Give the number in one place, and None elsewhere.
 
     The name disappears when the last process that has it open closes it or dies. A subprocess that
     was started with ``preexec_fn`` has it open until it ends. Once this package's atexit function
-    has run, every use raises ValueError. Tokens that are still held are freed when the process
-    ends.
+    has run, every use raises ValueError; the kernel frees what is still held.
 
     Args:
         name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before.
@@ -156,20 +153,18 @@ class RobustSemaphore(Semaphore):
 
     @property
     def value(self) -> int:
-        """The number of free tokens now. It is 0, too, while more than ``total`` are held.
+        """The number of free tokens now; 0, too, while more than ``total`` are held.
 
         Raises:
             ValueError: the semaphore is closed.
             FileNotFoundError: it was unlinked.
         """
-        self._open_handle()
-        return max(0, self._set.free())
+        return max(0, self._open_set().free())
 
     @property
     def total(self) -> int:
         """The number of all tokens, free and held."""
-        self._open_handle()
-        return self._set.total()
+        return self._open_set().total()
 
     @property
     def waiting(self) -> int:
@@ -177,8 +172,7 @@ class RobustSemaphore(Semaphore):
 
         All tasks of one event loop that wait for one object count as one.
         """
-        self._open_handle()
-        return self._set.waiting()
+        return self._open_set().waiting()
 
     @property
     def holders(self) -> list[Holder]:
@@ -186,11 +180,9 @@ class RobustSemaphore(Semaphore):
 
         The kernel keeps the list, so it is exact, even after kills. pid 0 is a process of another
         PID namespace. On Linux some 200 processes have an entry each; any more that have the
-        semaphore open share one entry, with pid None, and can release each other's tokens. After
-        ``os.execv`` a process holds what it held before.
+        semaphore open share one entry, with pid None, and can release each other's tokens.
         """
-        self._open_handle()
-        return [Holder(*holder) for holder in self._set.holders()]
+        return [Holder(*holder) for holder in self._open_set().holders()]
 
     @property
     def unlink_on_delete(self) -> bool:
@@ -198,17 +190,11 @@ class RobustSemaphore(Semaphore):
         return self._owner is not None
 
     def acquire(self, blocking: bool = True, timeout: float | None = None, *, n: int = 1) -> bool:
-        """Take ``n`` tokens, all or none; wait for them if they are not free.
-
-        Signals and timeouts are as for ``NamedSemaphore.acquire``.
+        """Take ``n`` tokens, all or none. Return True with them, False without any.
 
         Args:
-            blocking: False returns at once.
-            timeout: the longest wait, in seconds; None waits without an end.
+            blocking, timeout: as for ``NamedSemaphore.acquire``.
             n: how many tokens. While this waits for several, newcomers wait.
-
-        Returns:
-            True with the tokens, False without any.
 
         Raises:
             ValueError: a bad argument, or more tokens than there are; the semaphore is closed.
@@ -226,14 +212,7 @@ class RobustSemaphore(Semaphore):
         return self._take(handle, timeout if blocking else 0)
 
     async def acquire_async(self, timeout: float | None = None, *, n: int = 1) -> bool:
-        """Take ``n`` tokens as ``acquire`` does, in a task of asyncio: the loop runs meanwhile.
-
-        A cancelled task has no token. See ``NamedSemaphore.acquire_async``.
-
-        Args:
-            timeout: the longest wait, in seconds, as for ``acquire``.
-            n: how many tokens.
-        """
+        """Take ``n`` tokens as ``acquire`` does. See ``NamedSemaphore.acquire_async``."""
         check_wait(self._name, True, timeout)
         handle = self._open_handle() if n is ONE else self._handle_for(self._check_number(n))
         return await self._acquire_async(handle, timeout)
@@ -241,12 +220,9 @@ class RobustSemaphore(Semaphore):
     def slot(self, timeout: float | None = None) -> Slot:
         """Return a context manager that holds a token and a number: ``with sem.slot() as k:``.
 
-        The number is the lowest from 0 to ``total - 1`` that nobody has; the kernel gives both
-        back when the process ends. Also async. Numbers serve for GPUs, ports, accounts. Call this
-        anew for each with statement: what it returns keeps one number.
-
-        Args:
-            timeout: the longest wait, in seconds, as for ``acquire``.
+        The number is the lowest from 0 to ``total - 1`` that nobody has, for GPUs, ports, accounts;
+        the kernel gives both back when the process ends. Also async. Call this anew for each with
+        statement: what it returns keeps one number. The timeout is that of ``acquire``.
 
         Raises:
             ValueError: a bad argument, more than 32 tokens in all, or the semaphore is closed.
@@ -255,14 +231,16 @@ class RobustSemaphore(Semaphore):
         check_wait(self._name, True, timeout)
         return Slot(self, timeout)
 
+    def _open_set(self) -> Set:
+        self._open_handle()
+        return self._set
+
     def _handle_for(self, n: int) -> Any:
         handle = self._open_handle()
         return handle if n == 1 else Handle(self._set, n)
 
     def _check_number(self, n: object) -> int:
-        self._open_handle()
-        total = self._set.total()
-        return check_integer(self._name, "n", n, 1, total, ", the number of tokens there are")
+        return self._open_set().check_number(n)
 
     def _who_holds(self) -> str:
         try:
@@ -277,7 +255,7 @@ class RobustSemaphore(Semaphore):
         # When time is over, the last try is for all tokens at once.
         if _several.wait(handle, deadline) or super()._wait(deadline, handle):
             return True
-        handle.set.check_total(handle.n)
+        handle.set.check_number(handle.n)
         return False
 
     def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
@@ -291,11 +269,8 @@ class RobustSemaphore(Semaphore):
     def release(self, n: int = 1) -> None:
         """Give ``n`` tokens back, all or none, in one step that no signal interrupts.
 
-        Any thread of the process that took them may. If the semaphore was unlinked meanwhile, there
-        is nothing to give back, and this does nothing.
-
-        Args:
-            n: how many. They may have been taken in several calls.
+        Any thread of the process that took them may, in whatever calls. If the semaphore was
+        unlinked meanwhile, this does nothing.
 
         Raises:
             ValueError: n is no int of at least 1, or more than this process holds (a child of fork
@@ -307,7 +282,7 @@ class RobustSemaphore(Semaphore):
                     return
                 break
         n = check_integer(self._name, "n", n, 1)
-        semset = self._open_handle().set
+        semset = self._open_set()
         held = semset.give_refused(n)
         if semset.has_left():  # at exit
             refuse_closed(self._name)
@@ -319,28 +294,26 @@ class RobustSemaphore(Semaphore):
     def resize(self, total: int) -> None:
         """Change the number of tokens for all processes, immediately. It never waits.
 
-        If ``total`` is smaller than before, holders keep their tokens, and newcomers wait until
-        enough are free. A wait for more than ``total`` tokens raises ValueError.
+        After a change to fewer, holders keep their tokens, and newcomers wait until enough are
+        free. A wait for more than ``total`` tokens raises ValueError.
 
         Raises:
             ValueError: total is no int from 1 to 16,383; the semaphore is closed.
             FileNotFoundError: it was unlinked.
         """
-        semset = self._open_handle().set
+        semset = self._open_set()
         most = semset.library.system.bias - 1
         semset.resize(check_integer(self._name, "total", total, 1, most))
 
     def unlink(self) -> None:
-        """Remove the semaphore. Waits and later calls raise FileNotFoundError.
-
-        ``release()`` and the end of a with statement then do nothing.
+        """Remove the semaphore. Waits and later calls raise FileNotFoundError; to release does not.
 
         Raises:
             FileNotFoundError: it was removed.
             PermissionError: it belongs to another user.
             ValueError: this object is closed.
         """
-        self._open_handle().set.remove()
+        self._open_set().remove()
 
     def close(self) -> None:
         """Close the semaphore; the last process that closes it removes it.

@@ -223,7 +223,10 @@ def test_the_number_named_last_holds(opened, bare):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda opened: opened.resize(1), "n must be at most 1, the number of tokens there are"),
+        (
+            lambda opened: opened.resize(1),
+            "n must be an int from 1 to 1, the number of tokens there are",
+        ),
         (RobustSemaphore.unlink, ": No such file or directory (it was removed)"),
     ],
     ids=["too-small", "removed"],

@@ -161,7 +161,7 @@ def _run(options: _Options) -> int:
                     f"{options.name}: there is a POSIX semaphore of this name, too; run makes a "
                     "robust one, and the two know nothing of each other"
                 )
-            _sets.sweep()  # earlier runs left their sets: nobody remained to remove them
+            _sets.remove_idle(most=100)  # earlier runs left sets: nobody remained to remove them
         elif options.slots is not None:  # the number named last holds
             before = semset.total()
             if before != slots and semset.users() > 1:
@@ -232,7 +232,7 @@ def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
         False: they were not free when ``clock()`` was the deadline (None: never, 0: at once).
     """
     bias, account = semset.library.system.bias, semset.account
-    semset.check_total(n)
+    semset.check_number(n)
     if semset.operate(_set.take(account, n, bias, _sysv.NOWAIT)):
         return True
     if deadline == 0:
@@ -246,8 +246,8 @@ def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
         semset.operate(_set.give_up(account))
         if deadline is not None and clock() >= deadline:
             break
-        semset.check_total(n)  # there were fewer than n, and there may be more again
-    semset.check_total(n)
+        semset.check_number(n)  # there were fewer than n, and there may be more again
+    semset.check_number(n)
     return False
 
 
