@@ -40,17 +40,15 @@ def waits(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
             yield waiter.wait(longest)
             continue
         now = clock()
-        end = now + longest if deadline is None else min(deadline, now + longest)
-        while now < end:
-            if waiter.is_steady and sleep is None:
-                yield waiter.wait_until(end)
-            else:
-                (sleep or time.sleep)(min(pause, end - now) / 1e9)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                yield waiter.try_once()
-            now = clock()
-        if end == deadline:
+        left = longest if deadline is None else min(longest, deadline - now)
+        if left <= 0:
             break
+        if waiter.is_steady and sleep is None:
+            yield waiter.wait_until(now + left)
+        else:
+            (sleep or time.sleep)(min(pause, left) / 1e9)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            yield waiter.try_once()
     yield waiter.try_once()
 
 
