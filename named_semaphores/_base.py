@@ -362,25 +362,23 @@ class Hold:
         sem._open_handle()
         if sem._take(self._handle, self._timeout):
             return sem
-        raise too_late(sem, self._n, self._timeout)
+        raise self._too_late()
 
     __exit__ = Bound(attrgetter("_exit"), doc="Put the tokens back. Never swallows an exception.")
 
     async def __aenter__(self) -> Any:
         self._sem._open_handle()
         if not await self._sem._acquire_async(self._handle, self._timeout):
-            raise too_late(self._sem, self._n, self._timeout)
+            raise self._too_late()
         return self._sem
 
     async def __aexit__(self, *exception: object) -> None:
         self._exit(*exception)
 
-
-def too_late(sem: Semaphore, n: int, timeout: float | None) -> TimeoutError:
-    """Return what ``hold`` raises."""
-    wanted = "no token was" if n == 1 else f"{n} tokens were not"
-    text = f"semaphore {sem._name!r}: {wanted} free within {timeout} seconds"
-    return TimeoutError(text + sem._who_holds())
+    def _too_late(self) -> TimeoutError:
+        wanted = "no token was" if self._n == 1 else f"{self._n} tokens were not"
+        text = f"semaphore {self._sem.name!r}: {wanted} free within {self._timeout} seconds"
+        return TimeoutError(text + self._sem._who_holds())
 
 
 if not TYPE_CHECKING:
