@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import enum
 import errno
-from _functools import partial  # type: ignore[import-not-found,unused-ignore]
-from _operator import attrgetter  # functools and operator would import half as much as ctypes does
+from functools import partial
 from itertools import repeat
+from operator import attrgetter
 
 from ._checks import check_integer, check_wait, deadline_of
 from ._waiting import patched_sleep, waits
