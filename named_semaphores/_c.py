@@ -16,18 +16,12 @@ if TYPE_CHECKING:
 
 
 def system_of(platform: str, systems: Mapping[str, System]) -> System | None:
-    """Return what the table has for this ``sys.platform``, or None.
-
-    The platform names of the BSDs and of illumos end with a version.
-    """
+    """Return what the table has for this ``sys.platform``, which may end with a version."""
     return next((found for prefix, found in systems.items() if platform.startswith(prefix)), None)
 
 
 def address_of(lib: Any, symbol: str) -> int:
-    """Return the address of the library's function.
-
-    A prototype of our own on that address leaves the library object as it is.
-    """
+    """Return the address of a function; a prototype on it leaves the library object as it is."""
     return ctypes.cast(getattr(lib, symbol), c_void_p).value or 0
 
 

@@ -26,7 +26,7 @@ from ._c import call
 from ._checks import clock
 from ._cleanup import at_exit
 from ._opening import open_set
-from ._sysv import NOWAIT, arguments, in_c
+from ._sysv import NOWAIT, in_c
 from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
@@ -70,8 +70,7 @@ class Block:
     __slots__ = ("__weakref__", "arguments", "arrays")
 
     def __init__(self, semset: _set.Set, *transitions: Any) -> None:
-        self.arrays = [in_c(operations) for operations in transitions]
-        self.arguments = [arguments(semset.semid, array) for array in self.arrays]
+        self.arrays, self.arguments = zip(*(in_c(semset.semid, one) for one in transitions))
         semset.blocks.add(self)
 
     def move(self, before: int, account: int) -> None:

@@ -38,7 +38,7 @@ from itertools import starmap
 from weakref import WeakSet
 
 from ._checks import check_integer, clock
-from ._sysv import NOWAIT, UNDO, Removed, SysV, arguments, in_c, refusal
+from ._sysv import NOWAIT, UNDO, Removed, SysV, in_c, refusal
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -247,8 +247,8 @@ class Set:
         if self.pid != os.getpid() or self.has_left():  # forked in C: the parent is the user
             return True
         operations = leave(self.account, self.account == library.system.size - 1)
-        call = arguments(self.semid, in_c(operations))
-        for failed in starmap(library.semop_now, (call,)):
+        _, arguments = in_c(self.semid, operations)
+        for failed in starmap(library.semop_now, (arguments,)):
             if not failed:  # no call before this, so that a signal cannot make it leave twice
                 self.semid.value = LEFT
             break

@@ -83,17 +83,14 @@ class sembuf(ctypes.Structure):
     _fields_ = [("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short)]
 
 
-def in_c(operations: list[Operation]) -> Any:
-    array_type: Any = sembuf * len(operations)
-    return array_type(*operations)
+def in_c(semid: Any, operations: list[Operation]) -> tuple[Any, tuple[Any, ...]]:
+    """Return the operations as an array, and the arguments of ``semop`` that carries them out.
 
-
-def arguments(semid: Any, array: Any) -> tuple[Any, ...]:
-    """Return those of ``semop``: the set, the operations, and their number.
-
-    ctypes passes them on as they are, to a function without argtypes, the fastest kind.
+    ctypes passes the arguments on as they are, to a function without argtypes, the fastest kind.
     """
-    return semid, ctypes.byref(array), c_size_t.from_param(len(array))
+    array_type: Any = sembuf * len(operations)
+    array = array_type(*operations)
+    return array, (semid, ctypes.byref(array), c_size_t.from_param(len(array)))
 
 
 class Removed(OSError):
@@ -106,7 +103,7 @@ class Removed(OSError):
 class SysV:
     """The System V semaphore calls of one library.
 
-    Three are ctypes functions, which take ``arguments()`` and return 0, or -1 if they fail:
+    Three are ctypes functions, which take arguments of ``in_c`` and return 0, or -1 if they fail:
 
     - ``semop`` releases the GIL; ``ctypes.get_errno()`` has the errno.
     - ``semop_now`` is for operations that cannot wait: it keeps the GIL, has no errno, is faster.
@@ -177,12 +174,12 @@ class SysV:
 
         ``within`` needs a ``semtimedop``.
         """
-        call = arguments(semid, in_c(operations))
+        _, arguments = in_c(semid, operations)
         try:
             if within is None:
-                self._on_set(self.semop, *call)
+                self._on_set(self.semop, *arguments)
             else:
-                self._on_set(self.semtimedop, *call, self.timeout(within))
+                self._on_set(self.semtimedop, *arguments, self.timeout(within))
         except BlockingIOError:
             return False
         return True
@@ -237,23 +234,21 @@ class SysV:
         return error == errno.EIDRM
 
 
-@cache
-def system() -> SysV:
+def load(platform: str = sys.platform) -> SysV:
     """Return the running system's calls.
 
     Raises:
         NotImplementedError: before any call, where the calls are missing or kill the process.
     """
-    return load()
-
-
-def load(platform: str = sys.platform) -> SysV:
     if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
     library = ctypes.CDLL(None) if system_of(platform, _SYSTEMS) else None
     if not hasattr(library, "semget"):
         raise NotImplementedError(refusal(platform))
     return SysV(library, platform)
+
+
+system = cache(load)
 
 
 def refusal(platform: str) -> str:
