@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands except run; each returns its exit code, None for 0. ``parser`` reads the words.
+"""The commands except run, and what they show. ``parser`` reads the words.
+
+Each command returns its exit code, None for 0.
 
 Signals have their default actions (``__main__`` sets them). Only acquire can lose a token by a
 signal, and blocks signals.
@@ -8,8 +10,11 @@ signal, and blocks signals.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
+import sys
+import time
 
 from .. import NamedSemaphore, _sysv
 from .._checks import check_integer, check_name, clock, deadline_of
@@ -18,18 +23,20 @@ from .._opening import find, open_set
 from .._set import NAME, PERSIST, STAY, TOTAL, USERS, Set, failure, name_of, words
 from .._sets import removable, remove_idle
 from ..core import unlink_name
-from ..listing import list_posix, list_robust
+from ..listing import list_posix, list_robust, user_name
 from .run import ERROR, NO_TOKEN, complain, is_posix
-from .tables import printable, show, show_processes, show_semaphores
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from ..listing import SemaphoreInfo
 
 _SECOND = 1_000_000_000  # in nanoseconds, as clock() counts
 _SLICE = 0.1  # seconds that acquire blocks signals at a time
+_COLUMNS = "NAME KIND FREE SLOTS WAITING USERS HOLDERS PIDS MODE OWNER AGE".split()
 
 
 def _open_posix(name: str) -> NamedSemaphore:
@@ -99,14 +106,14 @@ def value(options: argparse.Namespace) -> None:
 def holders(options: argparse.Namespace) -> None:
     name = check_name(options.name)
     if _is_for_robust(name, options):
-        show_processes(_robust(name).holders(), options.json)
+        _show_processes(_robust(name).holders(), options.json)
         return
     info = _listed(name)
     if info is None:
         raise NotImplementedError(
             f"this system does not tell who has the POSIX semaphore {options.name} open"
         )
-    show_processes([(pid, None) for pid in info.pids or ()], options.json)
+    _show_processes([(pid, None) for pid in info.pids or ()], options.json)
     others = "" if info.all_pids else ", and perhaps others that this user may not look into"
     complain(
         f"{options.name} is a POSIX semaphore: these processes have it open{others}; which of them "
@@ -186,7 +193,11 @@ def list_(options: argparse.Namespace) -> int | None:
         except NotImplementedError as error:
             complain(error)
             code = ERROR
-    show_semaphores(sorted(found, key=lambda info: (info.name, info.kind)), options.json)
+    found.sort(key=lambda info: (info.name, info.kind))
+    if options.json:
+        show(json.dumps([_json_of(info) for info in found], indent=2))
+    else:
+        _show_table(_COLUMNS, map(_row_of, found))
     return code
 
 
@@ -229,4 +240,97 @@ def _unlink_unused(options: argparse.Namespace) -> int | None:
 
 
 def _shown(name: str) -> str:
-    return printable(name[1:]) or "(a set that was never made ready)"
+    return _printable(name[1:]) or "(a set that was never made ready)"
+
+
+# --- Standard output ------------------------------------------------------------------------------
+
+
+def show(text: object, end: str = "\n") -> None:
+    """Write to standard output. OSError: that failed, and will not be tried again at the end."""
+    output = "standard output"
+    if sys.stdout is None:  # it was closed at the start
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), output)
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, output) from None
+
+
+def _printable(text: str) -> str:
+    """Return the text without control sequences for a terminal: other programs chose it."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _json_of(info: SemaphoreInfo) -> dict[str, Any]:
+    found = info._asdict()
+    found["slots"] = found.pop("total")
+    if info.holders is not None:
+        found["holders"] = [holder._asdict() for holder in info.holders]
+    found.update(name=info.name[1:], mode=f"{info.mode:04o}", owner=info.owner)
+    return {**found, "age": round(info.age, 3)}
+
+
+def _row_of(info: SemaphoreInfo) -> Sequence[str]:
+    value = "?" if info.value is None else str(info.value)
+    numbers = [
+        "-" if number is None else str(number) for number in (info.total, info.waiting, info.users)
+    ]
+    holders = [str(holder.pid or "?") for holder in info.holders or ()]
+    pids = [str(pid) for pid in info.pids or ()]
+    if info.pids is not None and not info.all_pids:
+        pids.append("?")
+    processes = [",".join(holders) or "-", ",".join(pids) or "-"]
+    whose = [f"{info.mode:04o}", info.owner, _shown_time(info.age)]
+    return [_printable(info.name[1:]), info.kind, value, *numbers, *processes, *whose]
+
+
+def _show_processes(holders: Iterable[tuple[int | None, int | None]], as_json: bool) -> None:
+    """Show the processes (pid, tokens). None: not known."""
+    found = [_process(*holder) for holder in holders]
+    if as_json:
+        show(json.dumps(found, indent=2))
+        return
+    rows = []
+    for process in found:
+        if process["elapsed"] is not None:
+            process["elapsed"] = _shown_time(process["elapsed"])
+        rows.append(["?" if it is None else _printable(str(it)) for it in process.values()])
+    _show_table("PID TOKENS USER ELAPSED COMMAND".split(), rows)
+
+
+def _process(pid: int | None, tokens: int | None) -> dict[str, Any]:
+    """Return what is known of a process; None for what is not."""
+    user = elapsed = command = None
+    if not pid:
+        command = "(several processes)" if pid is None else "(of another PID namespace)"
+    else:
+        try:
+            user = user_name(os.stat(f"/proc/{pid}").st_uid)
+            begin = int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
+            command = " ".join(_read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0"))
+            # "begin" has ticks since the machine's start.
+            boottime: int = time.CLOCK_BOOTTIME  # type: ignore[attr-defined,unused-ignore]
+            elapsed = round(time.clock_gettime(boottime) - begin / os.sysconf("SC_CLK_TCK"), 2)
+        except OSError:  # it has ended, or this system has no /proc
+            pass
+    return {"pid": pid, "tokens": tokens, "user": user, "elapsed": elapsed, "command": command}
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        return file.read()
+
+
+def _show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    show("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table))
+
+
+def _shown_time(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:.0f}s"

@@ -9,7 +9,6 @@ import sys
 from .. import __version__
 from . import commands
 from .run import ERROR, complain, mode, number, prog, seconds
-from .tables import show
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(ERROR)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        show(message, end="")  # argparse ignores that help cannot be written
+        commands.show(message, end="")  # argparse ignores that help cannot be written
 
 
 def _parser() -> argparse.ArgumentParser:
