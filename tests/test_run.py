@@ -492,7 +492,7 @@ def test_a_storm_of_kills_costs_no_token(full):
     for seconds in (0.15, 1, 3):  # longer where processes start so slowly that no kill met one
         figures = runs.storm(2000 if full else 40, seconds)
         assert 0 < figures.inside <= runs.SLOTS
-        assert (figures.failed, figures.left) == (0, "")
+        assert (figures.failed, figures.left) == (0, [])
         if any(figures.killed.values()):
             break
     assert sum(figures.killed.values()) > (100 if full else 0)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from shell import ENVIRONMENT, line
-from support import SLOW, unique_name
+from support import SLOW, Child, unique_name
 
 from named_semaphores import _sets
 from named_semaphores.listing import all_robust
@@ -43,13 +45,11 @@ def limited(name: str) -> list[str]:
     return line("run", name, "--slots", str(SLOTS))
 
 
-class Figures:
-    inside = 0  # the most at the same time
-    failed = 0  # runs that were not killed
-    left = ""  # the kernel's wrong numbers after the end of all runs
-
-    def __init__(self) -> None:
-        self.killed = dict.fromkeys(STAGES, 0)
+class Figures(NamedTuple):
+    inside: int  # the most at the same time
+    failed: int  # runs that were not killed
+    killed: dict[str, int]  # by their stage
+    left: list[str]  # the kernel's wrong numbers after the end of all runs
 
 
 def storm(
@@ -58,63 +58,47 @@ def storm(
     """Start so many runs, AT_ONCE at a time, and kill a tenth of them while they start, wait, or
     are the command. ``before`` returns what stands before each command.
     """
-    name, figures = unique_name(), Figures()
-    descriptor, path = tempfile.mkstemp()
-    os.ftruncate(descriptor, 3 * runs)
+    name = unique_name()
     victims = set(random.sample(range(runs), runs // 10))
-    there: dict[int, _Started] = {}
-    started = 0
-    end = time.monotonic() + (60 + runs) * SLOW
-    try:
-        while started < runs or there:
-            assert time.monotonic() < end, f"{len(there)} runs do not end"
-            while started < runs and len(there) < AT_ONCE:
-                command = [sys.executable, "-S", "-E", "-c", COMMAND, path]
-                command += [str(started), str(runs), str(seconds)]
-                there[started] = _Started([*before(name), *command], started in victims)
-                started += 1
-            for number, run in list(there.items()):
-                if run.poll() is not None:
-                    figures.failed += run.returncode != 0
-                    del there[number]
-                elif run.is_due(os.pread(descriptor, 1, number) == b"\1"):
-                    os.pwrite(descriptor, b"\1", runs + number)
-                    stage = run.stage(os.pread(descriptor, 1, number) == b"\1")
-                    run.kill()
-                    figures.killed[stage] += run.wait() < 0
-                    del there[number]
-            time.sleep(0.0005)
-        figures.inside = max(os.pread(descriptor, runs, 2 * runs))
-        for found in all_robust():
-            if found.name == name and (found.users, found.value) != (0, SLOTS):
-                figures.left += f"{found.users} users, {found.value} free"
-    finally:
-        for run in there.values():
-            run.kill()
-            run.wait()
-        os.close(descriptor)
-        os.unlink(path)
-        _sets.remove_idle([name])
-    return figures
+    with tempfile.NamedTemporaryFile() as shared:
+        file = shared.fileno()
+        os.ftruncate(file, 3 * runs)
 
+        def stage(pid: int, number: int) -> str:
+            if os.pread(file, 1, number) == b"\1":
+                return "working"
+            with contextlib.suppress(OSError):
+                if "sem" in Path(f"/proc/{pid}/wchan").read_text():
+                    return "waiting"
+            return "starting"
 
-class _Started(subprocess.Popen):
-    def __init__(self, words: list[str], dies: bool) -> None:
-        null = subprocess.DEVNULL
-        super().__init__(words, cwd="/", env=ENVIRONMENT, stdin=null, stderr=null)
-        self.dies_at = random.choice(STAGES) if dies else None
-        self.dies: float | None = None
+        def run(number: int) -> str:
+            """Return the stage in which it was killed, or how it ended."""
+            command = [sys.executable, "-S", "-E", "-c", COMMAND, shared.name]
+            command += [str(number), str(runs), str(seconds)]
+            streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            with Child([*before(name), *command], cwd="/", env=ENVIRONMENT, **streams) as process:
+                if number in victims:
+                    dies_at = random.choice(STAGES)
+                    while stage(process.pid, number) != dies_at and process.poll() is None:
+                        time.sleep(0.001)
+                    time.sleep(random.uniform(0, 0.03))
+                    os.pwrite(file, b"\1", runs + number)
+                    died_at = stage(process.pid, number)
+                    process.kill()
+                    if process.wait() < 0:
+                        return died_at
+                return "failed" if process.wait((60 + runs) * SLOW) else "well"
 
-    def is_due(self, works: bool) -> bool:
-        """Return whether to kill it now: a random time after it reached the stage chosen for it."""
-        if self.dies_at and self.dies is None and self.stage(works) == self.dies_at:
-            self.dies = time.monotonic() + random.uniform(0, 0.03)
-        return self.dies is not None and time.monotonic() >= self.dies
-
-    def stage(self, works: bool) -> str:
-        if works:
-            return "working"
-        with contextlib.suppress(OSError):
-            if "sem" in Path(f"/proc/{self.pid}/wchan").read_text():
-                return "waiting"
-        return "starting"
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                ends = Counter(pool.map(run, range(runs)))
+            left = [
+                f"{found.users} users, {found.value} free"
+                for found in all_robust()
+                if found.name == name and (found.users, found.value) != (0, SLOTS)
+            ]
+        finally:
+            _sets.remove_idle([name])
+        inside = max(os.pread(file, runs, 2 * runs))
+    return Figures(inside, ends["failed"], {at: ends[at] for at in STAGES}, left)
