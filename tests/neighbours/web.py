@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from support import SLOW, wait_for
@@ -123,12 +124,10 @@ class Load:
     """Clients that make requests during a with statement."""
 
     def __init__(self, server: Server, clients: int) -> None:
-        self._server = server
+        self._server, self._clients = server, clients
         self.answers: list[Answer] = []
         self.lost = 0  # requests of workers that were killed
-        self.failures: list[BaseException] = []
         self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         while not self._stopped.is_set():
@@ -137,9 +136,6 @@ class Load:
             except ConnectionError:
                 self.lost += 1
                 self._stopped.wait(0.01)
-            except BaseException as error:
-                self.failures.append(error)
-                return
 
     def pids(self) -> set[int]:
         """Return the workers that have answered."""
@@ -147,13 +143,14 @@ class Load:
 
     def wait_for_answers(self, count: int, since: float) -> list[Answer]:
         """Return the answers to requests that got their tokens since then: at least so many."""
+        found: list[Answer] = []
 
-        def answers() -> list[Answer]:
-            assert not self.failures, self.failures
-            return [answer for answer in self.answers if answer[1] >= since]
+        def are_there() -> bool:
+            found[:] = [answer for answer in self.answers if answer[1] >= since]
+            return len(found) >= count
 
-        wait_for(lambda: len(answers()) >= count)
-        return answers()
+        wait_for(are_there)
+        return found
 
     def assert_at_once(self, number: int, since: float) -> None:
         """Assert that since then so many requests held a token at the same moment, and no more."""
@@ -161,15 +158,15 @@ class Load:
         assert most_at_once(self.wait_for_answers(50, since)) == number
 
     def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
+        self._pool = ThreadPoolExecutor(self._clients)
+        self._asking = [self._pool.submit(self._ask) for _ in range(self._clients)]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-        assert not self.failures, self.failures
+        self._pool.shutdown()
+        for client in self._asking:
+            client.result()  # raises what ended the client
 
 
 def most_at_once(answers: list[Answer]) -> int:
