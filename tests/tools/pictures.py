@@ -93,26 +93,21 @@ KILLED = {"marker": "x", "markersize": 7, "markeredgewidth": 2}
 
 
 def draw_timeline(axes: Any, recorded: dict[str, Any]) -> None:
-    end, workers, tokens, bars, free = (
-        recorded[key] for key in ("seconds", "workers", "tokens", "bars", "free")
-    )
+    end, workers, tokens, bars = (recorded[key] for key in ("seconds", "workers", "tokens", "bars"))
     for state, color, width in (("waits", GREY, 1.5), ("inside", GREEN, 9)):
         lines = [(workers - bar[0], bar[2], bar[3]) for bar in bars if bar[1] == state]
         axes.hlines(*zip(*lines), colors=color, linewidth=width, clip_on=False)
     killed = [(until, workers - worker) for worker, _, _, until, died in bars if died]
     axes.plot(*zip(*killed), color=RED, linestyle="", **KILLED)
-    # A token is lost if it is neither free nor held at the end; the first killed holders had them.
-    last = max(until for _, _, _, until, _ in bars)
-    held = sum(state == "inside" and until == last for _, state, _, until, _ in bars)
-    kills = sorted(until for until, _ in killed)[: tokens - free[-1][1] - held]
-    times = sorted({0.0, *(at for at, _ in free), *kills, last})
-    counts = [
-        next((count for since, count in reversed(free) if since <= at), tokens) for at in times
-    ]
-    lost = [sum(kill <= at for kill in kills) for at in times]
-    taken = [tokens - here - gone for here, gone in zip(counts, lost)]
+    # The first killed holders had the tokens that are lost at the end.
+    losses = sorted(until for until, _ in killed)[: recorded["lost"]]
+    inside = [(begin, until) for _, state, begin, until, _ in bars if state == "inside"]
+    times = sorted({0.0, *(at for pair in inside for at in pair), end})
+    lost = [sum(loss <= at for loss in losses) for at in times]
+    taken = [sum(begin <= at < until for begin, until in inside) for at in times]
+    free = [tokens - some - others for some, others in zip(lost, taken)]
     base = [-1.35] * len(times)
-    for heights, color in ((lost, RED), (taken, GREEN), (counts, BLUE)):
+    for heights, color in ((lost, RED), (taken, GREEN), (free, BLUE)):
         top = [below + 0.45 * height for below, height in zip(base, heights)]
         axes.fill_between(times, base, top, step="post", color=color, linewidth=0, alpha=0.75)
         base = top

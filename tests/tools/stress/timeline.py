@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A limit of three whose holders are killed: who is inside, who waits, how many tokens are left.
+"""A limit of three whose holders are killed: who is inside, who waits, how many tokens are lost.
 Written to a file for tests/tools/pictures.py.
 """
 
@@ -30,7 +30,6 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
     sem = peer.create(unique_name(), TOKENS)
     states = shared(ctypes.c_byte * WORKERS)
     bars: list[list[Any]] = []  # worker, "waits" or "inside", from, to, whether it was killed
-    free: list[tuple[float, int]] = []  # from when on how many tokens
     began = [(0, 0.0)] * WORKERS  # the last seen state of each worker, and since when
     killed = 0
 
@@ -66,10 +65,6 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
                 if state != began[number][0]:
                     see(number, state, now)
             inside = [number for number in range(WORKERS) if began[number][0] == _INSIDE]
-            # To try a lock file would keep a worker from it.
-            tokens = peer.value(sem) if peer.waits_in_kernel else TOKENS - len(inside)
-            if not free or free[-1][1] != tokens:
-                free.append((now, tokens))
             victim = max(inside, key=lambda number: began[number][1], default=None)
             if now >= next_kill and victim is not None and now - began[victim][1] > INSIDE / 4:
                 children.kill(pids[victim])
@@ -82,8 +77,8 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
         for number in range(WORKERS):
             see(number, 0, now)
     peer.discard(sem)
-    recorded = {peer.label: {"seconds": seconds, "tokens": TOKENS, "workers": WORKERS}}
-    recorded[peer.label] |= {"bars": bars, "free": free}
+    sizes = {"seconds": seconds, "tokens": TOKENS, "workers": WORKERS}
+    recorded = {peer.label: {**sizes, "bars": bars, "lost": lost}}
     if os.path.exists(DATA):
         with open(DATA, encoding="utf-8") as file:
             recorded = {**json.load(file), **recorded}
