@@ -155,7 +155,7 @@ class Handle(Waiter):
             return
         semset = self.set
         semset.handles.discard(ref(self))
-        if not semset.handles:
+        if not semset.has_handles():
             _unused.append(semset)
             _leave_unused()
 
@@ -181,7 +181,7 @@ def _leave_unused() -> None:
                 return
             try:
                 for semset in _unused[:]:
-                    if not semset.handles:  # else it was opened again
+                    if not semset.has_handles():  # else it was opened again
                         if not semset.leave():
                             continue
                         if _joined.get(semset.id) is semset:

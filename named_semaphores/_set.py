@@ -238,6 +238,10 @@ class Set:
         for block in list(self.blocks):
             block.move(parents, self.account)
 
+    def has_handles(self) -> bool:
+        # On PyPy a finalizer cannot find its object's reference here, which is dead already.
+        return any(reference() for reference in list(self.handles))
+
     def has_left(self) -> bool:
         return self.semid.value < 0
 
