@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Callable, NoReturn, TypeVar
 
+    from ._cleanup import Owner
+
     Self = TypeVar("Self", bound="Semaphore")
 
 # errno of a call that got no token: none was free, a signal came, or time was over.
@@ -99,13 +101,16 @@ class Semaphore:
     # comments, because help() would show annotations.
     _name = None  # type: str | None
     _handle = None  # type: Any
+    _owner = None  # type: Owner | None
     _linked = False
 
-    def _use(self, handle: Any) -> None:
+    def _use(self, handle: Any, owner: Owner | None = None) -> None:
+        # Always all attributes: CPython leaves no room for those that the first thirty objects of a
+        # class did not have, and then gives each object a dict of its own.
         self._tries: Iterator[Any] = handle.tries
         self._posts: Iterator[Any] = handle.posts
-        self._exit: Callable[..., None] = handle.exit
-        self._handle = handle
+        self._exit: Any = ending(handle.exit, owner) if owner else handle.exit
+        self._handle, self._owner = handle, owner
 
     @property
     def name(self) -> str:
@@ -116,6 +121,11 @@ class Semaphore:
     def linked_existing_semaphore(self) -> bool:
         """Whether this object opened an existing semaphore, and did not create it."""
         return self._linked
+
+    @property
+    def unlink_on_delete(self) -> bool:
+        """Whether the name is unlinked with this object."""
+        return self._owner is not None
 
     @property
     def closed(self) -> bool:
@@ -308,6 +318,8 @@ class Semaphore:
             self._tries = self._posts = map(refuse_closed, repeat(self._name))
             self._handle = None
             # ExitStack looks __exit__ up only when it unwinds, so _exit stays valid.
+        if self._owner is not None:
+            self._owner.unlink()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Pickle as a link: the copy opens the name anew, and so a successor if there is one.
@@ -335,9 +347,7 @@ class Semaphore:
 Flags = Semaphore.Flags
 
 # The attributes of this package's classes: a pickle does not carry them.
-_OURS = frozenset(
-    ("_name", "_handle", "_linked", "_tries", "_posts", "_exit", "_owner", "_unlinks", "_set")
-)
+_OURS = frozenset(("_name", "_handle", "_linked", "_tries", "_posts", "_exit", "_owner", "_set"))
 
 
 def check_existence(name: str, given: object) -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 from itertools import islice
 
-from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, ending
+from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
 from ._checks import check_integer, check_mode, check_name, without_ctypes
 from ._cleanup import Owner
 
@@ -70,8 +70,6 @@ class NamedSemaphore(Semaphore):
     """
 
     _libc = None  # type: Libc | None  # None: the running system's
-    _owner = None  # type: Owner | None  # these two for an object whose constructor did not run
-    _unlinks = False
 
     def __init__(
         self,
@@ -97,15 +95,11 @@ class NamedSemaphore(Semaphore):
             hint = f"its file has {file.st_size} bytes, not {SIZE}: it is no semaphore, or one of a"
             raise _oserror(errno.EINVAL, libc, name, f"{hint} {OTHERS} program, which differs")
         self._name = name
-        self._use(handle)
-        # Always all attributes: CPython leaves no room for those that the first thirty objects of a
-        # class did not have, and then gives each object a dict of its own.
-        self._owner = None
-        self._unlinks = not self._linked if unlink_on_delete is None else bool(unlink_on_delete)
-        if self._unlinks:
+        if not self._linked if unlink_on_delete is None else unlink_on_delete:
             inode = file and (file.st_dev, file.st_ino)
-            self._owner = Owner(unlink_name, libc, name, handle, inode)
-            self._exit = ending(handle.exit, self._owner)
+            self._use(handle, Owner(unlink_name, libc, name, handle, inode))
+        else:
+            self._use(handle)
 
     @property
     def value(self) -> int:
@@ -121,11 +115,6 @@ class NamedSemaphore(Semaphore):
         except NotImplementedError:
             reason = f"this system ({handle.libc.platform}) does not tell the value"
             raise NotImplementedError(f"semaphore {self._name!r}: {reason}") from None
-
-    @property
-    def unlink_on_delete(self) -> bool:
-        """Whether the name is unlinked with this object."""
-        return self._unlinks
 
     def release(self, n: int = ONE) -> None:
         """Put ``n`` tokens back, all or none. Any process may; no signal interrupts it.
@@ -187,8 +176,6 @@ class NamedSemaphore(Semaphore):
             PermissionError: The name may not be unlinked. The semaphore is closed nevertheless.
         """
         super().close()
-        if self._owner is not None:
-            self._owner.unlink()
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         number = error if status < 0 else status  # Cygwin's timed waits return the errno itself

@@ -91,7 +91,6 @@ class RobustSemaphore(Semaphore):
     """
 
     _library = None  # type: Any  # a SysV; None: the running system's
-    _owner = None  # type: Owner | None
 
     def __init__(
         self,
@@ -102,7 +101,6 @@ class RobustSemaphore(Semaphore):
         *,
         mode: int = DEFAULT_MODE,
     ) -> None:
-        self._owner = None
         name = check_name(name)
         check_existence(name, handle_existence)
         if _why_not is not None:
@@ -134,11 +132,7 @@ class RobustSemaphore(Semaphore):
                 pass
         self._set: Set = handle.set
         self._linked = not created
-        if unlink_on_delete:
-            self._owner = Owner(handle.set.remove)
-        self._use(handle)
-        # In "with RobustSemaphore(name):" only __exit__ lives until the end of the block.
-        self._exit.owner = self._owner  # type: ignore[attr-defined]
+        self._use(handle, Owner(handle.set.remove) if unlink_on_delete else None)
 
     def _warn_and_resize(self, semset: Any, total: int) -> None:
         old = semset.total()
@@ -183,11 +177,6 @@ class RobustSemaphore(Semaphore):
         semaphore open share one entry, with pid None, and can release each other's tokens.
         """
         return [Holder(*holder) for holder in self._open_set().holders()]
-
-    @property
-    def unlink_on_delete(self) -> bool:
-        """Whether the name is unlinked with this object."""
-        return self._owner is not None
 
     def acquire(self, blocking: bool = True, timeout: float | None = None, *, n: int = 1) -> bool:
         """Take ``n`` tokens, all or none. Return True with them, False without any.
@@ -325,15 +314,11 @@ class RobustSemaphore(Semaphore):
         ``hold()`` or ``slot()`` has returned.
         """
         handle = self._handle
-        if handle is None:
-            return
+        if handle is not None:
+            # The process may leave the set, unless a with statement, which has the other exit,
+            # keeps the handle.
+            self._exit = handle.calls.exit
         super().close()
-        # The process may leave the set, unless a with statement, which has the other exit, keeps
-        # the handle. ExitStack looks __exit__ up only when it unwinds, so _exit stays callable.
-        self._exit = handle.calls.exit
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.unlink()
 
     def _link(self, name: str) -> None:
         RobustSemaphore.__init__(self, name, None, Flags.RAISE_IF_NOT_EXISTS)
