@@ -24,12 +24,16 @@ from __future__ import annotations
 
 import enum
 import errno
-from functools import partial
+from _operator import attrgetter  # operator and functools would import half as much as ctypes
 from itertools import repeat
-from operator import attrgetter
 
 from ._checks import check_integer, check_wait, deadline_of
 from ._waiting import patched_sleep, waits
+
+try:
+    from _functools import partial  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # PyPy until 3.9
+    from functools import partial
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ imports neither enum nor ctypes.
 from __future__ import annotations
 
 import time
-from operator import index
+from _operator import index  # see _base
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

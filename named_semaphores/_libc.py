@@ -13,9 +13,9 @@ import ctypes
 import os
 import sys
 import time
+from _operator import not_  # see _base
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
 from itertools import repeat, starmap
-from operator import not_
 from types import MethodType
 
 from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec

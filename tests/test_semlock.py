@@ -45,7 +45,7 @@ def test_multiprocessing_is_not_imported_and_semlock_not_needed(name, has_it):
     code = f"""
 import sys
 before = set(sys.modules)
-{"" if has_it else 'sys.modules["_multiprocessing"] = None'}
+{"" if has_it else 'sys.modules["_multiprocessing"] = sys.modules["_functools"] = None'}
 from named_semaphores import NamedSemaphore
 sem = NamedSemaphore(sys.argv[1])
 with sem:
