@@ -219,7 +219,7 @@ def open_(name, library, current, total, options):
         try:
             found, created = _opening.open_set(library, name, total or 1, known=known, **options)
         except FileExistsError as error:
-            if options.get("link", True) and "stands for" not in str(error):
+            if options.get("link", True) and "another name" not in str(error):
                 raise Violation("FileExistsError though it may link") from None
             raise EndOfScript(error.errno) from None
         except FileNotFoundError:
