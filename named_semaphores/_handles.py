@@ -173,22 +173,24 @@ def _leave_unused() -> None:
     Never waits: the collector may call this in a thread that has another library's lock, for which
     a thread that has ours may wait.
     """
-    still_held = 0  # by a with statement of a generator that is being collected, for example
-    while len(_unused) > still_held:
+    held: list[_set.Set] = []  # by a with statement of a generator that is being collected, say
+    while len(_unused) > len(held):
         lock = _lock  # a signal handler may fork meanwhile
         for is_ours in map(lock.acquire, (False,)):  # as in _base: no signal leaves it locked
             if not is_ours:
                 return
+            held.clear()
             try:
-                for semset in _unused[:]:
-                    if not semset.has_handles():  # else it was opened again
-                        if not semset.leave():
-                            continue
-                        if _joined.get(semset.id) is semset:
-                            del _joined[semset.id]
-                    _unused.remove(semset)
-                still_held = len(_unused)
+                while _unused:  # the collector may call this again in between
+                    semset = _unused.pop()
+                    if semset.has_handles():  # it was opened again
+                        continue
+                    if not semset.leave():
+                        held.append(semset)
+                    elif _joined.get(semset.id) is semset:
+                        del _joined[semset.id]
             finally:
+                _unused.extend(held)
                 lock.release()
 
 
@@ -229,7 +231,7 @@ def leave_all() -> None:
     """At the process's end: leave all sets. What is held stays to the kernel."""
     for semset in list(_joined.values()):
         semset.leave()
-        semset.semid.value = -1
+        semset.semid.value = _set.LEFT
 
 
 if hasattr(os, "register_at_fork"):

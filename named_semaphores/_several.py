@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, Callable
 
-_FAR = 2**62  # a deadline
-
 
 class _GivenUp(Exception):
     """The wait got nothing: time is over, or the first token was lost."""
@@ -29,9 +27,8 @@ class _GivenUp(Exception):
 def wait(handle: Any, deadline: int | None) -> bool:
     """Return True with the handle's n tokens; False without, once ``clock()`` is ``deadline``."""
     calls = handle.calls
-    # Without timed waits, nothing ends a wait that is resized below n; waits() looks again and
-    # again if it has a deadline.
-    until = deadline if deadline is not None or calls.rest.is_steady else _FAR
+    # Without timed waits, nothing ends a wait that is resized below n: a deadline lets it poll.
+    until = deadline if deadline is not None or calls.rest.is_steady else 2**62
     while deadline is None or clock() < deadline:
         try:
             return _take(handle, waits(calls.first, deadline), waits(calls.rest, until))
@@ -75,8 +72,7 @@ def _take(
             rest.extend(call)
             if not rest[0]:
                 return True
-            # Another thread released the first token, or a signal handler forked and this is the
-            # child.
+            # Another thread released the first token, or this is a child of a signal handler.
             if rest[1] == errno.EAGAIN and not handle.set.held():
                 raise _GivenUp
             _raise_unless_free_later(handle, rest[1])

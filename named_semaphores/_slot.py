@@ -33,10 +33,8 @@ class Slot(Hold):
     def _check_total(self) -> None:
         total = self._handle.set.total()
         if total > _set.NUMBERS:
-            raise ValueError(
-                f"semaphore {self._sem._name!r}: slots have {_set.NUMBERS} numbers, "
-                f"and there are {total} tokens"
-            )
+            text = f"slots have {_set.NUMBERS} numbers, and there are {total} tokens"
+            raise ValueError(f"semaphore {self._sem._name!r}: {text}")
 
     def __enter__(self) -> int:
         posts = self._handle.posts  # here, since no call may come between "except" and "for"
@@ -76,8 +74,8 @@ class _SlotEnded(Ended):
     """As ``Ended``, for a token with a number."""
 
     def __missing__(self, status: int) -> None:
-        # The token was released inside the block, or it is the parent's of this child of fork. The
-        # number is this process's if this process changed it last.
+        # The token was released inside the block, or it is a parent's. So is the number, unless
+        # this process changed it last.
         semset, number = self.set, self.block.arrays[1][-1].sem_num
         try:
             if semset.library.pid(semset.semid, number) == os.getpid():

@@ -77,8 +77,7 @@ class RobustSemaphore(Semaphore):
         mode: its permission bits if it is created, e.g. 0o660. The umask does not cut them.
 
     Raises:
-        ValueError: a bad argument.
-        TypeError: a name that is no str.
+        ValueError, TypeError: a bad argument.
         FileExistsError: it exists, and ``handle_existence`` is RAISE_IF_EXISTS; or another
             program's System V semaphore has its key.
         FileNotFoundError: it does not exist, and ``handle_existence`` is RAISE_IF_NOT_EXISTS.
@@ -174,7 +173,8 @@ class RobustSemaphore(Semaphore):
 
         The kernel keeps the list, so it is exact, even after kills. pid 0 is a process of another
         PID namespace. On Linux some 200 processes have an entry each; any more that have the
-        semaphore open share one entry, with pid None, and can release each other's tokens.
+        semaphore open share one entry, with pid None, and can release each other's tokens. After
+        ``os.execv`` a process holds what it held before.
         """
         return [Holder(*holder) for holder in self._open_set().holders()]
 
