@@ -8,12 +8,12 @@ import functools
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import SLOW, run_python, wait_for
+from shell import ENVIRONMENT, call
+from support import run_python, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sysv
 
@@ -94,13 +94,8 @@ def test_the_fixture_runs(own, tmp_path):
     }
     for file, text in files.items():
         tmp_path.joinpath(file).write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=60 * SLOW,
-        check=False,
-    )
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = call([*words, str(tmp_path)])
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -118,14 +113,8 @@ def test_a_command_line_runs(line, own, name, tmp_path):
     slots = re.search(r"--slots (\d+)", line)
     sem = RobustSemaphore(f"{name}.{NAME.search(line)[2]}", int(slots[1]) if slots else 4)
     with sem:  # somebody whom holders shows
-        done = subprocess.run(
-            ["sh", "-euc", own(line)],
-            env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=60 * SLOW,
-            check=False,
-        )
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        done = call(["sh", "-euc", own(line)], env={**ENVIRONMENT, "PATH": path})
     sem.close()
     assert (done.returncode, done.stderr) == (0, "")
     assert ("echo" in line) == ("at most" in done.stdout)
