@@ -278,9 +278,9 @@ def _held_by(semset: _set.Set) -> str:
 def _waits_for_itself(semset: _set.Set, options: _Options) -> str:
     """Return what to say if the ancestors hold so many tokens that there can never be enough."""
     told = os.environ.get(ANCESTORS, "").split()
-    theirs = {pid: n for pid, n in semset.holders() if f"{semset.id}:{pid}" in told}
-    held, total = sum(theirs.values()), semset.total()
-    if not theirs or total - held >= options.take:
+    held = sum(n for pid, n in semset.holders() if f"{semset.id}:{pid}" in told)
+    total = semset.total()
+    if not held or total - held >= options.take:
         return ""
     return (
         f"{options.name}: this run would wait for itself: it was started by a run that holds "
