@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
 import sys
+import threading
+import time
 
 import pytest
+from holders import in_child
 from peers import Naive, Named, NamedCtypes, NamedPolling, Robust
 from stress import storm
-from support import EXACT, SLOW, run_python
+from support import EXACT, SLOW
+
+from named_semaphores import NamedSemaphore, RobustSemaphore
 
 pytestmark = pytest.mark.storm
 
@@ -17,30 +24,29 @@ pytestmark = pytest.mark.storm
 LOST = 0 if EXACT else 1
 GAINED = 0 if sys.implementation.name == "cpython" else 0.75
 
+BUSY = [
+    *itertools.product((Named, NamedCtypes, Robust), ("with", "body", "nested")),
+    *itertools.product((Named, Robust), ("hold",)),
+    *itertools.product((Robust,), ("release", "slot")),
+]
+WAITS = [
+    *itertools.product((Named, NamedCtypes, NamedPolling, Robust), ("with",)),
+    *itertools.product((Named, Robust), ("timed",)),
+    *itertools.product((Robust,), ("first", "rest")),
+]
+
 
 @pytest.fixture
 def interrupts(full):
     return 100_000 if full else max(200, 1500 // SLOW)
 
 
-def assert_nothing_lost(outcome, interrupts):
+@pytest.mark.parametrize(("peer", "statement"), BUSY)
+def test_a_storm_on_with_hold_slot_and_several(interrupts, peer, statement):
+    outcome = storm.busy(peer(), interrupts, statement)
     assert outcome["interrupts"] == interrupts
     assert outcome["lost"] <= interrupts * LOST, outcome
     assert outcome["gained"] <= interrupts * GAINED, outcome
-
-
-@pytest.mark.parametrize("statement", ["with", "body", "nested"])
-@pytest.mark.parametrize("peer", [Named, NamedCtypes, Robust])
-def test_a_storm_on_with(interrupts, peer, statement):
-    assert_nothing_lost(storm.busy(peer(), interrupts, statement), interrupts)
-
-
-@pytest.mark.parametrize(
-    ("peer", "statement"),
-    [(Named, "hold"), (Robust, "hold"), (Robust, "release"), (Robust, "slot")],
-)
-def test_a_storm_on_hold_slot_and_several(interrupts, peer, statement):
-    assert_nothing_lost(storm.busy(peer(), interrupts, statement), interrupts)
 
 
 @pytest.mark.skipif(
@@ -50,13 +56,6 @@ def test_a_storm_on_hold_slot_and_several(interrupts, peer, statement):
 def test_the_storm_would_show_a_naive_class():
     outcome = storm.busy(Naive(), 500, "with")
     assert outcome["lost"] > 0
-
-
-WAITS = [
-    *((peer, "with") for peer in (Named, NamedCtypes, NamedPolling, Robust)),
-    (Named, "timed"),
-    *((Robust, statement) for statement in ("timed", "first", "rest")),
-]
 
 
 @pytest.mark.parametrize(("peer", "statement"), WAITS)
@@ -75,47 +74,39 @@ def test_a_signal_just_before_the_kernel_sleeps_is_noticed(full, peer):
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("name", ["NamedSemaphore", "RobustSemaphore"])
-def test_two_signals_at_once_cost_no_token(name):
+@pytest.mark.parametrize("cls", [NamedSemaphore, RobustSemaphore])
+def test_two_signals_at_once_cost_no_token(name, cls):
     # Both signals reach another thread, just before the token arrives: they do not end this
     # thread's sleep, and it looks at them when it has the token. The second handler's exception
     # comes as early as Python can raise it: while the token goes back because of the first.
-    code = f"""
-import signal, sys, threading, time
-import support
-from named_semaphores import {name}
+    def handler(number, _):
+        raise KeyError(number)
 
-def handler(signum, _):
-    raise KeyError(signum)
+    def release():
+        waits.wait()
+        time.sleep(0.05)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.pthread_kill(threading.get_ident(), number)
+        sem.release()
 
-def release():
-    while not waits.is_set():
-        time.sleep(0.001)
-    time.sleep(0.05)
-    for signum in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.pthread_kill(threading.get_ident(), signum)
-    sem.release()
-
-for signum in (signal.SIGUSR1, signal.SIGUSR2):
-    signal.signal(signum, handler)
-sys.setswitchinterval(100)
-sem, waits = {name}(support.unique_name(), 1), threading.Event()
-sem.acquire()
-thread = threading.Thread(target=release)
-thread.start()
-caught = []
-try:
-    try:
-        waits.set()
-        sem.acquire(timeout=60)
-    except KeyError as error:
-        caught.append(error)
+    def child():
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, handler)
+        sys.setswitchinterval(100)
+        sem.acquire()
+        thread = threading.Thread(target=release)
+        thread.start()
+        try:
+            try:
+                waits.set()
+                sem.acquire(timeout=60)
+            except KeyError:
+                thread.join()
+        except KeyError:
+            pass
         thread.join()
-except KeyError as error:
-    caught.append(error)
-thread.join()
-print(len(caught), sem.value)
-"""
-    done = run_python("import sys; sys.path[:0] = eval(sys.argv[1])" + code, repr(sys.path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[1] == "1", done.stdout
+        return sem.value
+
+    sem, waits = cls(name, 1), threading.Event()
+    assert in_child(child) == "1"
+    sem.close()
