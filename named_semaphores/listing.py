@@ -162,7 +162,7 @@ def list_posix() -> list[SemaphoreInfo]:
             if not entry.startswith(prefix) or not stat.S_ISREG(status.st_mode) or not sized:
                 continue
             value, why = _read(path, libc.is_glibc)
-        except (FileNotFoundError, ValueError):  # removed since, or other shared memory
+        except (OSError, ValueError):  # removed or replaced since, or other shared memory
             continue
         file = (status.st_dev, status.st_ino)
         found.append(

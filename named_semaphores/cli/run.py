@@ -175,9 +175,9 @@ def _run(options: _Options) -> int:
         if options.slot_env:
             # A number is free, or will be in an instant.
             numbers = cycle(range(_set.NUMBERS))
-            number = next(k for k in numbers if semset.operate(_set.take_number(k)))
-            os.environ[options.slot_env] = str(number)
-            give = _set.give_number(semset.account, number)
+            slot = next(k for k in numbers if semset.operate(_set.take_number(k)))
+            os.environ[options.slot_env] = str(slot)
+            give = _set.give_number(semset.account, slot)
         ancestors = os.environ.get(ANCESTORS, "")
         os.environ[ANCESTORS] = f"{ancestors} {semset.id}:{os.getpid()}".lstrip()
         code = _execute(options)
