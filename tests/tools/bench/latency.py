@@ -83,7 +83,7 @@ def _waits(
     given, taken = [], shared(ctypes.c_double * times)
     with Children() as children, Gate() as go, Gate() as waits, Gate() as served:
 
-        async def wait() -> None:
+        async def wait() -> None:  # a wait that blocks does not mind the loop around it
             own = peer.in_child(sem)
             for number in range(times):
                 go.wait()
