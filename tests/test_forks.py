@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import threading
 
 import pytest
-from forks import Children, Gate
 from holders import (
     PROGRAM,
     close,
@@ -20,11 +18,10 @@ from holders import (
     in_child,
     program,
     remove,
-    turn,
     users_of,
 )
 from kinds import ROBUST
-from support import SLOW, collect, elapsed, run_python, start_python, thread, wait_for
+from support import SLOW, collect, run_python, start_python, thread, wait_for
 
 from named_semaphores import RobustSemaphore, _handles, _set
 
@@ -145,24 +142,6 @@ def test_a_daemons_parent_may_end_before_its_child_has_joined(name, full, end):
     code = FORK_AND_EXIT.replace("END", end)
     assert program(code, name, "200" if full else "10") == ""
     remove(name)
-
-
-def test_a_child_is_a_user_also_if_its_parent_closed_first(name):
-    def child():
-        joined.give()
-        closed.wait()
-        with sem:
-            assert users_of(sem) == 1
-        sem.close()
-
-    sem = RobustSemaphore(name)
-    with Children() as children, Gate() as joined, Gate() as closed:
-        children.start(child)
-        joined.wait()
-        close(sem)
-        closed.give()
-        children.join()
-    assert not exists(name)
 
 
 def test_a_set_that_was_replaced_while_nobody_had_it_open(name):
@@ -365,37 +344,3 @@ atexit.register(lambda: print(sem.value, flush=True))
     said = f"semaphore {native.name!r} is closed\n" * 4
     assert program(code, native.name) == "1\n" + said
     wait_for(lambda: (users_of(native), native.value) == (1, 3))
-
-
-def test_exit_does_not_wait_for_tasks_that_wait(native):
-    code = """
-sem = RobustSemaphore(name)
-async def main():
-    asyncio.ensure_future(sem.acquire_async())
-    asyncio.ensure_future(sem.acquire_async(n=2))
-    while sem.waiting < 2:
-        await asyncio.sleep(0.001)
-asyncio.run(main())
-"""
-    with native.hold(3):
-        assert elapsed(program, code, native.name)[1] < 10 * SLOW
-        wait_for(lambda: (native.waiting, turn(native)) == (0, 0))
-
-
-def _enter(sem):
-    assert held(sem) == 0
-    with sem, sem.hold(1):
-        assert held(sem) == 2
-    assert sem.value == 2
-    _enter.kept = sem
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_children_of_multiprocessing_use_it_and_leave_nothing(native, method):
-    # Before 3.14 they skip atexit.
-    with native:
-        process = multiprocessing.get_context(method).Process(target=_enter, args=(native,))
-        process.start()
-        process.join(60 * SLOW)
-    assert process.exitcode == 0
-    assert (native.value, users_of(native)) == (3, 1)
