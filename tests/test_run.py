@@ -111,7 +111,7 @@ def test_exit_code_and_words_are_the_commands(name):
         ("--take 2 x --slots=3 -- -x", {"slots": 3, "take": 2, "command": ["-x"]}),
         ("x make", {"slots": None, "take": 1, "timeout": None, "no_wait": False}),
         ("-w 1.5 x -E 75 make", {"timeout": 1.5, "conflict_exit_code": 75}),
-        ("x -w=.5 -E 0 make", {"timeout": 0.5, "conflict_exit_code": 0}),
+        ("x -w=.5 -E0 make", {"timeout": 0.5, "conflict_exit_code": 0}),
         ("x --timeout 2 --conflict-exit-code 255 --verbose make", {"verbose": True}),
         ("x --mode 660 --slot-env GPU make", {"mode": 0o660, "slot_env": "GPU"}),
     ],
@@ -122,6 +122,11 @@ def test_options_stand_on_both_sides_of_the_name(words, expected):
     assert {key: getattr(options, key) for key in expected} == expected
     assert options.name == "x"
     assert options.command[0] in ("make", "-x")
+
+
+def test_refused_numbers_change_nothing(opened):
+    assert run(opened.name, "--slots", "1", "--take", "2", "true").returncode == 2
+    assert opened.total == 2
 
 
 def test_what_cannot_be_run(name, bare, capfd, tmp_path):

@@ -92,6 +92,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "--slot-env": str,
 }
 _SHORT = {"-n": "--no-wait", "-w": "--timeout", "-E": "--conflict-exit-code"}  # flock's
+_LIKE = {"--nonblock": "--no-wait", "--wait": "--timeout"}  # flock's, too
 
 
 def _parse(words: list[str], options: _Options) -> bool:
@@ -113,7 +114,8 @@ def _parse(words: list[str], options: _Options) -> bool:
             options.name = word
             continue
         option, equals, value = word.partition("=")
-        option = _SHORT.get(option, option)
+        if word[:2] in _SHORT:  # "-w 5", "-w5" or "-w=5"
+            option, equals, value = _SHORT[word[:2]], word[2:], word[2:].lstrip("=")
         given: Any = True
         if option in _VALUES:
             try:
@@ -123,7 +125,8 @@ def _parse(words: list[str], options: _Options) -> bool:
         elif option not in _FLAGS or equals:
             import difflib  # takes long, and is needed for a mistyped word only
 
-            found = difflib.get_close_matches(option, [*_FLAGS, *_VALUES])
+            like = _LIKE.get(option, option)
+            found = difflib.get_close_matches(like, [*_FLAGS, *_VALUES])
             hint = f"did you mean {' or '.join(found)}? " if found else ""
             raise ValueError(
                 f"run: there is no option {word} ({hint}{prog()} run --help lists them; a command "
@@ -149,9 +152,9 @@ def _run(options: _Options) -> int:
     name = check_name(options.name)
     deadline = deadline_of(0 if options.no_wait else options.timeout)
     library = _sysv.system()
-    slots = 1 if options.slots is None else options.slots
-    check_integer(name, "--slots", slots, 1, library.system.bias - 1)
-    check_integer(name, "--take", options.take, 1)
+    slots, most = 1 if options.slots is None else options.slots, library.system.bias - 1
+    check_integer(name, "--slots", slots, 1, most)
+    check_integer(name, "--take", options.take, 1, options.slots or most)
     check_integer(name, "--conflict-exit-code", options.conflict_exit_code, 0, 255)
     semset, created = _opening.open_set(library, name, slots, mode=options.mode)
     try:
