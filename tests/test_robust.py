@@ -416,6 +416,10 @@ def test_an_exception_in_a_finalizer_does_not_keep_the_process_a_user(name, monk
     assert not exists(name)
 
 
+def test_a_handle_that_is_not_complete_is_collected_quietly():
+    _handles.Handle.__new__(_handles.Handle)  # as after an exception in its constructor
+
+
 @pytest.mark.refcounts
 def test_a_handle_that_a_signal_ends_while_it_is_made_says_nothing(name, monkeypatch):
     def interrupted_after(left):

@@ -658,7 +658,7 @@ SEARCHES = {
     "resized below what is wanted": Search(TAKING_AWAY, SEVERAL),
     "leaving with tokens": Search(KEEPER, USER),
     "leaving twice": Search(EARLY, VISITOR, VISITOR, deaths=0),
-    "create or link only": Search(CREATOR, LINKER),
+    "create or link only": Search(CREATOR, guest(LINKER)),
     "persistent": Search(PERSISTENT, OTHER_VISITOR),
     "swept": Search(PERSISTENT, LINKER, SWEEPER, deaths=1),
     "swept while two create it": Search(VISITOR, VISITOR, SWEEPER, deaths=0),
