@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 
@@ -51,13 +50,6 @@ def by_with(sem):
         yield
 
 
-def by_exit_stack(sem):
-    with contextlib.ExitStack() as stack:
-        for context in (sem, sem.hold(1), sem.slot()):
-            stack.enter_context(context)
-        yield
-
-
 def by_await(sem):
     contexts = sem, sem.hold(1), sem.slot()
     for context in contexts:
@@ -69,7 +61,7 @@ def by_await(sem):
             context.__aexit__(None, None, None).send(None)
 
 
-@pytest.mark.parametrize("way", [by_with, by_exit_stack, by_await])
+@pytest.mark.parametrize("way", [by_with, by_await])
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_leaving_in_the_child_what_was_entered_before_gives_nothing(
     native, way, is_closed, monkeypatch

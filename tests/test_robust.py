@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 
 import pytest
 from forks import Children, Gate
@@ -396,38 +397,18 @@ def test_the_process_stays_a_user_while_it_holds_tokens(name):
     assert not exists(name)
 
 
-@pytest.mark.refcounts
-def test_an_exception_in_a_finalizer_does_not_keep_the_process_a_user(name, monkeypatch):
-    """A signal handler's may come before the finalizer's first line; Python drops it."""
-
-    def interrupted():
-        finalizer.__defaults__ = defaults
-        raise KeyError
-
-    dropped, finalizer = [], _handles.Handle.__del__
-    monkeypatch.setattr(sys, "unraisablehook", lambda report: dropped.append(report.exc_type))
-    defaults = finalizer.__defaults__
-    sem = RobustSemaphore(name, 3)
-    hold = sem.hold(2)
-    finalizer.__defaults__ = (interrupted,)
-    del hold
-    assert dropped == [KeyError]
-    close(sem)
-    assert not exists(name)
-
-
 def test_a_handle_that_is_not_complete_is_collected_quietly():
     _handles.Handle.__new__(_handles.Handle)  # as after an exception in its constructor
 
 
 @pytest.mark.refcounts
-def test_a_handle_that_a_signal_ends_while_it_is_made_says_nothing(name, monkeypatch):
-    def interrupted_after(left):
-        """Raise after so many bytecodes of a handle's constructor; return whether it came."""
+def test_a_signal_while_a_handle_is_made_or_collected_leaves_no_user(name, monkeypatch):
+    def interrupt(function, call, left):
+        """Raise after so many bytecodes of the function. Return whether it has raised."""
 
         def tracer(frame, event, arg):
             nonlocal left
-            if event == "call" and frame.f_code is not _handles.Handle.__init__.__code__:
+            if event == "call" and frame.f_code is not function.__code__:
                 return None
             frame.f_trace_opcodes = True
             left -= event == "opcode"
@@ -438,20 +419,24 @@ def test_a_handle_that_a_signal_ends_while_it_is_made_says_nothing(name, monkeyp
         previous = sys.gettrace()
         sys._getframe().f_trace_opcodes = True  # 3.12 looks at it once, in settrace
         sys.settrace(tracer)
-        try:
-            _handles.Handle(sem._set, 1)
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(previous)
-        return False
+        with contextlib.suppress(KeyboardInterrupt):
+            call()
+        sys.settrace(previous)
+        return not left
 
-    sem, dropped = RobustSemaphore(name), []
-    monkeypatch.setattr(sys, "unraisablehook", lambda report: dropped.append(report.exc_value))
-    interrupted = itertools.takewhile(interrupted_after, itertools.count(1))
-    assert (len([*interrupted]) > 10, dropped) == (True, [])
-    sem.close()
-    assert not exists(name)
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: dropped.append(report.exc_type))
+    for count in itertools.count(1):
+        sem = RobustSemaphore(name, 3)
+        made = interrupt(_handles.Handle.__init__, partial(sem.hold, 2), count)
+        holds = [sem.hold(2)]
+        collected = interrupt(_handles.Handle.__del__, holds.clear, count)
+        sem.close()
+        assert not exists(name)
+        if not made and not collected:
+            break
+    assert count > 10
+    assert set(dropped) == {KeyboardInterrupt}
 
 
 @pytest.mark.parametrize("unlink_on_delete", [None, True])

@@ -13,7 +13,7 @@ import time
 import profiles
 import pytest
 from holders import as_nobody, as_root, beside
-from support import PREFIX, PYPY, SLOW, run_python, thread, unique_name, wait_for
+from support import PREFIX, PYPY, SLOW, run_python, thread, unique_name
 
 from named_semaphores import _opening, _set, _sets, _sysv
 from named_semaphores._opening import open_set
@@ -173,17 +173,6 @@ def test_as_many_tokens_as_there_can_be(library, name):
 
 
 # --- Processes ------------------------------------------------------------------------------------
-
-
-def test_what_a_killed_process_held_is_back_and_wakes_a_waiter(library, name):
-    semset = join(library, name, 3)
-    with contextlib.ExitStack() as stack:
-        with beside(lambda: take(join(library, name), 3)) as pid:
-            assert (semset.free(), semset.users(), semset.holders()) == (0, 2, [(pid, 3)])
-            taken = stack.enter_context(thread(take_until, semset, 2, None))
-            wait_for(lambda: library.value(semset.id, TURN) or semset.waiting() == 1)
-    assert (taken, semset.free(), semset.users()) == ([True], 1, 1)
-    semset.remove()
 
 
 def test_what_died_with_its_users_begins_anew(library, name):

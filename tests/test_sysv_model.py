@@ -305,9 +305,8 @@ class State(NamedTuple):
         parts = []
         for i, process in enumerate(self.processes):
             waits = self.waiting.index(i) if i in self.waiting else -1
-            # Processes with the same script may change places.
-            same = id(process and process.script), id(process)
-            parts.append((*same, self.undo[i], self.dying[i], self.overtaken[i], waits))
+            parts.append((id(process), self.undo[i], self.dying[i], self.overtaken[i], waits))
+        # Processes with the same script may change places.
         return self.id, self.values, tuple(sorted(parts))
 
     def attempt(self, i, operations):
