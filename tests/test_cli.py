@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
-from holders import in_child
+from holders import as_nobody, as_root, in_child
 from namespaces import own_sets
 from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, line
-from support import NOBODY, PREFIX, Child, collect, wait_for, why_always_the_same_user
+from support import PREFIX, Child, collect, wait_for
 
 import named_semaphores
 from named_semaphores import (
@@ -38,7 +38,6 @@ from named_semaphores.cli.run import run
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
 GLIBC = sys.platform.startswith("linux") and _libc.system().is_glibc
 with_glibc = pytest.mark.skipif(not GLIBC, reason="glibc's files")
-as_root = pytest.mark.skipif(why_always_the_same_user() is not None, reason="one user only")
 
 
 def quick(capfd, *words):
@@ -244,15 +243,6 @@ def test_unlink_removes_an_idle_one_and_goes_on_after_a_failure(alone, name, bar
 
 
 # Other users
-
-
-@contextlib.contextmanager
-def as_nobody():
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @on_linux

@@ -276,11 +276,10 @@ def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(name, mode):
     def change():
         sem, other = RobustSemaphore(name), RobustSemaphore(name)
         sem.acquire(n=3)
-        os.seteuid(NOBODY)
-        for release in (sem.release, lambda: sem.release(2)):
-            with pytest.raises(PermissionError, match=f"belongs to .*{name}"):
-                release()
-        os.seteuid(0)
+        with as_nobody():
+            for release in (sem.release, lambda: sem.release(2)):
+                with pytest.raises(PermissionError, match=f"belongs to .*{name}"):
+                    release()
         sem.release(3)
         with pytest.raises(PermissionError, match=name), sem:
             os.seteuid(NOBODY)
@@ -318,22 +317,21 @@ def test_the_umask_does_not_cut_the_mode_which_must_let_its_owner_in(name):
 
 @as_root
 def test_another_user_is_told_so(name):
-    def other():
+    def shared():
+        with as_nobody():
+            mine = RobustSemaphore(name)
+            with mine.hold(3), pytest.raises(PermissionError, match=f"another user.*{name}"):
+                assert sem.value == 0
+                mine.unlink()
+            mine.close()
+
+    with holder(name, ""), as_nobody():
         with pytest.raises(PermissionError, match="belongs to another user") as raised:
             RobustSemaphore(name)
-        return raised.value.filename
-
-    def shared():
-        mine = RobustSemaphore(name)
-        with mine.hold(3), pytest.raises(PermissionError, match=f"another user.*{name}"):
-            assert sem.value == 0
-            mine.unlink()
-
-    with holder(name, ""):
-        assert as_nobody(other) == repr(name)
+        assert raised.value.filename == name
     remove(name)
     sem = RobustSemaphore(name, 3, mode=0o666)
-    assert as_nobody(shared) == "None"
+    assert in_child(shared) == "None"
     assert (sem.value, users_of(sem)) == (3, 1)
     close(sem)
 

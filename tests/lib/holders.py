@@ -94,16 +94,14 @@ def in_child(work, fork=os.fork):
     return result
 
 
-def as_nobody(work):
-    """The same, in a child that belongs to another user."""
-
-    def child():
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-        return work()
-
-    return in_child(child)
+@contextlib.contextmanager
+def as_nobody():
+    """Let this process belong to another user."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def fork_in_c():
