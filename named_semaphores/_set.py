@@ -38,7 +38,7 @@ from itertools import starmap
 from weakref import WeakSet
 
 from ._checks import check_integer, clock
-from ._sysv import NOWAIT, UNDO, Removed, SysV, in_c, refusal
+from ._sysv import NOWAIT, UNDO, SysV, in_c, refusal
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -352,8 +352,7 @@ class Set:
         if self.semid.value == LEFT:
             return ValueError(f"semaphore {self.name!r} is closed")
         if not isinstance(error, OSError):
-            is_removed = self.library.is_removed(error, self.semid)
-            error = Removed() if is_removed else OSError(error, "")
+            error = self.library.failure(error, self.semid)
         return failure(self.library, error, self.name)
 
 

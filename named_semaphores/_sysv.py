@@ -223,15 +223,16 @@ class SysV:
     def _on_set(self, function: Any, semid: Any, *arguments: Any) -> int:
         status, error = call(function, semid, *arguments)
         if status == -1:
-            raise Removed if self.is_removed(error, semid) else OSError(error, "")
+            raise self.failure(error, semid)
         return status
 
-    def is_removed(self, error: int, semid: Any) -> bool:
-        """Return whether this errno of a failed call means that the set was removed."""
+    def failure(self, error: int, semid: Any) -> OSError:
+        """Return the exception for this errno of a failed call on the set."""
         if error == errno.EINVAL:  # on the BSDs and macOS also: too many semaphores to undo
-            status, error = call(self._semctl, semid, 0, self.system.GETVAL)
-            return status == -1 and error in (errno.EINVAL, errno.EIDRM)
-        return error == errno.EIDRM
+            status, reason = call(self._semctl, semid, 0, self.system.GETVAL)
+            if status == -1 and reason in (errno.EINVAL, errno.EIDRM):
+                error = errno.EIDRM
+        return Removed() if error == errno.EIDRM else OSError(error, "")
 
 
 def load(platform: str = sys.platform) -> SysV:
