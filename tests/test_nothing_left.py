@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
-import peers
 import pytest
 from support import run_python, set_of
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _sysv
+from named_semaphores import RobustSemaphore, _sysv
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 LIB = os.path.join(TESTS, "lib")
@@ -74,14 +72,3 @@ def test_left_sets_fail_the_test_that_left_them(name, tmp_path):
     assert errors == ["this[used]", "this[idle]", "this[unready]", "this[nameless]", "late"]
     assert len(re.findall(r"^E +AssertionError: left behind", done.stdout, re.MULTILINE)) == 5
     assert "7 passed, 5 errors" in done.stdout
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not list what there is")
-def test_what_a_killed_measurement_left_is_found_and_removed(name):
-    # A measurement's names have its process's number, too.
-    kept = [cls(name, unlink_on_delete=False) for cls in (NamedSemaphore, RobustSemaphore)]
-    for sem in kept:
-        sem.close()
-    left = peers.sweep(os.getpid())
-    assert [name[1:] in one for one in left] == [True, True]
-    assert peers.sweep(os.getpid()) == []

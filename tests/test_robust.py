@@ -554,19 +554,15 @@ def test_after_unlink_there_is_nothing_to_acquire(sem):
 # --- The number named last holds ------------------------------------------------------------------
 
 
-def test_without_a_number_there_is_one_token_or_what_there_is(sem):
+def test_without_a_number_there_is_one_token_or_what_there_is_else_the_last_one_holds(sem):
     one, link = type(sem)(sem.name + "x"), type(sem)(sem.name)
     assert (one.value, one.total) == (1, 1)
     assert (link.value, link.total, link.linked_existing_semaphore) == (3, 3, True)
+    for number in (1, 5):  # no other process has it open: no warning
+        again = type(sem)(sem.name, number, Flags.RAISE_IF_NOT_EXISTS)
+        assert (sem.total, sem.value, again.total) == (number, number, number)
+        close(again)
     close(one, link)
-
-
-@pytest.mark.parametrize("flag", [Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS])
-@pytest.mark.parametrize("number", [1, 5])
-def test_the_number_named_last_holds(native, flag, number):
-    again = RobustSemaphore(native.name, number, flag)  # no other process has it open: no warning
-    assert (native.total, native.value, again.total) == (number, number, number)
-    close(again)
 
 
 @pytest.mark.parametrize("number", [1, 5])

@@ -127,9 +127,6 @@ class Process:
         self.same = (id(script), action, joined, held, call, variables)
         self.ids = frozenset(ids(self.same[2:]))  # of sets, that it may know
 
-    def action_now(self):
-        return self.script.actions[self.action]
-
     def go_on(self, system, *result):
         """Return the process, stopped at its next call."""
         script, action, joined, held = self.script, self.action, self.joined, self.held
@@ -446,7 +443,8 @@ class Search:
             return self.answer(state, i, state.values[arguments[1]])
         if what == "values":
             return self.answer(state, i, state.values)
-        action, *options = state.processes[i].action_now()
+        process = state.processes[i]
+        action, *options = process.script.actions[process.action]
         options = options[-1] if action == "open" else {}
         if what == "remove":
             if action != "unlink" and "anew" not in options and state.is_used():
@@ -679,42 +677,38 @@ SEARCHES = {
     "overtaking, two want two": Search(busy(2, 2), busy(2, 2), busy(2, 1), deaths=0, overtaking=2),
 }
 FULL = {
-    "users": Search(USER, USER, USER),
-    "two want several, and one": Search(SEVERAL, HURRIED, SECOND),
-    "resized at once": Search(MORE, FEWER, SECOND, deaths=1),
-    "resized below what is wanted": Search(TAKING_AWAY, SEVERAL, HURRIED, deaths=1),
-    "leaving with tokens": Search(KEEPER, USER, VISITOR),
-    "swept": Search(PERSISTENT, CREATOR, SWEEPER, SWEEPER, deaths=1),
-    "anew": Search(USER, ANEW, ANEW, unlinked=True),
-    "unlinked": Search(SEVERAL, UNLINKER, OTHER_VISITOR, unlinked=True),
-    "undone in steps": Search(SEVERAL, SECOND, SECOND, undo_at_once=False, deaths=2),
-    "of other users": Search(guest(VISITOR), VISITOR, guest(OTHER_VISITOR)),
-    "of other users, to create": Search(guest(CREATOR), VISITOR, guest(VISITOR), deaths=0),
-    "of other users, unlinked": Search(
+    "full: users": Search(USER, USER, USER),
+    "full: two want several, and one": Search(SEVERAL, HURRIED, SECOND),
+    "full: resized at once": Search(MORE, FEWER, SECOND, deaths=1),
+    "full: resized below what is wanted": Search(TAKING_AWAY, SEVERAL, HURRIED, deaths=1),
+    "full: leaving with tokens": Search(KEEPER, USER, VISITOR),
+    "full: swept": Search(PERSISTENT, CREATOR, SWEEPER, SWEEPER, deaths=1),
+    "full: anew": Search(USER, ANEW, ANEW, unlinked=True),
+    "full: unlinked": Search(SEVERAL, UNLINKER, OTHER_VISITOR, unlinked=True),
+    "full: undone in steps": Search(SEVERAL, SECOND, SECOND, undo_at_once=False, deaths=2),
+    "full: of other users": Search(guest(VISITOR), VISITOR, guest(OTHER_VISITOR)),
+    "full: of other users, to create": Search(guest(CREATOR), VISITOR, guest(VISITOR), deaths=0),
+    "full: of other users, unlinked": Search(
         guest(VISITOR), guest(OTHER_VISITOR), UNLINKER, unlinked=True, deaths=0
     ),
-    "one key, two names": Search(ONE, OTHER, ONE, operations=5),
-    "a daemon": Search(*DAEMON, SECOND),
-    "a fork during a wait": Search(*FORKING, SECOND, deaths=2),
-    "overtaking, two of three": Search(busy(3, 2), busy(3, 2), busy(3, 1), deaths=0, overtaking=2),
-    "overtaking among four": Search(
+    "full: one key, two names": Search(ONE, OTHER, ONE, operations=5),
+    "full: a daemon": Search(*DAEMON, SECOND),
+    "full: a fork during a wait": Search(*FORKING, SECOND, deaths=2),
+    "full: overtaking, two of three": Search(
+        busy(3, 2), busy(3, 2), busy(3, 1), deaths=0, overtaking=2
+    ),
+    "full: overtaking among four": Search(
         busy(2, 2), busy(2, 1), busy(2, 1), busy(2, 1), deaths=0, overtaking=3
     ),
 }
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(
-    ("search", "is_quick"),
-    [
-        *(pytest.param(search, True, id=name) for name, search in SEARCHES.items()),
-        *(pytest.param(search, False, id=f"full: {name}") for name, search in FULL.items()),
-    ],
-)
-def test_every_order_of_steps_and_deaths(search, is_quick, full):
-    if not (is_quick or full):
+@pytest.mark.parametrize("name", [*SEARCHES, *FULL])
+def test_every_order_of_steps_and_deaths(name, full):
+    if name in FULL and not full:
         pytest.skip("minutes: with --full")
-    assert search.run() > 30
+    assert {**SEARCHES, **FULL}[name].run() > 30
 
 
 # --- The model must find what is wrong: each fault is one that the protocol once had, or avoids ---

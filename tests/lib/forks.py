@@ -81,12 +81,9 @@ class Gate:
                 raise TimeoutError(f"no other process has given in {seconds} s")
             count -= len(os.read(self._out, count))
 
-    def close(self) -> None:
-        os.close(self._out)
-        os.close(self._in)
-
     def __enter__(self) -> Gate:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        os.close(self._out)
+        os.close(self._in)
