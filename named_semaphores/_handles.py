@@ -64,20 +64,16 @@ class Block:
     """Transitions in C, each as an array and as the arguments of ``semop``.
 
     All that is ever called keeps its block, so that a child of fork can write its own account into
-    the blocks of its sets.
+    the operations that have this process's.
     """
 
-    __slots__ = ("__weakref__", "arguments", "arrays")
+    __slots__ = ("__weakref__", "arguments", "arrays", "own")
 
     def __init__(self, semset: _set.Set, *transitions: Any) -> None:
         self.arrays, self.arguments = zip(*(in_c(semset.semid, one) for one in transitions))
+        operations = (operation for array in self.arrays for operation in array)
+        self.own = [each for each in operations if each.sem_num == semset.account]
         semset.blocks.add(self)
-
-    def move(self, before: int, account: int) -> None:
-        for array in self.arrays:
-            for operation in array:
-                if operation.sem_num == before:
-                    operation.sem_num = account
 
 
 class Calls:

@@ -228,7 +228,7 @@ class Set:
 
     def join_anew(self) -> None:
         """In a child of fork: join the set for this process, which holds nothing."""
-        parents, self._inherited = self.account, None
+        self._inherited = None
         try:
             has_joined = self.join()
         except OSError:  # it was removed; or the kernel has no memory for it
@@ -236,7 +236,8 @@ class Set:
         if not has_joined:
             self.semid.value, self.pid = LOST, os.getpid()
         for block in list(self.blocks):
-            block.move(parents, self.account)
+            for operation in block.own:
+                operation.sem_num = self.account
 
     def has_handles(self) -> bool:
         # On PyPy a finalizer cannot find its object's reference here, which is dead already.
