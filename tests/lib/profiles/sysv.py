@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from functools import partial
+from typing import Any, Callable
 
 from .fake import Library, host, nanoseconds, sembuf, timespec
 
@@ -56,12 +57,17 @@ class _Limited(Fake):
     """semop does less in one call, and for fewer sets of a process, than the host's."""
 
     hosts = ()
-    most_operations = 100  # SEMOPM
-    most_sums = 10  # SEMUME: semaphores of which a process has a sum to take back
-    largest_sum = 32767  # SEMAEM
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        operations: int = 100,  # SEMOPM
+        sums: int = 10,  # SEMUME: semaphores of which a process has a sum to take back
+        semaphores: int = 32000,
+        largest: int = 32767,  # SEMAEM
+    ) -> None:
         super().__init__()
+        self.most_operations, self.most_sums, self.largest_sum = operations, sums, largest
+        self.most_semaphores = semaphores
         # By process, set, semaphore: what the kernel would take back.
         self.sums: dict[tuple[int, int, int], int] = {}
 
@@ -90,23 +96,7 @@ class _Limited(Fake):
             return False
 
 
-class MacOS(_Limited):
-    most_operations = 5
-
-
-class FreeBSD(_Limited):
-    """And DragonFly."""
-
-    most_sums = 50  # kern.ipc.semume
-    most_semaphores = 340
-    largest_sum = 16384
-
-
-class OpenBSD(_Limited):
-    most_semaphores = 60
-
-
-class NetBSD(OpenBSD):
+class NetBSD(_Limited):
     """semctl is for programs of before 5.0, and misreads the time in what it is given."""
 
     do___semctl50 = Fake.do_semctl
@@ -166,12 +156,13 @@ class GVisor(Fake):
         return host("semop", semid, copy, count)
 
 
-FAKES: dict[str, tuple[type[Fake], str]] = {
-    "macos": (MacOS, "darwin"),
-    "freebsd": (FreeBSD, "freebsd14"),
-    "netbsd": (NetBSD, "netbsd10"),
-    "openbsd": (OpenBSD, "openbsd7"),
-    "dragonfly": (FreeBSD, "dragonfly6"),
+_freebsd = partial(_Limited, sums=50, semaphores=340, largest=16384)
+FAKES: dict[str, tuple[Callable[[], Fake], str]] = {
+    "macos": (partial(_Limited, operations=5), "darwin"),
+    "freebsd": (_freebsd, "freebsd14"),
+    "netbsd": (partial(NetBSD, semaphores=60), "netbsd10"),
+    "openbsd": (partial(_Limited, semaphores=60), "openbsd7"),
+    "dragonfly": (_freebsd, "dragonfly6"),
     "illumos": (Illumos, "sunos5"),
     "musl": (Musl, "linux"),
     "glibc32": (Glibc32, "linux"),
