@@ -70,9 +70,9 @@ class Block:
     __slots__ = ("__weakref__", "arguments", "arrays", "own")
 
     def __init__(self, semset: _set.Set, *transitions: Any) -> None:
-        self.arrays, self.arguments = zip(*(in_c(semset.semid, one) for one in transitions))
-        operations = (operation for array in self.arrays for operation in array)
-        self.own = [each for each in operations if each.sem_num == semset.account]
+        self.arrays, self.arguments = zip(*[in_c(semset.semid, one) for one in transitions])
+        account = semset.account
+        self.own = [each for array in self.arrays for each in array if each.sem_num == account]
         semset.blocks.add(self)
 
 
