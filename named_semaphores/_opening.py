@@ -86,9 +86,13 @@ def find(library: SysV, name: str) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.EINVAL:  # it is smaller
-            raise _foreign(name) from None
-        raise
+        if error.errno != errno.EINVAL:
+            raise
+        try:
+            library.get(_set.key(name), 0)
+        except FileNotFoundError:
+            raise error from None  # the system allows no set of this size
+        raise _foreign(name) from None  # it is smaller
 
 
 def _foreign(name: str) -> OSError:

@@ -379,6 +379,13 @@ def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, 
     join(native, name, anew=True).leave()
 
 
+def test_a_system_that_allows_no_set_of_this_size_is_named(monkeypatch, name):
+    limited = failing(monkeypatch, "_semget", errno.EINVAL, lambda key, size, flags: size > 100)
+    with pytest.raises(OSError, match="kernel.sem allows no set of this size") as raised:
+        open_set(limited, name)
+    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, name)
+
+
 def test_where_no_set_is_listed_none_is_removed(monkeypatch):
     def no_proc():
         raise FileNotFoundError(errno.ENOENT, "", "/proc/sysvipc/sem")
