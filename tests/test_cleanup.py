@@ -254,6 +254,7 @@ def test_a_finalizer_reports_a_name_that_may_not_be_unlinked(name, broken, monke
     assert name in said[0]
 
 
+@pytest.mark.refcounts
 def test_at_exit_each_name_and_set_has_its_turn_whatever_a_signal_or_a_refusal_ended():
     code = """
 from named_semaphores import _cleanup

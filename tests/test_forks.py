@@ -20,7 +20,7 @@ from holders import (
     users_of,
 )
 from kinds import ROBUST
-from support import SLOW, collect, run_python, start_python, thread, wait_for
+from support import PYPY, SLOW, collect, run_python, start_python, thread, wait_for
 
 from named_semaphores import RobustSemaphore, _handles, _set
 
@@ -198,6 +198,10 @@ def test_a_lock_of_another_thread_hangs_neither_a_child_nor_a_finalizer(native):
 # --- Forks of C code, which run no hooks ----------------------------------------------------------
 
 
+forks_in_c = pytest.mark.skipif(PYPY, reason="PyPy's threads need its own fork")
+
+
+@forks_in_c
 def test_a_child_forked_in_c_shares_its_parents_account(native):
     def child():
         next(inside, None)
@@ -212,6 +216,7 @@ def test_a_child_forked_in_c_shares_its_parents_account(native):
     native.release(held(native)) if held(native) else None
 
 
+@forks_in_c
 @pytest.mark.parametrize("end", ["SIGKILL", "exit"])
 def test_a_child_forked_in_c_goes_on_when_its_parent_has_ended(native, end):
     code = """
@@ -317,6 +322,7 @@ def test_the_last_process_to_exit_removes_the_name(name, first, end):
     wait_for(lambda: not exists(name))
 
 
+@pytest.mark.refcounts
 def test_after_the_interpreters_end_every_use_is_refused(native):
     code = """
 class Pool:
