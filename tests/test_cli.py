@@ -328,6 +328,7 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
         ("list --watch", "unrecognized arguments: --watch"),
         ("run", "run needs a name and a command (named-semaphores run --help tells more)"),
         ("run MISSING --", "run needs a name and a command"),
+        ("run MISSING EMPTY", "run needs a name and a command"),
         ("run MISSING --slot 2 true", "no option --slot (did you mean --slots or --slot-env? "),
         ("run MISSING --slit=2 true", "did you mean --slots"),
         ("run MISSING --wait 2 true", "did you mean --timeout"),
@@ -350,6 +351,7 @@ def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
         ("run MISSING --mode 1777 true", "--mode: '1777' is not a mode in octal, as 0660"),
         ("run MISSING --mode 0400 true", "mode must allow its owner"),
         ("run MISSING --slot-env A=B true", "'A=B' is not the name of an environment variable"),
+        ("run MISSING --slot-env EMPTY true", "'' is not the name of an environment variable"),
         ("run MISSING --slot-env A --take 2 true", "either --slot-env or --take"),
         ("run a/b true", "'a/b' has '/'"),
         ("run EMPTY MISSING true", "a semaphore's name must not be empty: ''"),
@@ -675,8 +677,11 @@ def test_unlink_unused_asks(alone, name, bare, capfd, monkeypatch, answer):
 @on_linux
 def test_unlink_unused_looks_again_after_the_question(alone, name, bare):
     leave_idle(name)
-    result = call(line("unlink", "--unused", bare), stdin=subprocess.DEVNULL)  # no answer
-    assert (result.returncode, result.stdout) == (2, f"{bare}\nRemove 1? [y/N] ")
+    for closed, asked in (("</dev/null", f"{bare}\nRemove 1? [y/N] "), ("<&-", ""), (">&-", "")):
+        words = ["sh", "-c", f'exec "$@" {closed}', "sh", *line("unlink", "--unused", bare)]
+        result = call(words)
+        said = f"{PROG}: unlink: without an answer or --yes nothing is removed\n"
+        assert (result.returncode, result.stdout, result.stderr) == (2, asked, said)
     assert sets() == [bare]
     with Terminal(line("unlink", "--unused", bare)) as terminal:
         terminal.read(r"Remove 1\? \[y/N\]")

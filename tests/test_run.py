@@ -137,6 +137,7 @@ def test_what_cannot_be_run(name, bare, capfd, tmp_path):
         ([str(text / "below")], 127, errno.ENOENT),
         ([str(text)], 126, errno.EACCES),
         ([str(tmp_path)], 126, errno.EACCES),
+        (["/"], 126, errno.EACCES),
         (["true", "x" * 2**22], 126, errno.E2BIG),
     ):
         said = f"named-semaphores: {words[0]}: {os.strerror(reason)}\n"

@@ -229,7 +229,11 @@ def _unlink_unused(options: argparse.Namespace) -> int | None:
     unused = [name for name, *_ in removable(names)]
     if unused and not options.yes:
         question = "\n".join([*map(_shown, unused), f"Remove {len(unused)}? [y/N] "])
-        if input(question).strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(question)
+        except (EOFError, RuntimeError):  # nobody answers, or a stream is closed
+            raise ValueError("unlink: without an answer or --yes nothing is removed") from None
+        if answer.strip().lower() not in ("y", "yes"):
             return None
     removed = remove_idle(names) if unused else []  # looks again
     show("\n".join(map(_shown, removed)) or "nothing to remove")

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     try:
         _parser().parse_args(words, options)
         return options.do(options) or 0
-    except (EOFError, NotImplementedError, OSError, ValueError) as error:
+    except (NotImplementedError, OSError, ValueError) as error:
         complain(error, getattr(options, "name", ""))
         return ERROR
 

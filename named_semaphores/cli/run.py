@@ -69,6 +69,12 @@ def number(text: str) -> int:
     return int(text)
 
 
+def _variable(text: str) -> str:
+    if not text or "=" in text:
+        raise ValueError(f"{text!r} is not the name of an environment variable")
+    return text
+
+
 def mode(text: str) -> int:
     if not text or set(text) - set("01234567") or int(text, 8) > 0o777:
         raise ValueError(f"{text!r} is not a mode in octal, as 0660")
@@ -89,7 +95,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "--timeout": seconds,
     "--conflict-exit-code": number,
     "--mode": mode,
-    "--slot-env": str,
+    "--slot-env": _variable,
 }
 _SHORT = {"-n": "--no-wait", "-w": "--timeout", "-E": "--conflict-exit-code"}  # flock's
 _LIKE = {"--nonblock": "--no-wait", "--wait": "--timeout"}  # flock's, too
@@ -134,14 +140,12 @@ def _parse(words: list[str], options: _Options) -> bool:
             )
         setattr(options, option[2:].replace("-", "_"), given)
     options.command = rest
-    if options.name is None or not rest:
+    if options.name is None or not any(rest[:1]):
         raise ValueError(f"run needs a name and a command ({prog()} run --help tells more)")
     if options.no_wait and options.timeout is not None:
         raise ValueError("run: either --timeout or --no-wait, not both")
     if options.slot_env and options.take > 1:
         raise ValueError("run: either --slot-env or --take, not both")
-    if "=" in options.slot_env:
-        raise ValueError(f"{options.slot_env!r} is not the name of an environment variable")
     return True
 
 
@@ -338,7 +342,7 @@ def complain(problem: object, typed: str = "") -> None:
     text = str(problem)
     slashed = typed if typed.startswith("/") else f"/{typed}"
     if isinstance(problem, OSError) and problem.filename is not None:
-        name = typed if problem.filename == slashed else problem.filename
+        name = typed if typed and problem.filename == slashed else problem.filename
         text = f"{name}: {problem.strerror}"
     text = text.replace(repr(slashed), repr(typed or slashed))
     try:
