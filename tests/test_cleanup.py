@@ -254,9 +254,9 @@ def test_a_finalizer_reports_a_name_that_may_not_be_unlinked(name, broken, monke
     assert name in said[0]
 
 
-@pytest.mark.refcounts
 def test_at_exit_each_name_and_set_has_its_turn_whatever_a_signal_or_a_refusal_ended():
     code = """
+import gc
 from named_semaphores import _cleanup
 def unlink():
     print("unlinks")
@@ -271,7 +271,8 @@ def fail():
 interrupted = []
 _cleanup.at_exit(lambda: print("last"))  # the sets
 owner = _cleanup.Owner(unlink)
-del owner  # its finalizer is interrupted
+del owner
+gc.collect()  # its finalizer is interrupted
 owners = _cleanup.Owner(refuse), _cleanup.Owner(fail)
 """
     done = run_python(code)

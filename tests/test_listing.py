@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 
 import pytest
-from holders import in_child
+from holders import close, in_child
 from kinds import file_of, libc_of
 from namespaces import own_sets
 from support import start_python, wait_for
@@ -263,7 +263,7 @@ def test_a_set_that_nobody_has_open_is_no_semaphore_unless_it_stays(name):
         in_child(lambda: kept.append(RobustSemaphore(name, 3)))
         assert found(name) is None
         assert _sets.remove_idle([name]) == [name]
-    RobustSemaphore(name, 3, unlink_on_delete=False).close()
+    close(RobustSemaphore(name, 3, unlink_on_delete=False))
     assert found(name).stays is True
     assert _sets.remove_idle([name]) == [name]
     assert found(name) is None

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from holders import close
 from shell import ENVIRONMENT, call
 from support import run_python, wait_for
 
@@ -58,7 +59,7 @@ def own(name):
 
 def _removed(name):
     """Remove the idle set that run leaves. Its command may close its output before it ends."""
-    RobustSemaphore(name).close()
+    close(RobustSemaphore(name))
     return _opening.find(_sysv.system(), f"/{name.lstrip('/')}") is None
 
 
