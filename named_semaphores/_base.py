@@ -61,6 +61,10 @@ class Bound(property):
     function. contextlib.ExitStack looks it up on the class, and calls this with the instance.
     """
 
+    def __init__(self, fget: Callable[[Any], Any], doc: str) -> None:
+        super().__init__(fget)
+        self.__doc__ = doc  # property's own would be hidden by this class's, before 3.12
+
     def __call__(self, instance: Any, *arguments: Any) -> Any:
         return self.fget(instance)(*arguments)  # type: ignore[misc]
 
@@ -128,12 +132,12 @@ class Semaphore:
 
     @property
     def unlink_on_delete(self) -> bool:
-        """Whether the name is unlinked with this object."""
+        """Whether the name is unlinked when this object is closed or deleted."""
         return self._owner is not None
 
     @property
     def closed(self) -> bool:
-        """Whether the semaphore was closed."""
+        """Whether this object is closed."""
         return self._handle is None
 
     @property
@@ -149,7 +153,7 @@ class Semaphore:
         Args:
             blocking: False returns at once. ``acquire(5)`` is a ValueError, not five seconds.
             timeout: the longest wait, in seconds: any number from 0, infinity too; None waits
-                without an end. It never ends early.
+                without an end. The wait never ends early.
 
         Returns:
             True with a token, False without one.
@@ -190,7 +194,7 @@ class Semaphore:
         self._wait_endless(self._open_handle())
         return self
 
-    __exit__ = Bound(attrgetter("_exit"), doc="Put the token back. Never swallows an exception.")
+    __exit__ = Bound(attrgetter("_exit"), "Put the token back. Never swallows an exception.")
 
     def hold(self, n: int = 1, *, timeout: float | None = None) -> Hold:
         """Return a context manager that holds tokens: ``with sem.hold(timeout=5):``, also async.
@@ -217,15 +221,18 @@ class Semaphore:
         no token. A signal handler that raises may cost one, here and in ``async with``: use
         ``loop.add_signal_handler``.
 
-        A thread waits for the tasks. After a timeout or a cancellation it may wait on for up to a
-        second: ``waiting`` counts it, and a token that is released then is free some milliseconds
-        later.
+        A thread waits for the tasks, and may wait for up to a second after they have given up.
+        Meanwhile ``waiting`` counts it, and a released token is free some milliseconds later.
 
         Args:
             timeout: the longest wait, in seconds, as for ``acquire``.
 
         Returns:
             True with a token, False without one.
+
+        Raises:
+            ValueError: a bad timeout, or the semaphore is closed.
+            RuntimeError: this is no task of asyncio.
         """
         check_wait(self._name, True, timeout)
         return await self._acquire_async(self._open_handle(), timeout)
@@ -378,7 +385,7 @@ class Hold:
             return sem
         raise self._too_late()
 
-    __exit__ = Bound(attrgetter("_exit"), doc="Put the tokens back. Never swallows an exception.")
+    __exit__ = Bound(attrgetter("_exit"), "Put the tokens back. Never swallows an exception.")
 
     async def __aenter__(self) -> Any:
         self._sem._open_handle()

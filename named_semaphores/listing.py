@@ -83,7 +83,7 @@ def list_semaphores() -> list[SemaphoreInfo]:
     """Return ``list_posix()`` and ``list_robust()``, sorted by name.
 
     Raises:
-        NotImplementedError: this system lists one kind only, or none: it is not Linux.
+        NotImplementedError: this system does not list both kinds. Only Linux does.
     """
     return sorted(list_posix() + list_robust(), key=lambda info: (info.name, info.kind))
 
@@ -146,7 +146,7 @@ def list_posix() -> list[SemaphoreInfo]:
     memory that looks the same is listed, too.
 
     Raises:
-        NotImplementedError: this system does not tell, or has no semaphores.
+        NotImplementedError: this system has none, or does not list them.
     """
     libc = system()
     if libc.files is None or not libc.opens_any_file:

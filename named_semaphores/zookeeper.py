@@ -39,13 +39,13 @@ class ZooKeeperSemaphore(_base.Semaphore):
 
     Its nodes under ``/named-semaphores/`` stay until ``unlink()``. A token is free again when the
     session of its client ends: the client was stopped, or its process was dead or cut off for the
-    session's timeout. A process that is stopped while it acquires holds up all others until then.
-    A cut off holder runs on until it looks at ``lost``. To rule that out, use fencing tokens.
+    session's timeout. A process that is stopped while it acquires holds up all others until its
+    session ends. A cut off holder runs on: let it look at ``lost``, or use fencing tokens.
 
     No timeout ends a wait without a connection. A waiting task occupies a thread of asyncio's
-    executor, and a cancelled one until its turn comes. Let a thread handle signals: a handler's
-    exception may block kazoo for good, or be seen as ConnectionAbortedError if kazoo was sending;
-    a second one leaves a node until the session ends.
+    executor, even after its cancellation, until its turn comes. Let a thread handle signals: an
+    exception of a handler may block kazoo for good, or become a ConnectionAbortedError; a second
+    one leaves a node until the session ends.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``.
@@ -109,7 +109,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
 
     @property
     def holders(self) -> list[Holder]:
-        """Named tuples ``(host, pid, tokens)``; for other programs, their identifier and None."""
+        """Named tuples ``(host, pid, tokens)``; other programs have an identifier and None."""
         self._total_and_taken(self._open_handle())
         counts: Counter[tuple[str, int | None]] = Counter()
         for text in self._call(Semaphore(self._client, self._path).lease_holders):
@@ -119,11 +119,11 @@ class ZooKeeperSemaphore(_base.Semaphore):
 
     @property
     def lost(self) -> bool:
-        """Whether the session of a token ended that this object holds: others may have it."""
+        """Whether the session of a token that this object holds has ended: others may have it."""
         return any(recipe.is_lost for recipe in list(self._held))
 
     def release(self, n: int = 1) -> None:
-        """Put ``n`` tokens back, lost ones too, also once closed. ValueError: it has fewer."""
+        """Put ``n`` tokens back, lost ones too, even when closed. ValueError: it has fewer."""
         self._open_handle(although_closed=True)
         check_integer(self._name, "n", n, 1, len(self._held), ", as many as this object holds")
         recipes = [self._held.pop(0) for _ in range(n)]  # all lost ones are among the oldest
@@ -134,7 +134,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
             raise
 
     def unlink(self) -> None:
-        """Remove the name. Holders run on. Waiters get FileNotFoundError or one of their tokens."""
+        """Remove the name. Holders run on; waiters get FileNotFoundError or a holder's token."""
         self._total_and_taken(self._open_handle())
         while True:
             with suppress(exceptions.NotEmptyError):  # somebody came between

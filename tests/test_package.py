@@ -188,6 +188,14 @@ def test_the_package_lists_its_classes_and_has_nothing_else():
 PROTOCOL = ("__init__", "__enter__", "__aenter__", "__aexit__")
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+def test_help_explains_all_that_is_public(cls):
+    for name in dir(cls):
+        if not name.startswith("_"):
+            assert inspect.getattr_static(cls, name).__doc__, name
+    assert inspect.getdoc(inspect.getattr_static(cls, "__exit__")).startswith("Put the token back.")
+
+
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="annotations are written as in 3.10")
 @pytest.mark.parametrize("cls", CLASSES)
 def test_annotations_can_be_evaluated(cls):

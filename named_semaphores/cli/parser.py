@@ -81,21 +81,20 @@ _JSON = {"--json": "as JSON, with all that is known"}
 _WAIT = {
     "-w --timeout S": "wait no longer than S seconds",
     "-n --no-wait": "do not wait",
-    "--verbose": "say after a second that it waits (and who holds the tokens, if that is known), "
-    "even if standard error is no terminal",
+    "--verbose": "say after a second that it waits (run: and who holds the tokens), even if "
+    "standard error is no terminal",
 }
 _MODE = {
-    "--mode MODE": "who may use it if it is created, in octal, whatever the umask (default 0600: "
-    "this user; 0660: the group, too)"
+    "--mode MODE": "who may use a new semaphore, in octal, whatever the umask (default 0600: this "
+    "user; 0660: the group, too)"
 }
 
 _ALL = """Example: %(prog)s run build --slots 2 make all
 
 Limits how many processes on one machine do something at the same time. They
-only need to agree on a name. There are two kinds. Robust semaphores: the
-kernel takes the tokens of a process back when it ends. POSIX semaphores
-(--posix): for C programs and NamedSemaphore; the token of a killed process is
-lost."""
+only need to agree on a name. There are two kinds. Robust semaphores: when a
+process ends, the kernel takes its tokens back. POSIX semaphores (--posix): for
+C programs and NamedSemaphore; the token of a killed process is lost."""
 _EXIT_CODES = """Exit codes: 0: done; 1: no token in time; 2: wrong usage, or the system
 refused. run has the command's exit code; 127: not found, 126: not executable.
 
@@ -120,8 +119,8 @@ no creation and no removal: it exists while a process has it open.""",
             "--slots N": "the number of tokens, for all processes; the last N given is the limit "
             "(default: as it is, or 1 if no process has it open)",
             "--take K": "take K tokens (default 1)",
-            "--slot-env VAR": "give the command a number from 0 to N-1 that no other has, in the "
-            "environment variable VAR (N at most 32)",
+            "--slot-env VAR": "set the environment variable VAR to a number from 0 to N-1 that no "
+            "other holder has (N at most 32)",
             **_WAIT,
             "-E --conflict-exit-code CODE": "exit code if no token was free in time (default 1)",
             **_MODE,
@@ -135,8 +134,8 @@ no creation and no removal: it exists while a process has it open.""",
 FREE: tokens that are free; below 0 after a resize to fewer than are taken.
 USERS: how many processes have it open. HOLDERS: the processes that hold
 tokens (robust ones). PIDS: the processes that have it open (POSIX ones). ?:
-other users' processes may also have it open. Only Linux lists semaphores;
-robust ones, if this user may read them.""",
+not known to this user. Only Linux lists semaphores, and robust ones only if
+this user may read them.""",
         _JSON,
     ),
     "holders": (
