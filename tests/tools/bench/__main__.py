@@ -64,8 +64,6 @@ GROUPS = {
                    report.median_and_p99),
     "latency": Group(latency.measure, "from another process's release (median, p99)",
                      report.median_and_p99),
-    "idle": Group(latency.measure_idle, "CPU of waiting for a token that does not come",
-                  report.median_as(".3%")),
 }
 # fmt: on
 

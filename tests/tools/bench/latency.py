@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a release in another process, or its death, to the waiter's next line, and what waiting
-costs.
-"""
+"""From a release in another process, or its death, to the waiter's next line."""
 
 from __future__ import annotations
 
@@ -14,13 +12,12 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from forks import Children, Gate, shared
-from peers import FILES, OURS, SHARED, NamedPolling, Robust, SysvIpc, available
+from peers import FILES, SHARED, NamedPolling, Robust, SysvIpc, available
 from processes import clock
 from results import Value
 
 DEATH = "SIGKILL of the holder to the waiter's next line"
 IN_THREAD, IN_TASK = "release to acquire's next line", "release to a task's next line"
-CPU_TASKS, CPU_WAIT = "500 waiting tasks of one loop", "one waiting acquire"
 
 
 def measure(quick: bool) -> Iterator[Value]:
@@ -107,43 +104,3 @@ def _waits(
             served.wait()
         children.join()
     return [then - now for then, now in zip(taken, given)]
-
-
-def measure_idle(quick: bool) -> Iterator[Value]:
-    """Measure the CPU time of waits for a token that does not come, as a share of one core."""
-    seconds = 2 if quick else 10
-    used, sems = [], []
-    with Children() as children:
-        for peer in available(*OURS, *FILES):
-            sems.append((peer, peer.empty()))
-            ways = ((CPU_WAIT, _wait), (CPU_TASKS, _wait_in_tasks))
-            for operation, wait in ways if peer.has_asyncio else ways[:1]:
-                cpu = shared(ctypes.c_double)
-                used.append((operation, peer.label, cpu))
-                children.start(wait, *sems[-1], seconds, cpu)
-        children.join()
-    for operation, label, cpu in used:
-        yield operation, label, cpu.value / seconds
-    for peer, sem in sems:
-        peer.drop(sem)
-
-
-def _wait(peer: Any, sem: Any, seconds: float, cpu: Any) -> None:
-    names = {"sem": peer.in_child(sem), "limit": seconds, "busy": peer.busy}
-    begin = time.process_time()
-    exec(f"try: {peer.timed_acquire}\nexcept busy: pass", names)
-    cpu.value = time.process_time() - begin
-
-
-def _wait_in_tasks(peer: Any, sem: Any, seconds: float, cpu: Any) -> None:
-    async def main() -> None:
-        tasks = [asyncio.ensure_future(sem.acquire_async()) for _ in range(500)]
-        await asyncio.sleep(0.5)  # until all wait
-        begin = time.process_time()
-        await asyncio.sleep(seconds)
-        cpu.value = time.process_time() - begin
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    asyncio.run(main())

@@ -11,7 +11,7 @@ import fairness
 import peers
 from calls import BASE, IMPORT, LINK, LINK_AGAIN, PAIR, TIMEOUT, TRY, WITH
 from handles import CREATED, FORK, LINKED, PROCESSES, PYTHONS
-from latency import CPU_TASKS, CPU_WAIT, DEATH, IN_TASK, IN_THREAD
+from latency import DEATH, IN_TASK, IN_THREAD
 from results import Results
 
 NAMED, ROBUST, POLLING = (peer.label for peer in (peers.Named, peers.Robust, peers.NamedPolling))
@@ -122,10 +122,8 @@ def _waiting(results: Results) -> Iterator[Measured]:
         both = (results.get("latency", operation, whose) for operation in (IN_TASK, IN_THREAD))
         text = f"{whose}: release to a task's next line, of a thread's"
         yield text, _of(statistics.median, *both), ".2f", 0, 3
-        yield f"{whose}: {CPU_TASKS}, CPU", of("idle", CPU_TASKS, whose), ".3%", 0, 0.002
     polls = of("latency", IN_THREAD, POLLING, 1e3)
     yield f"{POLLING}: a token taken, ms", polls, ".1f", 0, 10
-    yield f"{POLLING}: {CPU_WAIT}, CPU", of("idle", CPU_WAIT, POLLING), ".2%", 0, 0.01
 
 
 def _memory(results: Results) -> Iterator[Measured]:
