@@ -169,8 +169,8 @@ class NamedSemaphore(Semaphore):
         ``release()`` too; but a with statement that began before puts its token back. For that, the
         semaphore stays mapped until this object is deleted. A second call does nothing.
 
-        If the name was unlinked and created anew, the newer semaphore keeps it, where semaphores
-        are files (Linux, FreeBSD, Cygwin); but not if that happens during this call.
+        A newer semaphore of this name keeps the name where semaphores are files (Linux, FreeBSD,
+        Cygwin), unless it is created during this call.
 
         Raises:
             PermissionError: The name may not be unlinked. The semaphore is closed nevertheless.
