@@ -301,7 +301,7 @@ ENDS = {
     "a child of multiprocessing alone": f"{LATE}\nsem.close(); {PROCESS}(target=late).start()",
     "closed at exit": "atexit.register(sem.close)",
     "opened at exit": f"{LATE}\nsem.close()\natexit.register(late)",
-    "a thread": "threading.Thread(target=lambda: sem.acquire(n=1), daemon=True).start()",
+    "a thread": "threading.Thread(target=lambda: sem.acquire(n=1)).start()",
     "collected": "RobustSemaphore(name).acquire(); del sem",
     "unlinked": "other = RobustSemaphore(name, unlink_on_delete=True)",
     "unlinked, then collected": "other = RobustSemaphore(name, unlink_on_delete=True); del other",
