@@ -134,8 +134,11 @@ class NamedSemaphore(Semaphore):
                     if not failed:
                         return
                     break
-            except ValueError:  # SemLock raises it at the maximum; so does a closed semaphore
-                pass
+            except ValueError as error:  # SemLock's, at the maximum
+                # Python code raised it: the semaphore is closed, or a signal handler did it after
+                # the post (before CPython 3.10, and on PyPy).
+                if error.__traceback__.tb_next:  # type: ignore[union-attr]
+                    raise
         n = check_integer(self._name, "n", n, 1, _MOST)
         handle: Handle = self._open_handle()
         libc = handle.libc

@@ -93,6 +93,19 @@ def test_no_more_than_the_maximum(kind, name):
         sem.close()
 
 
+def test_a_signal_handlers_value_error_puts_no_second_token_back(kind, name):
+    def post_and_raise(posts):
+        next(posts)
+        raise ValueError("a handler's")
+
+    sem = kind.cls(name, 0)
+    sem._posts = map(post_and_raise, itertools.repeat(sem._posts))
+    with pytest.raises(ValueError, match="a handler's"):
+        sem.release()
+    assert tokens(sem) == 1
+    sem.close()
+
+
 @pytest.mark.native
 def test_a_million_tokens_can_be_released_at_once_and_no_more(kind, name):
     sem = kind.cls(name, 0)
