@@ -98,11 +98,12 @@ def test_a_signal_handlers_value_error_puts_no_second_token_back(kind, name):
         next(posts)
         raise ValueError("a handler's")
 
-    sem = kind.cls(name, 0)
+    sem, link = kind.cls(name, 0), kind.cls(name)
     sem._posts = map(post_and_raise, itertools.repeat(sem._posts))
     with pytest.raises(ValueError, match="a handler's"):
         sem.release()
-    assert tokens(sem) == 1
+    assert tokens(link) == 1
+    link.close()
     sem.close()
 
 
