@@ -134,11 +134,8 @@ class NamedSemaphore(Semaphore):
                     if not failed:
                         return
                     break
-            except ValueError as error:  # SemLock's, at the maximum
-                # Python code raised it: the semaphore is closed, or a signal handler did it after
-                # the post (before CPython 3.10, and on PyPy).
-                if error.__traceback__.tb_next:  # type: ignore[union-attr]
-                    raise
+            except ValueError as error:
+                _raise_unless_semlocks(error)
         n = check_integer(self._name, "n", n, 1, _MOST)
         handle: Handle = self._open_handle()
         libc = handle.libc
@@ -148,7 +145,8 @@ class NamedSemaphore(Semaphore):
             value = 0
         try:  # any() is C code, so that no signal ends it half-way
             failed = value + n > libc.value_max or any(islice(handle.posts, n))
-        except ValueError:  # another process has released meanwhile
+        except ValueError as error:  # another process has released meanwhile
+            _raise_unless_semlocks(error)
             failed = True
         if failed:
             hint = f"its value is {value}, {n} more would pass the maximum, {libc.value_max}"
@@ -187,6 +185,13 @@ class NamedSemaphore(Semaphore):
 
     def _link(self, name: str) -> None:
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
+
+
+def _raise_unless_semlocks(error: ValueError) -> None:
+    """Return if SemLock raised it: the value is at the maximum."""
+    # If Python code did, the semaphore is closed, or it was a signal handler, after the post.
+    if error.__traceback__ and error.__traceback__.tb_next:
+        raise error
 
 
 def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tuple[Handle, bool]:

@@ -93,15 +93,16 @@ def test_no_more_than_the_maximum(kind, name):
         sem.close()
 
 
-def test_a_signal_handlers_value_error_puts_no_second_token_back(kind, name):
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_signal_handlers_value_error_is_not_the_systems(kind, name, n):
     def post_and_raise(posts):
         next(posts)
         raise ValueError("a handler's")
 
     sem, link = kind.cls(name, 0), kind.cls(name)
-    sem._posts = map(post_and_raise, itertools.repeat(sem._posts))
+    sem._posts = sem._handle.posts = map(post_and_raise, itertools.repeat(sem._posts))
     with pytest.raises(ValueError, match="a handler's"):
-        sem.release()
+        sem.release(n)
     assert tokens(link) == 1
     link.close()
     sem.close()
