@@ -117,7 +117,7 @@ no creation and no removal: it exists while a process has it open.""",
             **_NAME,
             "command COMMAND": "begins with the first word after NAME that is no option",
             "--slots N": "the number of tokens, for all processes; the last N given is the limit "
-            "(default: as it is, or 1 if no process has it open)",
+            "(default: as it is, or 1 for a new semaphore)",
             "--take K": "take K tokens (default 1)",
             "--slot-env VAR": "set the environment variable VAR to a number from 0 to N-1 that no "
             "other holder has (N at most 32)",
