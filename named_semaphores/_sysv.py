@@ -11,6 +11,8 @@ import sys
 import time
 from ctypes import c_int, c_int64, c_long, c_short, c_size_t, c_ushort
 from functools import cache, partial
+from itertools import chain
+from struct import pack
 
 from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
 
@@ -89,7 +91,9 @@ def in_c(semid: Any, operations: list[Operation]) -> tuple[Any, tuple[Any, ...]]
     ctypes passes the arguments on as they are, to a function without argtypes, the fastest kind.
     """
     array_type: Any = sembuf * len(operations)
-    array = array_type(*operations)
+    # An array of tuples would keep a dict for each.
+    packed = pack("Hhh" * len(operations), *chain.from_iterable(operations))
+    array = array_type.from_buffer_copy(packed)
     return array, (semid, ctypes.byref(array), c_size_t.from_param(len(array)))
 
 
