@@ -71,9 +71,14 @@ class Block:
 
     def __init__(self, semset: _set.Set, *transitions: Any) -> None:
         self.arrays, self.arguments = zip(*[in_c(semset.semid, one) for one in transitions])
-        account = semset.account
-        self.own = [each for array in self.arrays for each in array if each.sem_num == account]
-        semset.blocks.add(self)
+        first = semset.accounts
+        self.own = [each for array in self.arrays for each in array if each.sem_num >= first]
+        semset.blocks.add(ref(self, semset.blocks.discard))
+        self.write_account(semset)  # again: a signal handler may have forked meanwhile
+
+    def write_account(self, semset: _set.Set) -> None:
+        for operation in self.own:
+            operation.sem_num = semset.account
 
 
 class Calls:
@@ -169,25 +174,27 @@ def _leave_unused() -> None:
     Never waits: the collector may call this in a thread that has another library's lock, for which
     a thread that has ours may wait.
     """
-    held: list[_set.Set] = []  # by a with statement of a generator that is being collected, say
-    while len(_unused) > len(held):
+    held = []  # by a with statement of a generator that is being collected, for example
+    is_ours = True
+    while _unused and is_ours:
         lock = _lock  # a signal handler may fork meanwhile
-        for is_ours in map(lock.acquire, (False,)):  # as in _base: no signal leaves it locked
+        # As in _base, no signal leaves the lock taken: "with" has a gap in CPython 3.14.
+        for is_ours in map(lock.acquire, (False,)):
             if not is_ours:
-                return
-            held.clear()
+                break
             try:
-                while _unused:  # the collector may call this again in between
-                    semset = _unused.pop()
-                    if semset.has_handles():  # it was opened again
-                        continue
-                    if not semset.leave():
-                        held.append(semset)
-                    elif _joined.get(semset.id) is semset:
-                        del _joined[semset.id]
+                semset = _unused.pop()
+                if semset.has_handles():  # it was opened again
+                    continue
+                if not semset.leave():
+                    held.append(semset)
+                elif _joined.get(semset.id) is semset:
+                    del _joined[semset.id]
+            except IndexError:  # another thread, or the collector in this one, was faster
+                pass
             finally:
-                _unused.extend(held)
                 lock.release()
+    _unused.extend(held)
 
 
 def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]:
@@ -197,12 +204,19 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
     """
     while True:
         found, created = open_set(library, name, known=_joined, **options)
-        with _lock:
-            semset = _joined.get(found.id, found)
-            if semset.has_left():
-                semset = found
-            _joined[found.id] = semset
-            handle = Handle(semset, 1)
+        lock = _lock
+        for _ in map(lock.acquire, (True,)):  # see _leave_unused
+            try:
+                semset = _joined.get(found.id, found)
+                if semset.has_left():
+                    semset = found
+                _joined[found.id] = semset
+                # C code, or a signal handler that came before the last line, may have forked.
+                if semset.pid != os.getpid():
+                    semset.join_anew()
+                handle = Handle(semset, 1)
+            finally:
+                lock.release()
         if semset is not found:  # another thread has joined it meanwhile
             found.leave()
         _leave_unused()
@@ -216,6 +230,7 @@ def _begin_child() -> None:
     _lock = RLock()  # a thread that the child does not have may have had it
     for semset in list(_joined.values()):
         semset.join_anew()
+        semset.inherited = None
 
 
 def _note_fork() -> None:

@@ -7,7 +7,6 @@ Another process may do the same at any time, or remove the set: then this begins
 from __future__ import annotations
 
 import errno
-import os
 
 from . import _set
 from ._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, USERS, ZERO, Set, failure, remove_marked
@@ -73,9 +72,6 @@ def open_set(
                 continue
             raise failure(library, error, name) from None
         if is_new is not None:
-            # C code or a signal handler in this function may have forked.
-            if semset.pid != os.getpid():
-                semset.join_anew()
             return semset, is_new
 
 
@@ -133,7 +129,8 @@ def _join(
         return None
     if not create:
         raise OSError(errno.ENOENT, "")
-    if not semset.enter(semset.accounts, _set.take_over(semset.accounts)):
+    account = values.index(0, semset.accounts)  # a child that C code has forked may have the first
+    if not semset.enter(account, _set.take_over(account)):
         return None
     library.operate(semid, _set.resize(values[TOTAL], total))
     return True

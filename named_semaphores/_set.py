@@ -35,7 +35,6 @@ import os
 from binascii import crc32
 from ctypes import c_int
 from itertools import starmap
-from weakref import WeakSet
 
 from ._checks import check_integer, clock
 from ._sysv import NOWAIT, UNDO, SysV, in_c, refusal
@@ -204,9 +203,9 @@ class Set:
         self.library, self.name, self.id, self.accounts = library, name, semid, accounts
         self.account = self.pid = 0
         self.semid = c_int(semid)
-        self.blocks: WeakSet[Any] = WeakSet()  # these are _handles's
+        self.blocks: set[ref[Any]] = set()  # of the module _handles, as the next
         self.handles: set[ref[Any]] = set()
-        self._inherited: int | None = None  # the account of the parent that forked in C
+        self.inherited: int | None = None  # the account of the parent that forked in C
 
     def enter(self, account: int, operations: list[Operation]) -> bool:
         """Become a user by these operations. Return False if they are not possible now."""
@@ -227,17 +226,22 @@ class Set:
         return any(self.enter(place, join(place)) for place in free) or self.enter(last, JOIN_LAST)
 
     def join_anew(self) -> None:
-        """In a child of fork: join the set for this process, which holds nothing."""
-        self._inherited = None
+        """In a child of fork: join the set for this process.
+
+        It holds nothing, but for what it took by its parent's account if C code has forked.
+        """
+        parents = self.account
         try:
             has_joined = self.join()
         except OSError:  # it was removed; or the kernel has no memory for it
             has_joined = False
         if not has_joined:
             self.semid.value, self.pid = LOST, os.getpid()
-        for block in list(self.blocks):
-            for operation in block.own:
-                operation.sem_num = self.account
+        self.inherited = None if self.account == parents else parents
+        for reference in list(self.blocks):
+            block = reference()
+            if block is not None:
+                block.write_account(self)
 
     def has_handles(self) -> bool:
         # On PyPy a finalizer cannot find its object's reference here, which is dead already.
@@ -282,10 +286,8 @@ class Set:
             if self.has_left() or self.operate(give(self.account, n)):
                 return None
             if self.pid != os.getpid():  # C code has forked: until now, it was the parent's account
-                parents = self.account
                 self.join_anew()
-                self._inherited = None if parents == self.account else parents
-            if self._inherited is not None and self.operate(give_inherited(self._inherited, n)):
+            if self.inherited is not None and self.operate(give_inherited(self.inherited, n)):
                 return None
             return self.held()
         except FileNotFoundError:  # it was removed: there is nothing to give back

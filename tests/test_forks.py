@@ -217,6 +217,24 @@ def test_a_child_forked_in_c_shares_its_parents_account(native):
 
 
 @forks_in_c
+def test_a_child_forked_in_c_that_opens_the_name_again_is_a_user(native):
+    def child():
+        inherited = by_with(native)
+        next(inherited)
+        sem = RobustSemaphore(native.name)
+        inside = users_of(sem), sem.value
+        next(inherited, None)
+        with sem:
+            return inside, sem.value, sem._set.held()
+
+    native.resize(4)
+    native.acquire()
+    assert in_child(child, fork_in_c) == "((2, 0), 2, 1)"
+    native.release()
+    wait_for(lambda: native.value == 4)
+
+
+@forks_in_c
 @pytest.mark.parametrize("end", ["SIGKILL", "exit"])
 def test_a_child_forked_in_c_goes_on_when_its_parent_has_ended(native, end):
     code = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import gc
 import itertools
 import os
@@ -399,42 +400,123 @@ def test_a_handle_that_is_not_complete_is_collected_quietly():
     _handles.Handle.__new__(_handles.Handle)  # as after an exception in its constructor
 
 
+def at_bytecode(count, function, action, call, only=lambda code: range(10**6)):
+    """Call, and act before so many of these bytecodes of the function. Return whether it acted."""
+
+    def tracer(frame, event, arg):
+        nonlocal count
+        if event == "call" and frame.f_code is not function.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        count -= event == "opcode" and frame.f_lasti in offsets
+        if not count:
+            count -= 1
+            action()
+        return tracer
+
+    offsets = only(function.__code__)
+    previous = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 looks at it once, in settrace
+    sys.settrace(tracer)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(previous)
+    return count < 0
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def where_signals_are_handled(code):
+    """Return the offsets of bytecodes after calls, and of jumps back."""
+    found = list(dis.get_instructions(code))
+    return {
+        after.offset
+        for before, after in zip(found, found[1:])
+        if before.opname.startswith("CALL") or after.opname.startswith("JUMP_BACKWARD")
+    }
+
+
 @pytest.mark.refcounts
 def test_a_signal_while_a_handle_is_made_or_collected_leaves_no_user(name, monkeypatch):
-    def interrupt(function, call, left):
-        """Raise after so many bytecodes of the function. Return whether it has raised."""
-
-        def tracer(frame, event, arg):
-            nonlocal left
-            if event == "call" and frame.f_code is not function.__code__:
-                return None
-            frame.f_trace_opcodes = True
-            left -= event == "opcode"
-            if not left:
-                raise KeyboardInterrupt
-            return tracer
-
-        previous = sys.gettrace()
-        sys._getframe().f_trace_opcodes = True  # 3.12 looks at it once, in settrace
-        sys.settrace(tracer)
-        with contextlib.suppress(KeyboardInterrupt):
-            call()
-        sys.settrace(previous)
-        return not left
-
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: dropped.append(report.exc_type))
     for count in itertools.count(1):
         sem = RobustSemaphore(name, 3)
-        made = interrupt(_handles.Handle.__init__, partial(sem.hold, 2), count)
+        made = at_bytecode(count, _handles.Handle.__init__, interrupt, partial(sem.hold, 2))
         holds = [sem.hold(2)]
-        collected = interrupt(_handles.Handle.__del__, holds.clear, count)
+        collected = at_bytecode(count, _handles.Handle.__del__, interrupt, holds.clear)
         sem.close()
         assert not exists(name)
         if not made and not collected:
             break
     assert count > 10
     assert set(dropped) == {KeyboardInterrupt}
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("function", [_handles.Calls.__init__, _handles.Block.__init__])
+def test_a_signal_handler_may_fork_while_calls_are_made(name, function):
+    def fork():
+        pids.append(os.fork())
+
+    def use():
+        sem = RobustSemaphore(name, 2)
+        with sem.hold(2):
+            has_two = sem._set.held() == 2
+        if pids[-1:] == [0]:
+            os._exit(not has_two)
+        if len(pids) == count:
+            assert os.waitpid(pids[-1], 0)[1] == 0, count
+        close(sem)
+
+    pids = []
+    for count in itertools.count(1):
+        if not at_bytecode(count, function, fork, use, where_signals_are_handled):
+            break
+    assert count > 5
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("function", [_handles.open_handle, _handles._leave_unused])
+def test_no_signal_leaves_the_lock_of_the_sets_taken(name, function, monkeypatch):
+    def use():
+        with RobustSemaphore(name, 3).hold(2):
+            RobustSemaphore(name, 3).close()
+        _handles._leave_unused()
+
+    def try_lock():
+        free.append(lock.acquire(blocking=False) and not lock.release())
+
+    free, lock = [], threading.RLock()
+    monkeypatch.setattr(_handles, "_lock", lock)
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: None)
+    for count in itertools.count(1):
+        if not at_bytecode(count, function, interrupt, use, where_signals_are_handled):
+            break
+        in_threads(1, try_lock)
+        assert free[-1], count
+    assert count > 5
+    RobustSemaphore(name).unlink()
+
+
+@pytest.mark.refcounts
+def test_the_collector_may_leave_sets_while_others_are_left(native):
+    names = native.name + "x", native.name + "y"
+
+    def collected():
+        close(RobustSemaphore(names[1]))
+
+    for count in itertools.count(1):
+        opened = [RobustSemaphore(names[0])]
+        if not at_bytecode(count, _handles._leave_unused, collected, opened.clear):
+            break
+        assert not any(map(exists, names)), count
+    assert count > 10
 
 
 @pytest.mark.parametrize("unlink_on_delete", [None, True])
@@ -460,8 +542,19 @@ def test_a_with_statement_that_began_before_close_gives_back_but_none_begins_aft
             pytest.fail("it entered")
     assert again.value == 3
     close(again)
-    assert exists(name) is (inside is not sem)  # what hold and slot return keeps it
+    assert exists(name)
     del sem, inside, late, stack
+    collect()
+    assert not exists(name)
+
+
+@HOLDS
+def test_closing_inside_leaves_the_name_to_the_statements_end(name, hold):
+    sem = RobustSemaphore(name, 3)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hold(sem))
+        sem.close()
+    del sem, stack
     collect()
     assert not exists(name)
 

@@ -351,9 +351,7 @@ class Search:
         self.known, self.following = {}, {}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_set.Set, "forked_at", 0)
-            system = SimpleNamespace(getpid=lambda: Search.pid, strerror=str)
-            patch.setattr(_set, "os", system)
-            patch.setattr(_opening, "os", system)
+            patch.setattr(_set, "os", SimpleNamespace(getpid=lambda: Search.pid, strerror=str))
             patch.setattr(
                 cli_run, "_wait", lambda current, *how: current.ask(current.library.wait, *how)
             )
