@@ -11,7 +11,7 @@ import errno
 from . import _set
 from ._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, USERS, ZERO, Set, failure, remove_marked
 from ._sets import remove_idle
-from ._sysv import IPC_CREAT, NOWAIT, UNDO, Removed
+from ._sysv import IPC_CREAT, IPC_EXCL, NOWAIT, UNDO, Removed
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -59,12 +59,18 @@ def open_set(
             accounts = NAME + len(stored)
             if len(name.encode()) > _LONGEST_NAME or accounts + 3 > size:
                 raise OSError(errno.ENAMETOOLONG, "")
-            if semid is None:
-                if not create:
-                    raise OSError(errno.ENOENT, "")
-                semid = library.get(_set.key(name), size, IPC_CREAT | mode)
+            if semid is not None:
+                values = library.values(semid)
+            elif create:
+                try:
+                    semid = library.get(_set.key(name), size, IPC_CREAT | IPC_EXCL | mode)
+                except FileExistsError:
+                    continue
+                values = [0] * size  # if another process writes first, _join changes nothing
+            else:
+                raise OSError(errno.ENOENT, "")
             semset = Set(library, name, semid, accounts)
-            is_new = _join(semset, stored, total, link, create, anew)
+            is_new = _join(semset, stored, values, total, link, create, anew)
         except Removed:
             continue
         except OSError as error:
@@ -97,14 +103,19 @@ def _foreign(name: str) -> OSError:
 
 
 def _join(
-    semset: Set, stored: list[int], total: int, link: bool, create: bool, anew: bool
+    semset: Set,
+    stored: list[int],
+    values: list[int],
+    total: int,
+    link: bool,
+    create: bool,
+    anew: bool,
 ) -> bool | None:
-    """Join the set, whose name ``stored`` is; see ``open_set``. Return whether it is new.
+    """Join the set of these values, whose name ``stored`` is; see ``open_set``.
 
-    None: another process came between.
+    Return whether it is new; None if another process came between.
     """
     library, semid = semset.library, semset.id
-    values = library.values(semid)
     if not _is_ours(values, stored):
         raise _foreign(semset.name)
     if not values[TOTAL]:
@@ -141,7 +152,7 @@ def _is_ours(values: list[int], stored: list[int]) -> bool:
     if values and values[TOTAL] and not values[DEAD]:
         return written == stored
     # Not ready, or removed before it was ready: half written.
-    return bool(written) and all(word in (0, right) for word, right in zip(written, stored))
+    return [word or right for word, right in zip(written, stored)] == stored
 
 
 def check_undo(library: SysV, semid: int) -> None:
@@ -149,11 +160,12 @@ def check_undo(library: SysV, semid: int) -> None:
 
     Linux refuses an undo sum below -32,768 with ERANGE, and changes nothing. gVisor does not.
     """
-    if not library.system.can_ignore_undo:
+    if not library.can_ignore_undo:
         return
     try:
         library.operate(semid, [(ZERO, 32767, UNDO), (ZERO, -32767, NOWAIT)] * 2)
-    except OSError:  # ERANGE; any other error will come again
+    except OSError as error:  # another error than ERANGE will come again
+        library.can_ignore_undo = error.errno != errno.ERANGE
         return
     library.remove(semid)
     raise NotImplementedError(

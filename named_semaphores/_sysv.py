@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # sys/ipc.h and sys/sem.h of every system named here
 IPC_CREAT = 0o1000
+IPC_EXCL = 0o2000
 NOWAIT = 0o4000
 UNDO = 0o10000
 
@@ -122,6 +123,7 @@ class SysV:
         system = system_of(platform, _SYSTEMS)
         assert system is not None  # load() refuses other platforms
         self.system = system
+        self.can_ignore_undo = system.can_ignore_undo  # until this system has refused an undo sum
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do
         self._semget = self._function("semget", c_long, c_int, c_int)
         # int semctl(int semid, int semnum, int cmd, ... /* union semun */);

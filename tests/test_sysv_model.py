@@ -23,7 +23,7 @@ from named_semaphores._sysv import IPC_CREAT, NOWAIT, UNDO, Removed, SysV
 from named_semaphores.cli import run as cli_run
 
 BIAS, ACCOUNTS = 50, 3  # the last account is shared
-GONE, MISSING = "gone", "missing"  # results of calls
+GONE, MISSING, EXISTS = "gone", "missing", "exists"  # results of calls
 FIRST_ID = 100  # of sets; what may be one is not used again while a process knows it
 
 
@@ -46,6 +46,7 @@ class Calls(SysV):
     """The results so far, then a pause."""
 
     platform = "model"
+    can_ignore_undo = False
     sleep = staticmethod(lambda seconds: None)
 
     def __init__(self, system, script, results):
@@ -62,6 +63,8 @@ class Calls(SysV):
         result = self.call("get", flags)
         if result == MISSING:
             raise FileNotFoundError(2, "")
+        if result == EXISTS:
+            raise FileExistsError(17, "")
         return result
 
     def operate(self, semid, operations):
@@ -344,7 +347,7 @@ class Search:
         self.zeros = (0,) * self.size
         self.accounts = range(self.size - ACCOUNTS, self.size)
         system = {"size": self.size, "bias": BIAS, "operations": operations}
-        self.system = type("System", (_sysv._Linux,), {**system, "can_ignore_undo": False})
+        self.system = type("System", (_sysv._Linux,), system)
 
     def run(self):
         """Return how many states there are; Violation, with the way there, if one must not be."""
@@ -432,7 +435,9 @@ class Search:
             state = state.put(i + 1, processes=self.only(child.go_on(self.system)))
             return self.answer(state, i, None)
         if what == "get":
-            if state.id < 0 and arguments[0] & IPC_CREAT:
+            if arguments[0] & IPC_CREAT:
+                if state.id >= 0:
+                    return self.answer(state, i, EXISTS)
                 state = self.create(state)
             return self.answer(state, i, MISSING if state.id < 0 else state.id)
         if arguments[0] != state.id:
