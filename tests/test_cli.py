@@ -280,6 +280,7 @@ def test_value_and_holders_of_what_may_be_read_only(name, bare, capfd):
                 value, holders = (quick(capfd, words, bare) for words in ("value", "holders"))
         assert value[::2] == (("1\n", 0) if known else ("", 2))
         assert (f"\n{os.getpid()} " in holders[0]) is known
+        assert collect()  # PyPy removes the set only now
         assert known or "Permission denied (it belongs " in value[1]
         assert known or "Permission denied (it belongs " in holders[1]
 
@@ -677,11 +678,12 @@ def test_unlink_unused_asks(alone, name, bare, capfd, monkeypatch, answer):
 @on_linux
 def test_unlink_unused_looks_again_after_the_question(alone, name, bare):
     leave_idle(name)
-    for closed, asked in (("</dev/null", f"{bare}\nRemove 1? [y/N] "), ("<&-", ""), (">&-", "")):
+    for closed in ("</dev/null", "<&-", ">&-"):
         words = ["sh", "-c", f'exec "$@" {closed}', "sh", *line("unlink", "--unused", bare)]
         result = call(words)
         said = f"{PROG}: unlink: without an answer or --yes nothing is removed\n"
-        assert (result.returncode, result.stdout, result.stderr) == (2, asked, said)
+        assert (result.returncode, result.stderr) == (2, said)
+        assert result.stdout in ("", f"{bare}\nRemove 1? [y/N] ")
     assert sets() == [bare]
     with Terminal(line("unlink", "--unused", bare)) as terminal:
         terminal.read(r"Remove 1\? \[y/N\]")

@@ -231,7 +231,8 @@ def _unlink_unused(options: argparse.Namespace) -> int | None:
         question = "\n".join([*map(_shown, unused), f"Remove {len(unused)}? [y/N] "])
         try:
             answer = input(question)
-        except (EOFError, RuntimeError):  # nobody answers, or a stream is closed
+        # Nobody answers, or a stream is closed: an AttributeError on PyPy.
+        except (EOFError, RuntimeError, AttributeError):
             raise ValueError("unlink: without an answer or --yes nothing is removed") from None
         if answer.strip().lower() not in ("y", "yes"):
             return None
