@@ -94,7 +94,7 @@ class Calls:
                 transitions.append(_set.take_first(account, bias, flags))
                 transitions.append(_set.take_rest(account, n, bias, notice, flags))
             transitions.append(_set.give_up(account))
-        block = Block(semset, *transitions)
+        block = Block(semset, *transitions)  # in the same order:
         self.now, self.later, give, *several = block.arguments
         self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
         self.posts = starmap(library.semop_now, repeat(give))
@@ -208,7 +208,7 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
         for _ in map(lock.acquire, (True,)):  # see _leave_unused
             try:
                 semset = _joined.get(found.id, found)
-                if semset.has_left():
+                if semset.has_left():  # another thread has closed the last handle since
                     semset = found
                 _joined[found.id] = semset
                 # C code, or a signal handler that came before the last line, may have forked.

@@ -177,7 +177,8 @@ def check_undo(library: SysV, semid: int) -> None:
 def _make_ready(semset: Set, stored: list[int], values: list[int], total: int) -> bool:
     """Write what is missing of the name, make the set ready, and join it, as its first user."""
     library = semset.library
-    last, step = library.system.size - 1, library.system.operations - 2
+    last = library.system.size - 1
+    step = library.system.operations - 2  # write_name has up to two operations besides the words
     for place in range(0, len(stored), step):
         part = _set.write_name(place, stored[place : place + step], last)
         if not values[NAME + place] and not library.operate(semset.id, part):

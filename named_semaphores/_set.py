@@ -355,7 +355,7 @@ class Set:
         if self.semid.value == LEFT:
             return ValueError(f"semaphore {self.name!r} is closed")
         if not isinstance(error, OSError):
-            error = self.library.failure(error, self.semid)
+            error = self.library.error(error, self.semid)
         return failure(self.library, error, self.name)
 
 

@@ -229,10 +229,10 @@ class SysV:
     def _on_set(self, function: Any, semid: Any, *arguments: Any) -> int:
         status, error = call(function, semid, *arguments)
         if status == -1:
-            raise self.failure(error, semid)
+            raise self.error(error, semid)
         return status
 
-    def failure(self, error: int, semid: Any) -> OSError:
+    def error(self, error: int, semid: Any) -> OSError:
         """Return the exception for this errno of a failed call on the set."""
         if error == errno.EINVAL:  # on the BSDs and macOS also: too many semaphores to undo
             status, reason = call(self._semctl, semid, 0, self.system.GETVAL)
