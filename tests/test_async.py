@@ -562,4 +562,4 @@ def test_a_task_that_comes_while_the_thread_ends_has_another(sem):
     queue.idle = Taken()
     assert not queue._is_wanted()
     loop.close()
-    del queue  # PyPy keeps the class for a while, and with it what its method uses
+    queue = None  # PyPy keeps the class for a while, and with it what its method uses
