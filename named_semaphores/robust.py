@@ -311,15 +311,13 @@ class RobustSemaphore(Semaphore):
         a with statement that began before gives its token back. A second call does nothing.
 
         This process remains a user while it holds tokens, and while an object exists that
-        ``hold()`` or ``slot()`` has returned, or that was closed while the process held tokens.
+        ``hold()`` or ``slot()`` has returned.
         """
         handle = self._handle
-        try:
-            if handle is not None and not handle.set.held():
-                # No with statement needs the handle, so the process may leave the set.
-                self._exit = handle.calls.exit
-        except (OSError, ValueError):  # it was removed, or left at exit
-            pass
+        if handle is not None:
+            # The process may leave the set, unless a with statement, which has the other exit,
+            # keeps the handle.
+            self._exit = handle.calls.exit
         super().close()
 
     def _link(self, name: str) -> None:
