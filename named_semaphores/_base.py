@@ -241,7 +241,8 @@ class Semaphore:
         global _async
         if _async is None:
             from . import _async
-        return await _async.acquire(self, handle, deadline_of(timeout))  # type: ignore[no-any-return]
+        taken: bool = await _async.acquire(self, handle, deadline_of(timeout))
+        return taken
 
     async def __aenter__(self: Self) -> Self:
         """Take a token as ``acquire_async()`` does, and return this semaphore."""
