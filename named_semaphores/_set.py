@@ -238,10 +238,8 @@ class Set:
         if not has_joined:
             self.semid.value, self.pid = LOST, os.getpid()
         self.inherited = None if self.account == parents else parents
-        for reference in list(self.blocks):
-            block = reference()
-            if block is not None:
-                block.write_account(self)
+        for block in filter(None, [reference() for reference in list(self.blocks)]):
+            block.write_account(self)
 
     def has_handles(self) -> bool:
         # On PyPy a finalizer cannot find its object's reference here, which is dead already.

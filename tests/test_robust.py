@@ -519,6 +519,22 @@ def test_the_collector_may_leave_sets_while_others_are_left(native):
     assert count > 10
 
 
+def test_another_thread_may_leave_the_sets_first(monkeypatch):
+    class Lock:
+        def acquire(self, blocking):
+            _handles._unused.clear()
+            return True
+
+        def release(self):
+            released.append(self)
+
+    released = []
+    monkeypatch.setattr(_handles, "_lock", Lock())
+    monkeypatch.setattr(_handles, "_unused", ["a set"])
+    _handles._leave_unused()
+    assert len(released) == 1
+
+
 @pytest.mark.parametrize("unlink_on_delete", [None, True])
 @HOLDS
 def test_a_with_statement_keeps_what_nobody_else_has(name, hold, unlink_on_delete):

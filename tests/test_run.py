@@ -186,7 +186,7 @@ def test_the_command_finds_signals_and_descriptors_as_they_were(name):
         assert run(name, "ls", "/proc/self/fd", **options).stdout == expected
         assert str(file.fileno()) in expected.split()
     # SigQ counts the signals that wait for all of this user's processes.
-    words = ["grep", "-E", "^(Sig[BCIP]|Shd)", "/proc/self/status"]
+    words = [shutil.which("grep"), "-E", "^(Sig[BCIP]|Shd)", "/proc/self/status"]
     expected = call(words, preexec_fn=prepare).stdout
     assert run(name, *words, preexec_fn=prepare).stdout == expected
     assert f"SigIgn:\t{sum(1 << signum - 1 for signum in ignored):016x}" in expected

@@ -29,7 +29,7 @@ from tables import table
 
 # What emulated CPUs do without, and all with --quick: other platforms' profiles, and a file that
 # starts many interpreters.
-QUICK = ["--profile", "native", "--ignore-glob", "*/test_cli.py"]
+QUICK = ["--profile", "native", "--profile", "robust-native", "--ignore-glob", "*/test_cli.py"]
 # qemu itself holds streams that a command has closed, and dies of a signal that a command ignores.
 EMULATED = [*QUICK, "--ignore-glob", "*/test_run.py"]
 STORMS = ["--full", "--timeout=0", "tests/test_signals.py"]
