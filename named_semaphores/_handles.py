@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import RLock
+from functools import partial
 from itertools import repeat, starmap
 from operator import not_
 from weakref import WeakValueDictionary, ref
@@ -25,8 +26,8 @@ from ._base import ending
 from ._c import call
 from ._checks import clock
 from ._cleanup import at_exit
-from ._opening import open_set
-from ._sysv import NOWAIT, in_c
+from ._sets import open_set
+from ._sysv import NOWAIT
 from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
@@ -60,27 +61,6 @@ class Waiter:
         return self.wait(deadline - clock())
 
 
-class Block:
-    """Transitions in C, each as an array and as the arguments of ``semop``.
-
-    All that is ever called keeps its block, so that a child of fork can write its own account into
-    the operations that have this process's.
-    """
-
-    __slots__ = ("__weakref__", "arguments", "arrays", "own")
-
-    def __init__(self, semset: _set.Set, *transitions: Any) -> None:
-        self.arrays, self.arguments = zip(*[in_c(semset.semid, one) for one in transitions])
-        first = semset.accounts
-        self.own = [each for array in self.arrays for each in array if each.sem_num >= first]
-        semset.blocks.add(ref(self, semset.blocks.discard))
-        self.write_account(semset)  # again: a signal handler may have forked meanwhile
-
-    def write_account(self, semset: _set.Set) -> None:
-        for operation in self.own:
-            operation.sem_num = semset.account
-
-
 class Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
@@ -94,11 +74,12 @@ class Calls:
                 transitions.append(_set.take_first(account, bias, flags))
                 transitions.append(_set.take_rest(account, n, bias, notice, flags))
             transitions.append(_set.give_up(account))
-        block = Block(semset, *transitions)  # in the same order:
-        self.now, self.later, give, *several = block.arguments
+        arrays, arguments = zip(*map(semset.in_c, transitions))  # in the same order:
+        self.now, self.later, give, *several = arguments
         self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
         self.posts = starmap(library.semop_now, repeat(give))
-        self.exit = library.exit(semset.semid, block.arrays[2], Ended(semset, block, n).__getitem__)
+        ended = Ended(partial(semset.give_what_is_left, n))
+        self.exit = library.exit(semset.semid, arrays[2], ended.__getitem__)
         self.first_waits = self.tries
         if several:  # waits for the first one, and then for the rest: see _several
             first_now, rest_now, first_later, rest_later, give_up = several
@@ -111,16 +92,17 @@ class Calls:
 
 
 class Ended(dict):  # type: ignore[type-arg]
-    """What the end of a with statement returns: None for semop's status 0, without Python code."""
+    """What the end of a with statement returns: None for semop's status 0, without Python code.
 
-    def __init__(self, semset: _set.Set, block: Block, n: int) -> None:
+    If the system refuses to give the tokens back, ``refused`` is called.
+    """
+
+    def __init__(self, refused: Callable[[], object]) -> None:
         super().__init__({0: None})
-        self.set, self.block, self.n = semset, block, n
+        self.refused = refused
 
-    def __missing__(self, status: int) -> None:  # -1: refused
-        held = self.set.give_refused(self.n)
-        if held:  # somebody released some inside the block: give back what is left
-            self.set.give_refused(held)
+    def __missing__(self, status: int) -> None:
+        self.refused()
 
 
 # By the id of the set, which the calls keep alive, and n.

@@ -35,6 +35,7 @@ import os
 from binascii import crc32
 from ctypes import c_int
 from itertools import starmap
+from weakref import ref
 
 from ._checks import check_integer, clock
 from ._sysv import NOWAIT, UNDO, SysV, in_c, refusal
@@ -43,7 +44,6 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Callable, TypeVar
-    from weakref import ref
 
     from ._sysv import Operation
 
@@ -199,12 +199,12 @@ class Set:
 
     forked_at = -FORKING  # when this process forked last
 
-    def __init__(self, library: SysV, name: str, semid: int, accounts: int) -> None:
-        self.library, self.name, self.id, self.accounts = library, name, semid, accounts
-        self.account = self.pid = 0
+    def __init__(self, library: SysV, name: str, semid: int) -> None:
+        self.library, self.name, self.id = library, name, semid
+        self.accounts, self.account, self.pid = NAME + len(words(name)), 0, 0
         self.semid = c_int(semid)
-        self.blocks: set[ref[Any]] = set()  # of the module _handles, as the next
-        self.handles: set[ref[Any]] = set()
+        self.arrays: set[ref[Any]] = set()  # of ``in_c``
+        self.handles: set[ref[Any]] = set()  # of the module _handles
         self.inherited: int | None = None  # the account of the parent that forked in C
 
     def enter(self, account: int, operations: list[Operation]) -> bool:
@@ -238,8 +238,23 @@ class Set:
         if not has_joined:
             self.semid.value, self.pid = LOST, os.getpid()
         self.inherited = None if self.account == parents else parents
-        for block in filter(None, [reference() for reference in list(self.blocks)]):
-            block.write_account(self)
+        for array in filter(None, [reference() for reference in list(self.arrays)]):
+            self._write_account(array)
+
+    def in_c(self, operations: list[Operation]) -> tuple[Any, tuple[Any, ...]]:
+        """Return the operations as ``_sysv.in_c`` does, for calls that are made again and again.
+
+        A child of fork writes its own account into the array.
+        """
+        array, arguments = in_c(self.semid, operations)
+        self.arrays.add(ref(array, self.arrays.discard))
+        self._write_account(array)  # again: a signal handler may have forked meanwhile
+        return array, arguments
+
+    def _write_account(self, array: Any) -> None:
+        for operation in array:
+            if operation.sem_num >= self.accounts:
+                operation.sem_num = self.account
 
     def has_handles(self) -> bool:
         # On PyPy a finalizer cannot find its object's reference here, which is dead already.
@@ -290,6 +305,12 @@ class Set:
             return self.held()
         except FileNotFoundError:  # it was removed: there is nothing to give back
             return None
+
+    def give_what_is_left(self, n: int) -> None:
+        """The same at the end of a with statement, inside which somebody released some."""
+        held = self.give_refused(n)
+        if held:
+            self.give_refused(held)
 
     def end_turn(self) -> None:
         """End the turn where ``give_up`` was refused: if it is this process's, not a parent's."""
@@ -369,6 +390,14 @@ def holders_of(
             before = found.get(holder, (pid, 0))[1]
             found[holder] = (pid, before + values[account] - 1)
     return [found[holder] for holder in sorted(found, key=lambda one: (one < 0, abs(one)))]
+
+
+def shown_holders(found: list[tuple[int | None, int]]) -> str:
+    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
+    return "held by " + ", ".join(
+        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
+        for pid, tokens in found
+    )
 
 
 def remove_marked(library: SysV, semid: int, mark: list[Operation]) -> bool:

@@ -1,23 +1,187 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All sets of this machine, and how to remove idle ones."""
+"""All sets of this machine: find the one of a name, create and join it; list and remove idle ones.
+
+Another process may do the same at any time, or remove a set: then opening begins again. ``_set``
+says what a set is.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
 from itertools import islice
 
 from . import _set
-from ._sysv import system
+from ._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, USERS, ZERO, Set, failure, remove_marked
+from ._sysv import IPC_CREAT, IPC_EXCL, NOWAIT, UNDO, Removed, system
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterator, Mapping
 
-    from ._sysv import Operation
+    from ._sysv import Operation, SysV
 
+_LONGEST_NAME = 255  # in bytes, with the slash; systems with small sets allow less
 _UNREADY = 60  # seconds after which a set without a number of tokens is left by a killed process
+
+
+def open_set(
+    library: SysV,
+    name: str,
+    total: int = 1,
+    *,
+    link: bool = True,
+    create: bool = True,
+    anew: bool = False,
+    mode: int = 0o600,
+    known: Mapping[int, Set] | None = None,
+) -> tuple[Set, bool]:
+    """Join the set of this name, which begins with "/". Return it, and whether it was created.
+
+    Args:
+        total: the number of tokens if the set is created.
+        link, create: whether to link to an existing set, and to create a missing one.
+        anew: whether to remove an existing one first, whatever ``link`` says.
+        mode: permissions of a new set, whatever the umask.
+        known: the sets that this process has joined, by their ids.
+    """
+    if mode & 0o600 != 0o600:  # its owner could not even make it ready
+        raise ValueError(
+            f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), "
+            f"not 0o{mode:o}"
+        )
+    size = library.system.size
+    while True:
+        try:
+            semid = find(library, name)
+            joined = known.get(semid) if known and semid is not None else None
+            if joined is not None and link and joined.name == name and not joined.has_left():
+                return joined, False
+            stored = _set.words(name)
+            if len(name.encode()) > _LONGEST_NAME or NAME + len(stored) + 3 > size:
+                raise OSError(errno.ENAMETOOLONG, "")
+            if semid is not None:
+                values = library.values(semid)
+            elif create:
+                try:
+                    semid = library.get(_set.key(name), size, IPC_CREAT | IPC_EXCL | mode)
+                except FileExistsError:
+                    continue
+                values = [0] * size  # if another process writes first, _join changes nothing
+            else:
+                raise OSError(errno.ENOENT, "")
+            if not _is_ours(values, stored):
+                raise _foreign(name)
+            if anew and values[TOTAL]:
+                library.remove(semid)
+                continue
+            semset = Set(library, name, semid)
+            is_new = _join(semset, values, total, link, create)
+        except Removed:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOSPC and remove_idle():  # exec and kill leave some
+                continue
+            raise failure(library, error, name) from None
+        if is_new is not None:
+            return semset, is_new
+
+
+def find(library: SysV, name: str) -> int | None:
+    """Return the id of the set that has the name's key, or None."""
+    try:
+        return library.get(_set.key(name), library.system.size)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        try:
+            library.get(_set.key(name), 0)
+        except FileNotFoundError:
+            raise error from None  # the system allows no set of this size
+        raise _foreign(name) from None  # it is smaller
+
+
+def _foreign(name: str) -> OSError:
+    text = f"another program, or another name, has the key {_set.key(name):#x}: use another name"
+    return OSError(errno.EEXIST, text)
+
+
+def _is_ours(values: list[int], stored: list[int]) -> bool:
+    written = values[NAME : NAME + len(stored)]
+    if values and values[TOTAL] and not values[DEAD]:
+        return written == stored
+    # Not ready, or removed before it was ready: half written.
+    return [word or right for word, right in zip(written, stored)] == stored
+
+
+def _join(semset: Set, values: list[int], total: int, link: bool, create: bool) -> bool | None:
+    """Join the set, which has these values; see ``open_set``.
+
+    Return whether it is new; None if another process came between.
+    """
+    library, semid = semset.library, semset.id
+    if not values[TOTAL]:  # it is not ready
+        if not create:
+            raise OSError(errno.ENOENT, "")
+        check_undo(library, semid)
+        return _make_ready(semset, values, total) or None
+    if values[DEAD]:  # a process is about to remove it, and may be stopped
+        mark = _set.MARK_UNUSED if values[TOKENS] else _set.MARK_AGAIN  # without TOKENS: not ready
+        if not remove_marked(library, semid, mark):
+            library.sleep(0.001)
+        return None
+    if values[USERS] or values[PERSIST]:
+        if not link:
+            raise OSError(errno.EEXIST, "")
+        return False if semset.join() else None
+    # It is idle, so it counts as not there.
+    if remove_marked(library, semid, _set.MARK_IDLE) or library.may_remove(semid):
+        return None
+    if not create:
+        raise OSError(errno.ENOENT, "")
+    account = values.index(0, semset.accounts)  # a child that C code has forked may have the first
+    if not semset.enter(account, _set.take_over(account)):
+        return None
+    library.operate(semid, _set.resize(values[TOTAL], total))
+    return True
+
+
+def check_undo(library: SysV, semid: int) -> None:
+    """Remove the new set, and raise NotImplementedError, if this kernel ignores UNDO.
+
+    Linux refuses an undo sum below -32,768 with ERANGE, and changes nothing. gVisor does not.
+    """
+    if not library.can_ignore_undo:
+        return
+    try:
+        library.operate(semid, [(ZERO, 32767, UNDO), (ZERO, -32767, NOWAIT)] * 2)
+    except OSError as error:  # another error than ERANGE will come again
+        library.can_ignore_undo = error.errno != errno.ERANGE
+        return
+    library.remove(semid)
+    raise NotImplementedError(
+        "this kernel does not give a dead process's tokens back (it ignores SEM_UNDO, as gVisor "
+        "does): use NamedSemaphore"
+    )
+
+
+def _make_ready(semset: Set, values: list[int], total: int) -> bool:
+    """Write what is missing of the name, make the set ready, and join it, as its first user."""
+    system, stored = semset.library.system, _set.words(semset.name)
+    step = system.operations - 2  # write_name has up to two operations besides the words
+    for place in range(0, len(stored), step):
+        part = _set.write_name(place, stored[place : place + step], system.size - 1)
+        if not values[NAME + place] and not semset.library.operate(semset.id, part):
+            return False
+    account = semset.accounts
+    return semset.enter(account, _set.make_ready(account, total, system.bias))
+
+
+# --- All sets -------------------------------------------------------------------------------------
 
 
 class Row:
@@ -88,11 +252,3 @@ def removable(
             yield name, row.id, _set.MARK_IDLE
         elif names is not None and name in names:
             yield name, row.id, _set.MARK_UNUSED
-
-
-def shown_holders(found: list[tuple[int | None, int]]) -> str:
-    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
-    return "held by " + ", ".join(
-        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
-        for pid, tokens in found
-    )

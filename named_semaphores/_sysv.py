@@ -86,15 +86,19 @@ class sembuf(ctypes.Structure):
     _fields_ = [("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short)]
 
 
+@cache
+def _array_type(count: int) -> Any:
+    return type("sembufs", (sembuf * count,), {"__hash__": object.__hash__})  # for weak references
+
+
 def in_c(semid: Any, operations: list[Operation]) -> tuple[Any, tuple[Any, ...]]:
     """Return the operations as an array, and the arguments of ``semop`` that carries them out.
 
     ctypes passes the arguments on as they are, to a function without argtypes, the fastest kind.
     """
-    array_type: Any = sembuf * len(operations)
     # An array of tuples would keep a dict for each.
     packed = pack("Hhh" * len(operations), *chain.from_iterable(operations))
-    array = array_type.from_buffer_copy(packed)
+    array = _array_type(len(operations)).from_buffer_copy(packed)
     return array, (semid, ctypes.byref(array), c_size_t.from_param(len(array)))
 
 

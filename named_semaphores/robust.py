@@ -3,11 +3,24 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import namedtuple
+from functools import partial
+from itertools import repeat, starmap
 
 from . import _several
-from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence, refuse_closed
+from ._base import (
+    DEFAULT_MODE,
+    ONE,
+    RETRY,
+    Flags,
+    Hold,
+    Semaphore,
+    check_existence,
+    ending,
+    refuse_closed,
+)
 from ._checks import check_integer, check_mode, check_name, check_wait, without_ctypes
 from ._cleanup import Owner
 
@@ -21,10 +34,9 @@ if TYPE_CHECKING:
 
 try:
     from . import _set
-    from ._handles import Handle, open_handle
-    from ._sets import shown_holders
-    from ._slot import Slot
-    from ._sysv import system
+    from ._handles import Ended, Handle, open_handle
+    from ._set import NUMBER, NUMBERS
+    from ._sysv import NOWAIT, UNDO, system
 except ImportError as error:  # no ctypes; the constructor says so
     _why_not: ImportError | None = error
 else:
@@ -236,7 +248,7 @@ class RobustSemaphore(Semaphore):
             found = self._set.holders()
         except OSError:
             return ""
-        return f": {shown_holders(found)}" if found else ""
+        return f": {_set.shown_holders(found)}" if found else ""
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         if handle.n == 1:
@@ -322,3 +334,71 @@ class RobustSemaphore(Semaphore):
 
     def _link(self, name: str) -> None:
         RobustSemaphore.__init__(self, name, None, Flags.RAISE_IF_NOT_EXISTS)
+
+
+class Slot(Hold):
+    """Holds a token and a number during a with statement. ``RobustSemaphore.slot`` returns it."""
+
+    __slots__ = ("_arrays", "_tries")
+
+    def __init__(self, sem: RobustSemaphore, timeout: float | None) -> None:
+        super().__init__(sem, 1, timeout)
+        self._check_total()
+        semset = sem._set
+        take, arguments = semset.in_c(_set.take_number(0))
+        give, _ = semset.in_c(_set.give_number(semset.account, 0))
+        self._arrays = take, give
+        self._tries = starmap(semset.library.semop_now, repeat(arguments))
+        ended = Ended(partial(_end_slot, semset, give))
+        end = semset.library.exit(semset.semid, give, ended.__getitem__)
+        self._exit = ending(end, sem, self._handle)
+
+    def _check_total(self) -> None:
+        total = self._handle.set.total()
+        if total > NUMBERS:
+            text = f"slots have {NUMBERS} numbers, and there are {total} tokens"
+            raise ValueError(f"semaphore {self._sem.name!r}: {text}")
+
+    def __enter__(self) -> int:
+        posts = self._handle.posts  # here, since no call may come between "except" and "for"
+        super().__enter__()
+        try:
+            return self._take_number()
+        except BaseException:  # also a signal handler's
+            for _ in posts:
+                break
+            raise
+
+    async def __aenter__(self) -> int:
+        posts = self._handle.posts
+        await super().__aenter__()
+        try:
+            return self._take_number()
+        except BaseException:
+            for _ in posts:
+                break
+            raise
+
+    def _take_number(self) -> int:
+        """Take the lowest free number. This process holds a token, so there is one, or will be."""
+        take, give = self._arrays
+        while True:
+            for number in range(NUMBERS):
+                for operation in (*take, give[-1]):
+                    operation.sem_num = NUMBER + number
+                for failed in self._tries:
+                    break
+                if not failed:
+                    return number
+            self._check_total()  # it may have been resized, or removed
+
+
+def _end_slot(semset: Set, give: Any) -> None:
+    """End a slot whose token was released inside the block, or is a parent's."""
+    number = give[-1].sem_num
+    try:  # the number, too, is a parent's unless this process changed it last
+        if semset.library.pid(semset.semid, number) == os.getpid():
+            semset.operate([(number, -1, UNDO | NOWAIT)])
+            semset.give_what_is_left(1)
+    except OSError:  # removed
+        pass

@@ -19,7 +19,7 @@ LIB = os.path.join(TESTS, "lib")
 LEAVING = """
 import pytest
 from support import unique_name
-from named_semaphores import _opening, _set, _sysv
+from named_semaphores import _set, _sets, _sysv
 library = _sysv.system()
 
 def leave(name, how):
@@ -30,7 +30,7 @@ def leave(name, how):
         semid = library.get(_set.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
         assert library.operate(semid, _set.write_name(0, words, last))
     else:
-        semset, _ = _opening.open_set(library, name)
+        semset, _ = _sets.open_set(library, name)
         if how == "removed":
             semset.leave()
         elif how == "idle":

@@ -16,7 +16,7 @@ from holders import close
 from shell import ENVIRONMENT, call
 from support import run_python, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _opening, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _sets, _sysv
 
 try:
     _sysv.system()
@@ -60,7 +60,7 @@ def own(name):
 def _removed(name):
     """Remove the idle set that run leaves. Its command may close its output before it ends."""
     close(RobustSemaphore(name))
-    return _opening.find(_sysv.system(), f"/{name.lstrip('/')}") is None
+    return _sets.find(_sysv.system(), f"/{name.lstrip('/')}") is None
 
 
 def test_all_blocks_are_found():

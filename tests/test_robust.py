@@ -459,7 +459,7 @@ def test_a_signal_while_a_handle_is_made_or_collected_leaves_no_user(name, monke
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("function", [_handles.Calls.__init__, _handles.Block.__init__])
+@pytest.mark.parametrize("function", [_handles.Calls.__init__, _set.Set.in_c])
 def test_a_signal_handler_may_fork_while_calls_are_made(name, function):
     def fork():
         pids.append(os.fork())

@@ -131,7 +131,7 @@ def test_a_handlers_exception_between_token_and_number_gives_the_token_back(nati
     def struck(slot):
         raise Struck
 
-    monkeypatch.setattr("named_semaphores._slot.Slot._take_number", struck)
+    monkeypatch.setattr("named_semaphores.robust.Slot._take_number", struck)
     with pytest.raises(Struck), native.slot():
         pytest.fail("it entered")
 

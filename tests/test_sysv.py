@@ -15,9 +15,9 @@ import pytest
 from holders import as_nobody, as_root, beside
 from support import PREFIX, PYPY, SLOW, run_python, thread, unique_name
 
-from named_semaphores import _opening, _set, _sets, _sysv
-from named_semaphores._opening import open_set
+from named_semaphores import _set, _sets, _sysv
 from named_semaphores._set import NAME, TURN, USERS
+from named_semaphores._sets import open_set
 from named_semaphores._sysv import NOWAIT
 from named_semaphores.cli.run import take as take_until
 from named_semaphores.listing import all_robust
@@ -120,7 +120,7 @@ def test_names_of_any_length_are_kept():
 
 
 def test_a_name_of_the_greatest_length_opens_and_a_longer_one_does_not(native):
-    longest = unique_name().ljust(_opening._LONGEST_NAME, "x")
+    longest = unique_name().ljust(_sets._LONGEST_NAME, "x")
     join(native, longest).leave()
     for library, name in ((native, longest + "x"), (profiles.sysv_library("openbsd"), longest)):
         with pytest.raises(OSError, match=os.strerror(errno.ENAMETOOLONG)) as raised:
@@ -372,7 +372,7 @@ def test_another_name_with_the_same_key_is_refused(library, monkeypatch):
     ],
 )
 def test_errors_say_what_helps(monkeypatch, native, name, symbol, number, kind, text):
-    monkeypatch.setattr(_opening, "remove_idle", list)  # there may be idle sets of others
+    monkeypatch.setattr(_sets, "remove_idle", list)  # there may be idle sets of others
     with pytest.raises(kind, match=text) as raised:
         open_set(failing(monkeypatch, symbol, number), name)
     if kind is not NotImplementedError:
@@ -397,12 +397,12 @@ def test_where_no_set_is_listed_none_is_removed(monkeypatch):
 
 def test_idle_sets_make_room(monkeypatch, name):
     rooms = []
-    monkeypatch.setattr(_opening, "remove_idle", lambda: rooms.append("removed") or rooms)
+    monkeypatch.setattr(_sets, "remove_idle", lambda: rooms.append("removed") or rooms)
     full = failing(monkeypatch, "_semget", errno.ENOSPC, lambda *a: a[2] and len(rooms) < 2)
     join(full, name).leave()
     assert rooms == ["removed"] * 2
     rooms.clear()
-    monkeypatch.setattr(_opening, "remove_idle", list)  # there is none
+    monkeypatch.setattr(_sets, "remove_idle", list)  # there is none
     with pytest.raises(OSError, match="ipcs -s") as raised:
         open_set(full, name)
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, name)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from named_semaphores import _opening, _set, _sysv
+from named_semaphores import _set, _sets, _sysv
 from named_semaphores._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, TURN, USERS, Set
 from named_semaphores._sysv import IPC_CREAT, NOWAIT, UNDO, Removed, SysV
 from named_semaphores.cli import run as cli_run
@@ -158,7 +158,7 @@ def do(action, name, library, joined, held):
     what, *arguments = action
     current = None
     if joined is not None:
-        current = Set(library, name, joined.id, NAME + len(_set.words(name)))
+        current = Set(library, name, joined.id)
         current.account, current.pid = joined.account, joined.pid
         current.semid.value = -1 if joined.has_left else joined.id
     try:
@@ -217,7 +217,7 @@ def open_(name, library, current, total, options):
     known = {} if current is None or current.has_left() else {current.id: current}
     while True:
         try:
-            found, created = _opening.open_set(library, name, total or 1, known=known, **options)
+            found, created = _sets.open_set(library, name, total or 1, known=known, **options)
         except FileExistsError as error:
             if options.get("link", True) and "another name" not in str(error):
                 raise Violation("FileExistsError though it may link") from None
@@ -241,7 +241,7 @@ def variables(traceback):
     frames = []
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
-        if frame.f_code.co_filename in (_set.__file__, _opening.__file__, cli_run.__file__):
+        if frame.f_code.co_filename in (_set.__file__, _sets.__file__, cli_run.__file__):
             local = tuple((name, plain(value)) for name, value in sorted(frame.f_locals.items()))
             frames.append((frame.f_code.co_name, frame.f_lasti, local))
     return tuple(frames)

@@ -19,9 +19,8 @@ import time
 from .. import NamedSemaphore, _sysv
 from .._checks import check_integer, check_name, clock, deadline_of
 from .._libc import system as posix_system
-from .._opening import find, open_set
-from .._set import NAME, PERSIST, STAY, TOTAL, USERS, Set, failure, name_of, words
-from .._sets import removable, remove_idle
+from .._set import NAME, PERSIST, STAY, TOTAL, USERS, Set, failure, name_of
+from .._sets import find, open_set, removable, remove_idle
 from ..core import unlink_name
 from ..listing import list_posix, list_robust, user_name
 from .run import ERROR, NO_TOKEN, complain, is_posix
@@ -62,7 +61,7 @@ def _robust(name: str, idle_too: bool = False) -> Set:
         values = None if semid is None else library.values(semid)
         if semid is not None and values and values[TOTAL] and name_of(values[NAME:]) == name:
             if idle_too or values[USERS] or values[PERSIST]:
-                return Set(library, name, semid, NAME + len(words(name)))
+                return Set(library, name, semid)
         raise OSError(errno.ENOENT, "")
     except OSError as error:
         raise failure(library, error, name) from None

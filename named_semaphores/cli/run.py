@@ -15,9 +15,8 @@ import os
 import sys
 from itertools import cycle
 
-from .. import _opening, _set, _sets, _sysv
+from .. import _set, _sets, _sysv
 from .._checks import check_integer, check_name, clock, deadline_of
-from .._sets import shown_holders
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def _run(options: _Options) -> int:
     check_integer(name, "--slots", slots, 1, most)
     check_integer(name, "--take", options.take, 1, options.slots or most)
     check_integer(name, "--conflict-exit-code", options.conflict_exit_code, 0, 255)
-    semset, created = _opening.open_set(library, name, slots, mode=options.mode)
+    semset, created = _sets.open_set(library, name, slots, mode=options.mode)
     try:
         if created:
             if is_posix(name):
@@ -279,7 +278,7 @@ def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | N
 
 def _held_by(semset: _set.Set) -> str:
     holders = semset.holders()
-    return f"; {shown_holders(holders)}" if holders else ""
+    return f"; {_set.shown_holders(holders)}" if holders else ""
 
 
 def _waits_for_itself(semset: _set.Set, options: _Options) -> str:
