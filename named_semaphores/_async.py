@@ -18,8 +18,7 @@ from collections import OrderedDict
 from time import sleep
 from weakref import WeakValueDictionary
 
-from ._checks import clock
-from ._waiting import FIRST_SLICE, patched_sleep
+from ._common import FIRST_SLICE, clock, patched_sleep
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

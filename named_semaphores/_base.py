@@ -27,8 +27,7 @@ import errno
 from _operator import attrgetter  # operator and functools would import half as much as ctypes
 from itertools import repeat
 
-from ._checks import check_integer, check_wait, deadline_of
-from ._waiting import patched_sleep, waits
+from ._common import check_integer, check_wait, deadline_of, patched_sleep, waits
 
 try:
     from _functools import partial  # type: ignore[import-not-found,unused-ignore]
@@ -175,11 +174,7 @@ class Semaphore:
             if taken:
                 return True
             break
-        handle = self._open_handle()
-        if timeout is not None:
-            return self._wait(deadline_of(timeout), handle)
-        # After a deadline of 0 there is one more try, which tells errno.
-        return self._wait_endless(handle) if blocking else self._wait(0, handle)
+        return self._take(self._open_handle(), timeout if blocking else 0)
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
@@ -191,7 +186,7 @@ class Semaphore:
             if taken:
                 return self
             break
-        self._wait_endless(self._open_handle())
+        self._take(self._open_handle(), None)
         return self
 
     __exit__ = Bound(attrgetter("_exit"), "Put the token back. Never swallows an exception.")
@@ -253,23 +248,18 @@ class Semaphore:
         """Put the token back. Never swallows an exception."""
         self._exit(*exception)
 
-    def _wait_endless(self, handle: Any) -> bool:
-        # The first slice is a call that is ready: most waits need no more, and building a call
-        # takes as long as a hand-over between two processes.
-        if patched_sleep() is None:
-            for taken in handle.first_waits:
-                if taken:
-                    return True
-                break
-        return self._wait(None, handle)
-
     def _take(self, handle: Any, timeout: float | None) -> bool:
         for taken in handle.tries:
             if taken:
                 return True
             break
-        if timeout is None:
-            return self._wait_endless(handle)
+        # An endless wait's first slice is a call that is ready: most waits need no more, and
+        # building a call takes as long as a hand-over between two processes.
+        if timeout is None and patched_sleep() is None:
+            for taken in handle.first_waits:
+                if taken:
+                    return True
+                break
         return self._wait(deadline_of(timeout), handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:

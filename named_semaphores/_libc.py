@@ -15,22 +15,63 @@ import sys
 import time
 from _operator import not_  # see _base
 from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from types import MethodType
 
-from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
-from ._checks import clock
-from ._waiting import FIRST_SLICE
-
-try:
-    from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
-except ImportError:  # an interpreter built without it
-    SemLock = None
+from ._common import FIRST_SLICE, clock
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Callable
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Callable, TypeVar
+
+    System = TypeVar("System")
+
+# --- For System V semaphores, too
+
+
+def system_of(platform: str, systems: Mapping[str, System]) -> System | None:
+    """Return what the table has for this ``sys.platform``, which may end with a version."""
+    return next((found for prefix, found in systems.items() if platform.startswith(prefix)), None)
+
+
+def address_of(lib: Any, symbol: str) -> int:
+    """Return the address of a function; a prototype on it leaves the library object as it is."""
+    return ctypes.cast(getattr(lib, symbol), c_void_p).value or 0
+
+
+def call(function: Any, *arguments: Any) -> Iterator[int]:
+    """Return an iterator that calls the function, and gives its result, then errno.
+
+    ``status, error = call(...)`` takes both in one instruction, so no signal handler's call can
+    change errno in between. ``list.extend`` keeps the result also if the step for errno fails (a
+    Python audit hook runs code inside ``ctypes.get_errno``).
+    """
+    return chain(starmap(function, (arguments,)), starmap(ctypes.get_errno, repeat((), 1)))
+
+
+class Timespec(ctypes.Structure):
+    """``struct timespec``, as the plain symbols take it."""
+
+    _fields_ = [("tv_sec", c_long), ("tv_nsec", c_long)]
+
+
+class Timespec64(ctypes.Structure):
+    """``struct timespec`` with 64-bit time on 32 bits.
+
+    The long is followed by padding, on big-endian machines preceded by it. An int64 fits both.
+    """
+
+    _fields_ = [("tv_sec", c_int64), ("tv_nsec", c_int64)]
+
+
+class Ignored(c_int):
+    """The type of a parameter that the C function does not have: drops an argument of __exit__."""
+
+    from_param = callable  # a cheap builtin; the C function does not look at the bool it returns
+
+
+# --- POSIX named semaphores
 
 # A call keeps the GIL. PyPy's ctypes has no such flag.
 _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
@@ -49,15 +90,15 @@ _MUSL = {**_LINUX, "longest_name": 256, "files": "/dev/shm/"}
 # XNU: a handle is a file descriptor, so 0 is a valid one.
 _MACOS = {"sem_failed": -1, "longest_name": 30, "value_max": 32767}
 _FREEBSD = {
-    # 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
-    "time_t": c_long if ctypes.alignment(c_int64) == 4 else c_int64,
+    # A time has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
+    "timespec": Timespec if ctypes.alignment(c_int64) == 4 else Timespec64,
     "longest_name": 252,
     "value_max": 2**31 - 1,
     "files": "/tmp/SEMD",
 }
 _DRAGONFLY = {"libraries": (None, "libpthread.so")}
 # NetBSD and OpenBSD allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
-_OPENBSD = {**_DRAGONFLY, "value_max": 2**31 - 1, "time_t": c_int64}
+_OPENBSD = {**_DRAGONFLY, "value_max": 2**31 - 1, "timespec": Timespec64}
 _CYGWIN = {
     "libraries": ("cygwin1.dll", "msys-2.0.dll"),  # the process itself is only the .exe
     "longest_name": 251,
@@ -107,23 +148,25 @@ class Handle:
 
     is_robust = False
     slices = (FIRST_SLICE, 100_000_000, 1_000_000_000)
-    tries: Iterator[bool]
-    first_waits: Iterator[bool]
-    posts: Iterator[bool | None]
-    exit: Callable[..., None]
 
-    def __init__(self, libc: Libc, pointer: int) -> None:
-        self.libc, self.is_steady = libc, libc.is_steady
-        self.pointer = pointer  # on macOS, a descriptor
-        self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat((pointer,))))
-        self.posts = map(bool, starmap(libc.sem_post, repeat((pointer,))))
-        self.exit = MethodType(libc.exit, pointer)  # which calls it with the pointer, from C
+    def __init__(
+        self,
+        libc: Libc,
+        pointer: int,  # on macOS, a descriptor
+        tries: Iterator[bool],
+        first_waits: Iterator[bool],
+        posts: Iterator[int | None],
+        end_of_with: Callable[..., None],
+    ) -> None:
+        self.libc, self.pointer, self.is_steady = libc, pointer, libc.is_steady
+        self.tries, self.first_waits, self.posts = tries, first_waits, posts
+        self.exit = end_of_with
 
-    def value(self) -> int:
-        """Return the number of tokens. NotImplementedError: the system does not tell."""
+    def value(self) -> int | None:
+        """Return the number of tokens. None: the system does not tell."""
         value = c_int()
         if self.libc.sem_getvalue(self.pointer, ctypes.byref(value)):  # macOS: ENOSYS
-            raise NotImplementedError
+            return None
         return max(0, value.value)  # POSIX allows the number of waiters, as a negative value
 
     def try_once(self) -> Iterator[int]:
@@ -150,7 +193,7 @@ class Libc:
     sem_failed = 0  # what a failed sem_open returns
     longest_name = sys.maxsize  # in bytes, the slash included
     value_max = 0  # 0: sysconf tells
-    time_t: Any = c_long  # what the plain symbols of timed waits take
+    timespec: Any = Timespec  # what the plain symbols of timed waits take
     opens_any_file = False  # sem_open takes a file of any size for a semaphore
     files: str | None = None  # the path of a semaphore's file, up to its name; None: it has no file
 
@@ -162,20 +205,6 @@ class Libc:
             system = _MUSL
         self.__dict__.update(system or {})
         self.value_max = self.value_max or os.sysconf("SC_SEM_VALUE_MAX")
-        self._bind()
-        self._choose_wait()
-
-    def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
-        prototype: Any = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
-        if keep_gil:  # as PYFUNCTYPE, which cannot save errno
-            flags = prototype._flags_ | _PYTHONAPI
-            members = {"_restype_": c_int, "_argtypes_": argtypes, "_flags_": flags}
-            prototype = type("prototype", prototype.__bases__, members)
-        function: Any = prototype(address_of(self.lib, symbol))
-        function.library = self.lib  # a test's callbacks must live as long as what calls them
-        return function
-
-    def _bind(self) -> None:
         # sem_t *sem_open(const char *name, int oflag, ... /* mode_t mode, unsigned int value */);
         # glibc's takes a lock that fork does not reset. Without the GIL, a fork in another thread
         # would copy it locked, and the child's next sem_open would hang.
@@ -199,12 +228,23 @@ class Libc:
         # arguments, and returns None, so that no exception is swallowed.
         self.exit = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
         self.exit.restype = None
+        self._choose_wait()
+
+    def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
+        prototype: Any = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
+        if keep_gil:  # as PYFUNCTYPE, which cannot save errno
+            flags = prototype._flags_ | _PYTHONAPI
+            members = {"_restype_": c_int, "_argtypes_": argtypes, "_flags_": flags}
+            prototype = type("prototype", prototype.__bases__, members)
+        function: Any = prototype(address_of(self.lib, symbol))
+        function.library = self.lib  # a test's callbacks must live as long as what calls them
+        return function
 
     def _choose_wait(self) -> None:
         """Take the best timed wait this library has: on the clock that does not jump, if it can."""
         # Asked for by symbol, since neither Python's time_t nor ctypes' tells: on 32 bits the plain
         # symbols of glibc and musl keep the 32-bit time of old binaries.
-        plain, wide = timespec(self.time_t), TIMESPEC64
+        plain, wide = self.timespec, Timespec64
         monotonic = (time.CLOCK_MONOTONIC,)
         # Symbol, timespec, arguments before and after it. Those without a clock have the wall's.
         waits: tuple[Any, ...] = (
@@ -243,11 +283,14 @@ class Libc:
         """Open an existing semaphore."""
         # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore
         # in the sticky /dev/shm, whatever its mode.
-        return Handle(self, self._open(name, 0))
+        return self._handle(self._open(name, 0))
 
     def create(self, name: str, mode: int, value: int) -> Handle:
         """Create a semaphore, and open it."""
-        return Handle(self, self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value)))
+        return self._handle(self._open_new(name, mode, value))
+
+    def _open_new(self, name: str, mode: int, value: int) -> int:
+        return self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value))
 
     def _open(self, name: str, *arguments: Any) -> int:
         pointer, error = call(self.sem_open, name.encode(), *arguments)
@@ -255,15 +298,17 @@ class Libc:
             raise OSError(error, os.strerror(error))
         return pointer
 
+    def _handle(self, pointer: int) -> Handle:
+        tries = map(not_, starmap(self.sem_trywait, repeat((pointer,))))
+        posts = starmap(self.sem_post, repeat((pointer,)))
+        # The method is C code, which calls self.exit with the pointer.
+        return Handle(self, pointer, tries, tries, posts, MethodType(self.exit, pointer))
+
     def unlink(self, name: str) -> None:
         """Remove the name."""
         status, error = call(self.sem_unlink, name.encode())
         if status:
             raise OSError(error, os.strerror(error))
-
-    def path(self, name: str) -> str | None:
-        """Return the path of the semaphore's file; None where it has none."""
-        return None if self.files is None else self.files + name[1:]
 
 
 # The arguments of SemLock's calls, for all handles.
@@ -272,38 +317,35 @@ _FIRST_WAIT = repeat((True, FIRST_SLICE / 1e9))
 _NOTHING: Iterator[tuple[()]] = repeat(())
 
 
-class SemLockHandle(Handle):
-    """The same, where SemLock is used. Later waits are on the clock that does not jump."""
-
-    def __init__(self, libc: Libc, lock: Any) -> None:
-        self.libc, self.is_steady = libc, libc.is_steady
-        self.lock, self.pointer = lock, lock.handle  # the lock closes it
-        acquire = lock.acquire
-        self.tries = starmap(acquire, _TRY)
-        # Given a time, SemLock polls where there is no timed wait.
-        self.first_waits = starmap(acquire, _FIRST_WAIT) if libc.has_timed_wait else self.tries
-        self.posts = starmap(lock.release, _NOTHING)
-        self.exit = lock.__exit__
-
-
 class SemLockLibc(Libc):
     """The same with ``_multiprocessing.SemLock`` (CPython, PyPy).
 
     ``SemLock._rebuild(address, 1, maximum, None)`` takes over an open semaphore; with a name
     instead of None it opens that name itself. Its deallocator closes the semaphore, and it is not a
     finalizer: the collector never runs it before the last call. It opens and closes with the GIL
-    kept. ``multiprocessing`` itself is never imported: its resource tracker removes other
-    processes' names.
+    kept. Later waits are ctypes', on the clock that does not jump. ``multiprocessing`` itself is
+    never imported: its resource tracker removes other processes' names.
     """
 
+    def __init__(self, lib: Any, semlock: Any) -> None:
+        super().__init__(lib)
+        self.semlock = semlock
+
     def link(self, name: str) -> Handle:
-        return SemLockHandle(self, SemLock._rebuild(0, 1, self.value_max, name))
+        return self._handle_of(self.semlock._rebuild(0, 1, self.value_max, name))
 
     def create(self, name: str, mode: int, value: int) -> Handle:
         if mode == 0o600:  # the only mode that SemLock can create
-            return SemLockHandle(self, SemLock(1, value, self.value_max, name, False))
-        pointer = self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value))
-        return SemLockHandle(self, SemLock._rebuild(pointer, 1, self.value_max, None))
+            return self._handle_of(self.semlock(1, value, self.value_max, name, False))
+        pointer = self._open_new(name, mode, value)
+        return self._handle_of(self.semlock._rebuild(pointer, 1, self.value_max, None))
+
+    def _handle_of(self, lock: Any) -> Handle:
+        tries = starmap(lock.acquire, _TRY)
+        # Given a time, SemLock polls where there is no timed wait.
+        first_waits = starmap(lock.acquire, _FIRST_WAIT) if self.has_timed_wait else tries
+        posts = starmap(lock.release, _NOTHING)
+        return Handle(self, lock.handle, tries, first_waits, posts, lock.__exit__)
 
 
 _system: Libc | None = None
@@ -313,8 +355,14 @@ def system() -> Libc:
     """Return the running system's library. NotImplementedError where there is none."""
     global _system
     if _system is None:
+        try:  # here, because loading it takes a while
+            from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:  # an interpreter built without it
+            SemLock = None
         # Cygwin and illumos: one sem_close ends all openings of the name.
         counts = not sys.platform.startswith(("cygwin", "msys", "sunos"))
-        engine = SemLockLibc if counts and hasattr(SemLock, "_rebuild") else Libc
-        _system = engine(load())
+        if counts and hasattr(SemLock, "_rebuild"):
+            _system = SemLockLibc(load(), SemLock)
+        else:
+            _system = Libc(load())
     return _system

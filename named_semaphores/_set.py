@@ -37,7 +37,7 @@ from ctypes import c_int
 from itertools import starmap
 from weakref import ref
 
-from ._checks import check_integer, clock
+from ._common import check_integer, clock
 from ._sysv import NOWAIT, UNDO, SysV, in_c, refusal
 
 TYPE_CHECKING: bool = False

@@ -11,8 +11,7 @@ from __future__ import annotations
 import errno
 
 from ._base import RETRY
-from ._checks import clock
-from ._waiting import FIRST_SLICE, waits
+from ._common import FIRST_SLICE, clock, waits
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

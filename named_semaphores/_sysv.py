@@ -9,12 +9,12 @@ import ctypes
 import errno
 import sys
 import time
-from ctypes import c_int, c_int64, c_long, c_short, c_size_t, c_ushort
+from ctypes import c_int, c_long, c_short, c_size_t, c_ushort
 from functools import cache, partial
 from itertools import chain
 from struct import pack
 
-from ._c import TIMESPEC64, Ignored, address_of, call, system_of, timespec
+from ._libc import Ignored, Timespec, Timespec64, address_of, call, system_of
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class _Linux:
 
     IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
     GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 11, 12, 13, 14, 15
-    time_t: Any = c_long  # what the plain semtimedop takes
+    timespec: Any = Timespec  # what the plain semtimedop takes
     limits = "kernel.sem"  # where the system's limits are set
     size = 250  # of every set: SEMMSL of older kernels, and of hosts tuned for databases
     bias = 16384  # half of SEMVMX, 32767; an undo sum has that limit too
@@ -48,7 +48,7 @@ class _Linux:
 
 class _MacOS(_Linux):
     GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 4, 5, 6, 3, 7
-    time_t: Any = c_int64
+    timespec: Any = Timespec64
     limits = "kern.sysv"
     operations = 5
     can_ignore_undo = False
@@ -67,7 +67,7 @@ class _NetBSD(_MacOS):
 
 class _Illumos(_MacOS):
     IPC_RMID, IPC_SET, IPC_STAT = 10, 11, 12
-    time_t = c_long
+    timespec = Timespec
     limits = "project.max-sem-ids"
 
 
@@ -145,9 +145,9 @@ class SysV:
         #                const struct timespec *timeout);  relative
         # On 32 bits the plain symbols of glibc and musl take the 32-bit time of old binaries.
         timespecs = {
-            "__semtimedop64": TIMESPEC64,
-            "__semtimedop_time64": TIMESPEC64,
-            "semtimedop": timespec(system.time_t),
+            "__semtimedop64": Timespec64,
+            "__semtimedop_time64": Timespec64,
+            "semtimedop": system.timespec,
         }
         symbol = next((each for each in timespecs if hasattr(lib, each)), "")
         self._timespec: Any = timespecs.get(symbol)

@@ -9,8 +9,8 @@ import stat
 from itertools import islice
 
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
-from ._checks import check_integer, check_mode, check_name, without_ctypes
 from ._cleanup import Owner
+from ._common import check_integer, check_mode, check_name, without_ctypes
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -21,20 +21,10 @@ if TYPE_CHECKING:
 try:
     from ._libc import OTHERS, SIZE, system
 except ImportError as error:
-    no_ctypes = error
-
-    def system() -> Libc:
-        raise without_ctypes(no_ctypes)
+    system = without_ctypes(error)
 
 
-_RAISE_IF_EXISTS, _LINK_OR_CREATE, _RAISE_IF_NOT_EXISTS, _UNLINK_AND_CREATE = Flags
 _MOST = 1_000_000  # tokens put back at once, with the GIL kept and signals unheard: some 50 ns each
-_HINTS = {
-    errno.EMFILE: "this process has too many open files, or on musl 256 semaphores",
-    errno.EEXIST: "a semaphore of this name exists",
-    errno.ENOENT: "there is no semaphore of this name",
-}
-_NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR)  # old glibc, Cygwin; it is a file
 
 
 class NamedSemaphore(Semaphore):
@@ -93,13 +83,13 @@ class NamedSemaphore(Semaphore):
             # In one that is too short the first wait would die of SIGBUS. A program of the other
             # word size keeps a semaphore differently, and would not wake our waiters.
             hint = f"its file has {file.st_size} bytes, not {SIZE}: it is no semaphore, or one of a"
-            raise _oserror(errno.EINVAL, libc, name, f"{hint} {OTHERS} program, which differs")
+            raise _error(errno.EINVAL, libc, name, f"{hint} {OTHERS} program, which differs")
         self._name = name
-        if not self._linked if unlink_on_delete is None else unlink_on_delete:
+        owner = None
+        if unlink_on_delete or (unlink_on_delete is None and not self._linked):
             inode = file and (file.st_dev, file.st_ino)
-            self._use(handle, Owner(unlink_name, libc, name, handle, inode))
-        else:
-            self._use(handle)
+            owner = Owner(unlink_name, libc, name, handle, inode)
+        self._use(handle, owner)
 
     @property
     def value(self) -> int:
@@ -110,11 +100,11 @@ class NamedSemaphore(Semaphore):
             ValueError: This object is closed.
         """
         handle: Handle = self._open_handle()
-        try:
-            return handle.value()
-        except NotImplementedError:
+        value = handle.value()
+        if value is None:
             reason = f"this system ({handle.libc.platform}) does not tell the value"
-            raise NotImplementedError(f"semaphore {self._name!r}: {reason}") from None
+            raise NotImplementedError(f"semaphore {self._name!r}: {reason}")
+        return value
 
     def release(self, n: int = ONE) -> None:
         """Put ``n`` tokens back, all or none. Any process may; no signal interrupts it.
@@ -128,29 +118,28 @@ class NamedSemaphore(Semaphore):
                 tokens may have been put back.
             ValueError: A bad ``n``, or this object is closed.
         """
-        if n is ONE:
-            try:
+        try:
+            if n is ONE:
                 for failed in self._posts:
                     if not failed:
                         return
                     break
-            except ValueError as error:
-                _raise_unless_semlocks(error)
-        n = check_integer(self._name, "n", n, 1, _MOST)
-        handle: Handle = self._open_handle()
-        libc = handle.libc
-        try:
-            value = handle.value()
-        except NotImplementedError:
-            value = 0
-        try:  # any() is C code, so that no signal ends it half-way
-            failed = value + n > libc.value_max or any(islice(handle.posts, n))
-        except ValueError as error:  # another process has released meanwhile
-            _raise_unless_semlocks(error)
-            failed = True
-        if failed:
-            hint = f"its value is {value}, {n} more would pass the maximum, {libc.value_max}"
-            raise _oserror(errno.EOVERFLOW, libc, self.name, hint)
+            else:
+                n = check_integer(self._name, "n", n, 1, _MOST)
+                handle: Handle = self._open_handle()
+                fits = (handle.value() or 0) + n <= handle.libc.value_max
+                # any() is C code, so that no signal ends it half-way.
+                if fits and not any(islice(handle.posts, n)):
+                    return
+        except ValueError as error:
+            # SemLock's, at the maximum, has no Python code in it. A bad n, a closed semaphore, and
+            # a signal handler, maybe after the post, have.
+            if error.__traceback__ and error.__traceback__.tb_next:
+                raise
+        handle = self._open_handle()
+        value, most = handle.value() or 0, handle.libc.value_max
+        hint = f"its value is {value}, {n} more would pass the maximum, {most}"
+        raise _error(errno.EOVERFLOW, handle.libc, self.name, hint)
 
     def unlink(self) -> None:
         """Unlink the name. All that have the semaphore open, this object too, can still use it.
@@ -181,17 +170,10 @@ class NamedSemaphore(Semaphore):
     def _raise_unless_retry(self, status: int, error: int) -> None:
         number = error if status < 0 else status  # Cygwin's timed waits return the errno itself
         if number not in RETRY:
-            raise _oserror(number, self._libc or system(), self.name)
+            raise _error(number, self._libc or system(), self.name)
 
     def _link(self, name: str) -> None:
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
-
-
-def _raise_unless_semlocks(error: ValueError) -> None:
-    """Return if SemLock raised it: the value is at the maximum."""
-    # If Python code did, the semaphore is closed, or it was a signal handler, after the post.
-    if error.__traceback__ and error.__traceback__.tb_next:
-        raise error
 
 
 def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tuple[Handle, bool]:
@@ -199,27 +181,26 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
     while True:  # until no other process comes between two steps
         creating = False
         try:
-            if existence is _LINK_OR_CREATE or existence is _RAISE_IF_NOT_EXISTS:
-                try:
-                    return libc.link(name), True
-                except FileNotFoundError:
-                    if existence is _RAISE_IF_NOT_EXISTS:
-                        raise
-            creating = True
             try:
-                return libc.create(name, mode, value), False
-            except FileExistsError:
-                if existence is _RAISE_IF_EXISTS:
-                    raise
-            if existence is _UNLINK_AND_CREATE:
-                try:
+                if existence is Flags.UNLINK_AND_CREATE:
                     libc.unlink(name)
-                except FileNotFoundError:  # another process was faster
-                    pass
+                elif existence is not Flags.RAISE_IF_EXISTS:
+                    return libc.link(name), True
+            except FileNotFoundError:
+                if existence is Flags.RAISE_IF_NOT_EXISTS:
+                    raise
+            creating = True
+            return libc.create(name, mode, value), False
         except InterruptedError:  # POSIX allows it; the signal's handler has run
-            pass
+            continue
         except OSError as error:
-            raise _open_error(error.errno, libc, name, creating) from None
+            number: Any = error.errno
+        if creating and number == errno.EEXIST and existence is not Flags.RAISE_IF_EXISTS:
+            continue
+        if creating and number == errno.ENOENT:
+            # glibc from 2.34 on: /dev/shm is missing, or this user may not search it.
+            number = errno.EACCES
+        raise _error(number, libc, name)
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:
@@ -245,54 +226,46 @@ def unlink_name(
     try:
         libc.unlink(name)
     except OSError as error:
-        raise _oserror(error.errno, libc, name) from None
+        raise _error(error.errno, libc, name) from None
 
 
-# --- Errors name the semaphore and say what helps
+# In a file system that is missing: glibc before 2.34, Cygwin; it is a file; see _open.
+_NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR, errno.EACCES)
 
 
-def _oserror(number: Any, libc: Libc, name: str, hint: str | None = None) -> OSError:
-    """Return the OSError, of the subclass Python has for this errno, with the name as filename."""
-    hint = hint or _HINTS.get(number) or _hint(number, libc, name)
-    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
-
-
-def _open_error(number: Any, libc: Libc, name: str, creating: bool) -> Exception:
-    """Return the exception for a semaphore that could not be opened, or created."""
-    length, most = len(name.encode()), libc.longest_name
-    if length > most:  # some systems have another error
-        hint = f"with its slash a name has at most {most} bytes here, this one {length}"
-        return _oserror(errno.ENAMETOOLONG, libc, name, hint)
-    # glibc says so from 2.34 on, without /dev/shm, or if this user may not search it.
-    lacks_directory = creating and number == errno.ENOENT
-    if lacks_directory or number in _NO_DIRECTORY:
-        directory = os.path.dirname(libc.files or "")
-        if directory and not os.path.isdir(directory):
-            hint = "the shared memory file system that holds semaphores, is missing"
-            return _oserror(errno.ENOSYS, libc, name, f"{directory}, {hint}: mount a tmpfs there")
-    if number == errno.ENOSYS:
+def _error(number: Any, libc: Libc, name: str, hint: str = "") -> Exception:
+    """Return the exception for this errno. It names the semaphore, and says what helps."""
+    length, longest = len(name.encode()), libc.longest_name
+    directory, file = os.path.dirname(libc.files or ""), _file(libc, name)
+    is_refused = number in (errno.EACCES, errno.EPERM)
+    if hint:
+        pass
+    elif length > longest:  # some systems have another error
+        number = errno.ENAMETOOLONG
+        hint = f"with its slash a name has at most {longest} bytes here, this one {length}"
+    elif number in _NO_DIRECTORY and directory and not os.path.isdir(directory):
+        number = errno.ENOSYS
+        hint = "the shared memory file system that holds semaphores, is missing"
+        hint = f"{directory}, {hint}: mount a tmpfs there"
+    elif number == errno.ENOSYS:
         reason = f"this system ({libc.platform}) has no POSIX named semaphores"
         return NotImplementedError(f"semaphore {name!r}: {reason}")
-    return _oserror(errno.EACCES if lacks_directory else number, libc, name)
-
-
-def _hint(number: int, libc: Libc, name: str) -> str | None:
-    path = libc.path(name)
-    if path is None:
-        return None
-    directory = os.path.dirname(path)
-    if number == errno.ENOSPC:
-        return f"{directory}, the file system that holds semaphores, is full"
-    is_refused = number in (errno.EACCES, errno.EPERM)
-    file = _file(libc, name)
-    if file is None:
-        return f"this user may not write in {directory}" if is_refused else None
-    if not stat.S_ISREG(file.st_mode):
-        return f"{path} is no regular file, so no semaphore"
-    if not is_refused:
-        return None
-    mode = stat.S_IMODE(file.st_mode)
-    return (
-        f"it belongs to user {file.st_uid}, group {file.st_gid}, with mode {mode:04o}; "
-        "opening it needs read and write permission, unlinking it its owner or root"
-    )
+    elif number == errno.EMFILE:
+        hint = "this process has too many open files, or on musl 256 semaphores"
+    elif number == errno.EEXIST:
+        hint = "a semaphore of this name exists"
+    elif number == errno.ENOENT:
+        hint = "there is no semaphore of this name"
+    elif number == errno.ENOSPC and directory:
+        hint = f"{directory}, the file system that holds semaphores, is full"
+    elif file and not stat.S_ISREG(file.st_mode):
+        hint = f"{libc.files}{name[1:]} is no regular file, so no semaphore"
+    elif file and is_refused:
+        mode = stat.S_IMODE(file.st_mode)
+        hint = (
+            f"it belongs to user {file.st_uid}, group {file.st_gid}, with mode {mode:04o}; "
+            "opening it needs read and write permission, unlinking it its owner or root"
+        )
+    elif directory and is_refused:
+        hint = f"this user may not write in {directory}"
+    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)

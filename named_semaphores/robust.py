@@ -21,8 +21,8 @@ from ._base import (
     ending,
     refuse_closed,
 )
-from ._checks import check_integer, check_mode, check_name, check_wait, without_ctypes
 from ._cleanup import Owner
+from ._common import check_integer, check_mode, check_name, check_wait, without_ctypes
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -37,10 +37,8 @@ try:
     from ._handles import Ended, Handle, open_handle
     from ._set import NUMBER, NUMBERS
     from ._sysv import NOWAIT, UNDO, system
-except ImportError as error:  # no ctypes; the constructor says so
-    _why_not: ImportError | None = error
-else:
-    _why_not = None
+except ImportError as error:
+    system = without_ctypes(error)  # type: ignore[assignment]
 
 
 Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is not imported
@@ -114,8 +112,6 @@ class RobustSemaphore(Semaphore):
     ) -> None:
         name = check_name(name)
         check_existence(name, handle_existence)
-        if _why_not is not None:
-            raise without_ctypes(_why_not)
         library: SysV = self._library or system()
         most = library.system.bias - 1
         if initial_value is not None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 from . import _base
-from ._checks import check_integer, check_name, clock, deadline_of
+from ._common import check_integer, check_name, clock, deadline_of
 
 try:
     from kazoo import exceptions
@@ -78,7 +78,8 @@ class ZooKeeperSemaphore(_base.Semaphore):
         self._path = f"/named-semaphores{self._name}/tokens"
         self._held: list[_Recipe] = []  # one for each token, the oldest first
         self._call(self._open, initial_value)
-        self._use(SimpleNamespace(tries=(), posts=(), exit=lambda *_: self.release()))
+        none, leave = (), lambda *_: self.release()
+        self._use(SimpleNamespace(tries=none, first_waits=none, posts=none, exit=leave))
 
     def _open(self, number: int | None) -> None:
         client, data = self._client, b"%d" % (number or 1)
@@ -145,9 +146,6 @@ class ZooKeeperSemaphore(_base.Semaphore):
         if os.getpid() != self._process:
             raise ValueError(f"semaphore {self._name!r}: a child of fork needs a client of its own")
         return although_closed or super()._open_handle()
-
-    def _wait_endless(self, handle: Any) -> bool:
-        return self._wait(None, handle)
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         self._total_and_taken()  # kazoo would create the queue's node again after unlink()

@@ -13,7 +13,7 @@ import kinds
 import pytest
 from support import Struck, run_python
 
-from named_semaphores import _base, _waiting
+from named_semaphores import _base, _common
 
 KINDS = [profile for profile in kinds.NATIVE if profile in kinds.POSIX]
 
@@ -27,8 +27,8 @@ class Timeless:
 
     def __init__(self, monkeypatch, is_steady=True):
         self.is_steady, self.now, self.notes = is_steady, 0, []
-        monkeypatch.setattr(_waiting, "clock", lambda: self.now)
-        monkeypatch.setattr(_waiting.time, "sleep", lambda seconds: self.take(round(seconds * 1e9)))
+        monkeypatch.setattr(_common, "clock", lambda: self.now)
+        monkeypatch.setattr(_common.time, "sleep", lambda seconds: self.take(round(seconds * 1e9)))
 
     def take(self, nanoseconds):
         self.notes.append(nanoseconds)
@@ -46,24 +46,24 @@ class Timeless:
 
 def test_an_endless_waits_slices_are_short_at_first(monkeypatch):
     handle = Timeless(monkeypatch)
-    for _ in itertools.islice(_waiting.waits(handle, None), 4):
+    for _ in itertools.islice(_common.waits(handle, None), 4):
         pass
     assert handle.notes == [10**7, 10**8, 10**9, 10**9]
 
 
 def test_a_timed_waits_slices_end_at_the_deadline_with_a_last_try(monkeypatch):
     handle = Timeless(monkeypatch)
-    for _ in _waiting.waits(handle, 2_500_000_000):
+    for _ in _common.waits(handle, 2_500_000_000):
         pass
     assert handle.notes == [10**7, 10**8, 10**9, 10**9, 390_000_000, "try"]
-    for _ in _waiting.waits(handle, -1):  # in the past
+    for _ in _common.waits(handle, -1):  # in the past
         pass
     assert handle.notes[6:] == ["try"]
 
 
 def test_without_a_steady_wait_it_looks_soon_at_first_and_then_seldom(monkeypatch):
     handle = Timeless(monkeypatch, is_steady=False)
-    for _ in _waiting.waits(handle, 10**9):
+    for _ in _common.waits(handle, 10**9):
         pass
     pauses = handle.notes[:-1:2]
     assert set(handle.notes[1::2]) == {"try"}
@@ -131,11 +131,11 @@ def test_a_patched_process_is_one_whose_sleep_or_lock_is_a_greenlets(monkeypatch
     green.sleep = lambda seconds: None
     green.sleep.__module__ = f"{package}.hub"
     monkeypatch.setitem(sys.modules, package, green)
-    assert _waiting.patched_sleep() is None  # it has patched nothing
+    assert _common.patched_sleep() is None  # it has patched nothing
     for module, replaced in ((time, "sleep"), (threading, "Lock")):
         with monkeypatch.context() as patch:
             patch.setattr(module, replaced, green.sleep)
-            found = _waiting.patched_sleep()
+            found = _common.patched_sleep()
         assert found is green.sleep
 
 

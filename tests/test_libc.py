@@ -16,7 +16,7 @@ import pytest
 from kinds import bound
 from support import Struck, alarm, start_python, thread, wait_for
 
-from named_semaphores import NamedSemaphore, _checks, _libc, _waiting
+from named_semaphores import NamedSemaphore, _common, _libc
 from named_semaphores._libc import Libc, load
 
 if profiles.why_impossible():
@@ -209,7 +209,7 @@ def test_a_step_of_the_wall_clock_neither_lengthens_nor_shortens_a_timeout(
     sem = bound(lib, "linux")(name, 0)
     with monkeypatch.context() as patch:
         patch.setattr(_libc, "wall_clock", lambda: lib.wall)
-        for module in (_checks, _libc, _waiting):
+        for module in (_common, _libc):
             patch.setattr(module, "clock", lambda: lib.steady)
         assert sem.acquire(timeout=5) is False
     assert 5 * 10**9 <= lib.steady - start <= 5 * 10**9 + 2 * a_call

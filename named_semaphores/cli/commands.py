@@ -17,7 +17,7 @@ import sys
 import time
 
 from .. import NamedSemaphore, _sysv
-from .._checks import check_integer, check_name, clock, deadline_of
+from .._common import check_integer, check_name, clock, deadline_of
 from .._libc import system as posix_system
 from .._set import NAME, PERSIST, STAY, TOTAL, USERS, Set, failure, name_of
 from .._sets import find, open_set, removable, remove_idle

@@ -16,7 +16,7 @@ import sys
 from itertools import cycle
 
 from .. import _set, _sets, _sysv
-from .._checks import check_integer, check_name, clock, deadline_of
+from .._common import check_integer, check_name, clock, deadline_of
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

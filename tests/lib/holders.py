@@ -126,7 +126,7 @@ def beside(work):
 
 PROGRAM = """
 import asyncio, atexit, ctypes, gc, multiprocessing, os, signal, sys, threading, time
-from named_semaphores import RobustSemaphore, _handles, _set, _waiting
+from named_semaphores import RobustSemaphore, _handles, _set, _common
 _set.FORKING = 0  # the last user removes the set, also if it has just forked
 name = sys.argv[1]
 """
