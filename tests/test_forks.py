@@ -307,7 +307,7 @@ def late():
     with sem:
         pass
 """
-PROCESS = "multiprocessing.get_context('fork').Process"
+PROCESS = "import multiprocessing; multiprocessing.get_context('fork').Process"
 ENDS = {
     "normal": "sem.acquire(); sem.release()",
     "a cycle": "cycle = [sem]; cycle.append(cycle)",
@@ -316,7 +316,7 @@ ENDS = {
         "os._exit(0) if os.fork() else [time.sleep(0.01) for _ in iter(sem._set.users, 1)]"
     ),
     "a child of multiprocessing": f"{PROCESS}(target=print).start()",
-    "a child of multiprocessing alone": f"{LATE}\nsem.close(); {PROCESS}(target=late).start()",
+    "a child of multiprocessing alone": f"{LATE}\nsem.close()\n{PROCESS}(target=late).start()",
     "closed at exit": "atexit.register(sem.close)",
     "opened at exit": f"{LATE}\nsem.close()\natexit.register(late)",
     "a thread": "threading.Thread(target=lambda: sem.acquire(n=1)).start()",

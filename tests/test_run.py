@@ -40,9 +40,13 @@ def run(*words, **options):
     return call(line(*words), **options)
 
 
-def start(*words):
+def begin(command):
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return Child(line(*words), cwd="/", env=ENVIRONMENT, text=True, **streams)
+    return Child(command, cwd="/", env=ENVIRONMENT, text=True, **streams)
+
+
+def start(*words):
+    return begin(line(*words))
 
 
 def end(process):
@@ -387,11 +391,13 @@ def test_a_run_waits_for_what_its_ancestor_does_not_hold(opened, bare):
 def test_it_says_on_a_terminal_that_it_waits_and_who_holds(opened, bare):
     """And nothing elsewhere, but with --verbose."""
     opened.acquire(n=2)
-    several, silent = start(bare, "--take", "2", "true"), start(bare, "-w", "1.2", "true")
-    wait_for(lambda: opened.waiting == 2)
+    several, silent = (
+        begin(shell.impatient("run", bare, *words, "true"))
+        for words in (["--take", "2"], ["-w", "0.3"])
+    )
     says = f"waiting for 1 of 2 tokens of {bare}; held by {os.getpid()} \\(2 tokens\\)"
-    with Terminal(line(bare, "echo", "it runs")) as terminal:
-        with start(bare, "--verbose", "true") as verbose:
+    with Terminal(shell.impatient("run", bare, "echo", "it runs")) as terminal:
+        with begin(shell.impatient("run", bare, "--verbose", "true")) as verbose:
             assert re.search(says, verbose.stderr.readline())
             terminal.read(says)
             assert end(silent)[1].count("\n") == 1  # that it got none
@@ -498,8 +504,8 @@ def test_sets_that_nobody_has_open_give_way_to_new_ones():
 
 @on_linux
 def test_a_storm_of_kills_costs_no_token(full):
-    for seconds in (0.15, 1, 3):  # longer where processes start so slowly that no kill met one
-        figures = runs.storm(2000 if full else 40, seconds)
+    for seconds in (0.1, 1, 3):  # longer where processes start so slowly that no kill met one
+        figures = runs.storm(2000 if full else 24, seconds)
         assert 0 < figures.inside <= runs.SLOTS
         assert (figures.failed, figures.left) == (0, [])
         if any(figures.killed.values()):
@@ -514,4 +520,4 @@ def test_the_storm_notices_who_is_inside_too_many():
         return []
 
     # Longer where processes start slowly.
-    assert any(runs.storm(20, seconds, unlimited).inside > runs.SLOTS for seconds in (0.5, 5, 20))
+    assert any(runs.storm(12, seconds, unlimited).inside > runs.SLOTS for seconds in (0.3, 5, 20))

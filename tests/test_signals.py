@@ -38,7 +38,7 @@ WAITS = [
 
 @pytest.fixture
 def interrupts(full):
-    return 100_000 if full else max(200, 1500 // SLOW)
+    return 100_000 if full else max(200, 600 // SLOW)
 
 
 @pytest.mark.parametrize(("peer", "statement"), BUSY)

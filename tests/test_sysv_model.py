@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from functools import cached_property
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -128,7 +129,11 @@ class Process:
         self.call = call
         self.results = results  # of the calls of this action
         self.same = (id(script), action, joined, held, call, variables)
-        self.ids = frozenset(ids(self.same[2:]))  # of sets, that it may know
+
+    @cached_property
+    def ids(self):
+        """The sets that it may know."""
+        return frozenset(ids(self.same[2:]))
 
     def go_on(self, system, *result):
         """Return the process, stopped at its next call."""
@@ -473,7 +478,7 @@ class Search:
             following = self.only(process.go_on(self.system, result))
             self.following[process, result] = following
         state = state.put(i, processes=following)
-        if following.action != process.action:
+        if state.overtaken[i] >= 0 and following.action != process.action:
             state = state.put(i, overtaken=-1)
         if following.held > process.held:
             self.check_entry(state)
@@ -657,7 +662,7 @@ SEARCHES = {
     "resized below what is held": Search(DEBTOR, ANY),
     "resized below what is wanted": Search(TAKING_AWAY, SEVERAL),
     "leaving with tokens": Search(KEEPER, USER),
-    "leaving twice": Search(EARLY, VISITOR, VISITOR, deaths=0),
+    "leaving twice": Search(EARLY, TWICE, deaths=0),
     "create or link only": Search(CREATOR, guest(LINKER)),
     "persistent": Search(PERSISTENT, OTHER_VISITOR),
     "swept": Search(PERSISTENT, LINKER, SWEEPER, deaths=1),
@@ -672,7 +677,7 @@ SEARCHES = {
     "in several calls": Search(ONE, ONE, operations=5),
     "a daemon": Search(*DAEMON),
     "a fork during a wait": Search(*FORKING, SECOND, deaths=0),
-    "the last account": Search(USER, USER, USER, deaths=0),
+    "the last account": Search(VISITOR, VISITOR, VISITOR, deaths=0),
     # Nobody else enters twice while a process waits.
     "overtaking, three of three": Search(
         busy(3, 3), busy(3, 1), busy(3, 1), deaths=0, overtaking=2
@@ -684,6 +689,7 @@ FULL = {
     "full: two want several, and one": Search(SEVERAL, HURRIED, SECOND),
     "full: resized at once": Search(MORE, FEWER, SECOND, deaths=1),
     "full: resized below what is wanted": Search(TAKING_AWAY, SEVERAL, HURRIED, deaths=1),
+    "full: leaving twice": Search(EARLY, VISITOR, VISITOR, deaths=1),
     "full: leaving with tokens": Search(KEEPER, USER, VISITOR),
     "full: swept": Search(PERSISTENT, CREATOR, SWEEPER, SWEEPER, deaths=1),
     "full: anew": Search(USER, ANEW, ANEW, unlinked=True),
@@ -755,7 +761,7 @@ FAULTS = [
      {"give_up": lambda account: _set.give(account, 1)}),
     ("a child ends its parent's turn", "a fork during a wait",
      "a process ends another's turn|a child has ended", {"take_rest": careless_rest}),
-    ("leaving twice", "leaving twice", "a process has left twice",
+    ("leaving twice", "leaving twice", DIFFERENT,
      {"Set.has_left": lambda _: False}),
     ("leaving with tokens", "leaving with tokens", DIFFERENT,
      {"leave": lambda account, _: [(account, -1, NU), (USERS, -1, NU)]}),

@@ -125,8 +125,8 @@ def beside(work):
 
 
 PROGRAM = """
-import asyncio, atexit, ctypes, gc, multiprocessing, os, signal, sys, threading, time
-from named_semaphores import RobustSemaphore, _handles, _set, _common
+import atexit, ctypes, os, signal, sys, threading, time
+from named_semaphores import RobustSemaphore, _set
 _set.FORKING = 0  # the last user removes the set, also if it has just forked
 name = sys.argv[1]
 """

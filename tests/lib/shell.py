@@ -31,6 +31,18 @@ def line(*words: str) -> list[str]:
     return [sys.executable, "-m", "named_semaphores", *words]
 
 
+def impatient(*words: str) -> list[str]:
+    """Return our command line, which tells after 0.1 s, not after a second, that it waits."""
+    code = """
+from named_semaphores import __main__
+from named_semaphores.cli import commands, run
+assert commands._SECOND == run._SILENCE
+commands._SECOND = run._SILENCE = 10**8
+__main__.main()
+"""
+    return [sys.executable, "-c", code, *words]
+
+
 def call(line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; return what it wrote and its exit code."""
     given = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}

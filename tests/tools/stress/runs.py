@@ -55,11 +55,11 @@ class Figures(NamedTuple):
 def storm(
     runs: int, seconds: float = 0.15, before: Callable[[str], list[str]] = limited
 ) -> Figures:
-    """Start so many runs, AT_ONCE at a time, and kill a tenth of them while they start, wait, or
+    """Start so many runs, AT_ONCE at a time, and kill a sixth of them while they start, wait, or
     are the command. ``before`` returns what stands before each command.
     """
     name = unique_name()
-    victims = set(random.sample(range(runs), runs // 10))
+    victims = set(random.sample(range(runs), runs // 6))
     with tempfile.NamedTemporaryFile() as shared:
         file = shared.fileno()
         os.ftruncate(file, 3 * runs)
