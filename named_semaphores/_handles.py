@@ -73,12 +73,12 @@ class Calls:
                 transitions.append(_set.take_first(account, bias, flags))
                 transitions.append(_set.take_rest(account, n, bias, notice, flags))
             transitions.append(_set.give_up(account))
-        arrays, arguments = zip(*map(semset.in_c, transitions))  # in the same order:
+        _, arguments = semset.in_c(*transitions)  # in the same order:
         self.now, self.later, give, *several = arguments
         self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
         self.posts = starmap(library.semop_now, repeat(give))
         ended = Ended(partial(semset.give_what_is_left, n))
-        self.exit = library.exit(semset.semid, arrays[2], ended.__getitem__)
+        self.exit = library.exit(give, len(transitions[2]), ended.__getitem__)
         self.first_waits = self.tries
         if several:  # waits for the first one, and then for the rest: see _several
             first_now, rest_now, first_later, rest_later, give_up = several

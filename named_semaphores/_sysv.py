@@ -86,20 +86,22 @@ class sembuf(ctypes.Structure):
     _fields_ = [("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short)]
 
 
-@cache
-def _array_type(count: int) -> Any:
-    return type("sembufs", (sembuf * count,), {"__hash__": object.__hash__})  # for weak references
-
-
-def in_c(semid: Any, operations: list[Operation]) -> tuple[Any, tuple[Any, ...]]:
-    """Return the operations as an array, and the arguments of ``semop`` that carries them out.
+def in_c(semid: Any, *transitions: list[Operation]) -> tuple[Any, list[tuple[Any, ...]]]:
+    """Return the operations in one array, and for each transition the arguments of ``semop``.
 
     ctypes passes the arguments on as they are, to a function without argtypes, the fastest kind.
     """
+    operations = list(chain(*transitions))
+    array_type: Any = sembuf * len(operations)
     # An array of tuples would keep a dict for each.
-    packed = pack("Hhh" * len(operations), *chain.from_iterable(operations))
-    array = _array_type(len(operations)).from_buffer_copy(packed)
-    return array, (semid, ctypes.byref(array), c_size_t.from_param(len(array)))
+    array = array_type.from_buffer_copy(pack("Hhh" * len(operations), *chain(*operations)))
+    arguments, place = [], 0
+    for transition in transitions:
+        count = len(transition)
+        pointer = ctypes.byref(array, place * ctypes.sizeof(sembuf))
+        arguments.append((semid, pointer, c_size_t.from_param(count)))
+        place += count
+    return array, arguments
 
 
 class Removed(OSError):
@@ -153,14 +155,15 @@ class SysV:
         self._timespec: Any = timespecs.get(symbol)
         self.semtimedop = self._function(symbol) if symbol else None
 
-    def exit(self, semid: Any, array: Any, result: Any) -> Any:
-        """Return the operations as what ends a with statement: in C, whatever arguments it gets.
+    def exit(self, arguments: tuple[Any, ...], count: int, result: Any) -> Any:
+        """Return a C function that ends a with statement by ``count`` operations.
 
         ctypes calls ``result`` with the status of ``semop``, and returns what that returns.
         """
         function = _SEMOP_EXIT(self._semop)  # drops the three arguments that tell an exception
         function.restype = result
-        return partial(function, semid, ctypes.byref(array), len(array))
+        semid, pointer, _ = arguments
+        return partial(function, semid, pointer, count)
 
     def _function(self, symbol: str, *argtypes: Any) -> Any:
         prototype = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
@@ -184,7 +187,7 @@ class SysV:
 
         ``within`` needs a ``semtimedop``.
         """
-        _, arguments = in_c(semid, operations)
+        _, (arguments,) = in_c(semid, operations)
         try:
             if within is None:
                 self._on_set(self.semop, *arguments)

@@ -335,18 +335,17 @@ class RobustSemaphore(Semaphore):
 class Slot(Hold):
     """Holds a token and a number during a with statement. ``RobustSemaphore.slot`` returns it."""
 
-    __slots__ = ("_arrays", "_tries")
+    __slots__ = ("_operations", "_tries")
 
     def __init__(self, sem: RobustSemaphore, timeout: float | None) -> None:
         super().__init__(sem, 1, timeout)
         self._check_total()
         semset = sem._set
-        take, arguments = semset.in_c(_set.take_number(0))
-        give, _ = semset.in_c(_set.give_number(semset.account, 0))
-        self._arrays = take, give
-        self._tries = starmap(semset.library.semop_now, repeat(arguments))
-        ended = Ended(partial(_end_slot, semset, give))
-        end = semset.library.exit(semset.semid, give, ended.__getitem__)
+        take, give = _set.take_number(0), _set.give_number(semset.account, 0)
+        self._operations, (taken, given) = semset.in_c(take, give)
+        self._tries = starmap(semset.library.semop_now, repeat(taken))
+        ended = Ended(partial(_end_slot, semset, self._operations))
+        end = semset.library.exit(given, len(give), ended.__getitem__)
         self._exit = ending(end, sem, self._handle)
 
     def _check_total(self) -> None:
@@ -377,11 +376,10 @@ class Slot(Hold):
 
     def _take_number(self) -> int:
         """Take the lowest free number. This process holds a token, so there is one, or will be."""
-        take, give = self._arrays
+        ask, take, *_, give = self._operations
         while True:
             for number in range(NUMBERS):
-                for operation in (*take, give[-1]):
-                    operation.sem_num = NUMBER + number
+                ask.sem_num = take.sem_num = give.sem_num = NUMBER + number
                 for failed in self._tries:
                     break
                 if not failed:
@@ -389,9 +387,9 @@ class Slot(Hold):
             self._check_total()  # it may have been resized, or removed
 
 
-def _end_slot(semset: Set, give: Any) -> None:
+def _end_slot(semset: Set, operations: Any) -> None:
     """End a slot whose token was released inside the block, or is a parent's."""
-    number = give[-1].sem_num
+    number = operations[-1].sem_num
     try:  # the number, too, is a parent's unless this process changed it last
         if semset.library.pid(semset.semid, number) == os.getpid():
             semset.operate([(number, -1, UNDO | NOWAIT)])
