@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import sys
 from _thread import RLock
-from functools import partial
 from itertools import repeat, starmap
 from operator import not_
 from weakref import WeakValueDictionary, ref
@@ -77,7 +76,7 @@ class Calls:
         self.now, self.later, give, *several = arguments
         self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
         self.posts = starmap(library.semop_now, repeat(give))
-        ended = Ended(partial(semset.give_what_is_left, n))
+        ended = Ended(semset.give_what_is_left, n)
         self.exit = library.exit(give, len(transitions[2]), ended.__getitem__)
         self.first_waits = self.tries
         if several:  # waits for the first one, and then for the rest: see _several
@@ -86,22 +85,24 @@ class Calls:
             self.rest = Waiter(library, rest_now, rest_later)
             self.give_up = starmap(library.semop_now, repeat(give_up))
         elif library.semtimedop is not None:
-            within = (*self.later, library.timeout(FIRST_SLICE))
+            within = (*self.later, library.first_slice)
             self.first_waits = map(not_, starmap(library.semtimedop, repeat(within)))
 
 
 class Ended(dict):  # type: ignore[type-arg]
     """What the end of a with statement returns: None for semop's status 0, without Python code.
 
-    If the system refuses to give the tokens back, ``refused`` is called.
+    If the system refuses to give the tokens back, ``refused`` is called with its argument.
     """
 
-    def __init__(self, refused: Callable[[], object]) -> None:
+    __slots__ = ("argument", "refused")
+
+    def __init__(self, refused: Callable[[Any], object], argument: object) -> None:
         super().__init__({0: None})
-        self.refused = refused
+        self.refused, self.argument = refused, argument
 
     def __missing__(self, status: int) -> None:
-        self.refused()
+        self.refused(self.argument)
 
 
 # By the id of the set, which the calls keep alive, and n.

@@ -14,6 +14,7 @@ from functools import cache, partial
 from itertools import chain
 from struct import pack
 
+from ._common import FIRST_SLICE
 from ._libc import Ignored, Timespec, Timespec64, address_of, call, system_of
 
 TYPE_CHECKING: bool = False
@@ -154,6 +155,7 @@ class SysV:
         symbol = next((each for each in timespecs if hasattr(lib, each)), "")
         self._timespec: Any = timespecs.get(symbol)
         self.semtimedop = self._function(symbol) if symbol else None
+        self.first_slice = self.timeout(FIRST_SLICE) if symbol else None
 
     def exit(self, arguments: tuple[Any, ...], count: int, result: Any) -> Any:
         """Return a C function that ends a with statement by ``count`` operations.

@@ -344,7 +344,7 @@ class Slot(Hold):
         take, give = _set.take_number(0), _set.give_number(semset.account, 0)
         self._operations, (taken, given) = semset.in_c(take, give)
         self._tries = starmap(semset.library.semop_now, repeat(taken))
-        ended = Ended(partial(_end_slot, semset, self._operations))
+        ended = Ended(partial(_end_slot, semset), self._operations)
         end = semset.library.exit(given, len(give), ended.__getitem__)
         self._exit = ending(end, sem, self._handle)
 
