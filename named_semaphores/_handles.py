@@ -27,6 +27,7 @@ from ._common import FIRST_SLICE, clock
 from ._libc import call
 from ._sets import open_set
 from ._sysv import NOWAIT
+from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Waiter:
 
     __slots__ = ("is_steady", "later", "library", "now")
     # A waiter that begins a new slice stands behind the others again, so slices grow.
-    slices = (100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
+    slices = (FIRST_SLICE, 100_000_000, 1_000_000_000, 10_000_000_000, 60_000_000_000)
 
     def __init__(self, library: SysV, now: Any, later: Any) -> None:
         self.library, self.now, self.later = library, now, later

@@ -59,7 +59,7 @@ class RobustSemaphore(Semaphore):
     nothing. A program executed in the process's place (``os.execvp``) keeps the tokens.
 
     Linux serves waiters in order of arrival. But a wait leaves the queue to notice signals, and
-    joins it again at the end: after 10 ms, 110 ms, 1 s and 11 s, then every 60 s.
+    joins it again at the end: after 10, 20 and 120 ms, 1.1 and 11.1 s, then every 60 s.
 
     **Several tokens** are taken all or none. A process that waits for several takes the first one,
     then keeps newcomers waiting until it has the rest, so it does not starve: give it a timeout.
