@@ -27,7 +27,6 @@ from ._common import FIRST_SLICE, clock
 from ._libc import call
 from ._sets import open_set
 from ._sysv import NOWAIT
-from ._waiting import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from kinds import ROBUST
 from profiles import sysv_library
 from support import NOBODY, SLOW, collect, elapsed, in_threads, set_of, thread, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _common, _handles, _set
+from named_semaphores import NamedSemaphore, RobustSemaphore, _handles, _set, _sysv
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -788,8 +788,9 @@ def test_waiting_counts_those_for_tokens_and_those_for_the_turn(native):
 
 
 def test_waiters_are_served_in_their_order(name, monkeypatch):
-    for module in (_handles, _common):  # when a first slice ends, others may overtake
-        monkeypatch.setattr(module, "FIRST_SLICE", 10**12)
+    library = _sysv.load()
+    library.first_slice = library.timeout(10**12)  # when a slice ends, others may overtake
+    monkeypatch.setattr(RobustSemaphore, "_library", library)
     sem = RobustSemaphore(name)
     sem.acquire()
     with contextlib.ExitStack() as stack:
