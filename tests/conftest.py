@@ -25,7 +25,6 @@ from named_semaphores import RobustSemaphore, _set, _sets, _sysv
 
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
-    "native: only for classes whose calls are the C library's own; the fakes' swallow exceptions",
     "exact: needs an interpreter that looks at signals in few places, CPython from 3.11 on",
     "storm: many signals, aimed at single instructions; not run where coverage is measured",
 )
@@ -42,7 +41,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="only these platform profiles (default: all)",
     )
     parser.addoption("--full", action="store_true", help="stress tests at full size (minutes)")
-    parser.addoption("--shared-sets", action="store_true", help="no IPC namespace of their own")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,21 +63,18 @@ def pytest_configure(config: pytest.Config) -> None:
 _namespace = contextlib.ExitStack()  # of this process, until it ends
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
+def pytest_sessionstart() -> None:
     # A process that has just forked leaves its sets to its child, so that they would seem to be
     # left behind. Here children join at once.
     _set.FORKING = 0
     # Any run of this user, in another suite too, removes idle sets, which some tests make.
-    if not session.config.getoption("--shared-sets"):
-        _namespace.enter_context(own_sets())
+    _namespace.enter_context(own_sets())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = any("kind" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "kind" in metafunc.fixturenames and not own:
         all_kinds = getattr(metafunc.module, "KINDS", kinds.ALL)
-        if metafunc.definition.get_closest_marker("native"):
-            all_kinds = [profile for profile in all_kinds if profile in kinds.NATIVE]
         chosen = metafunc.config.getoption("--profile") or all_kinds
         metafunc.parametrize(
             "kind", [profile for profile in all_kinds if profile in chosen], indirect=True
@@ -158,15 +153,6 @@ def _left_sets(before: Container[int]) -> dict[int, str]:
         except OSError:  # another program's: it was removed meanwhile, or this user may not read it
             pass
     return left
-
-
-@pytest.fixture(autouse=True, scope="session")
-def no_set_left() -> Iterator[None]:
-    """Fail the run if there is a set that appeared after its test."""
-    before = _rows()
-    yield
-    sets = _left_sets(before)
-    assert not sets, f"left behind by this run: {sets}"
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,12 @@ def assert_nothing_is_left(sem, count):
     assert not list(_async._queues.items())
 
 
+def run(main, sem, count):
+    """Run it in an event loop. Then so many tokens are left, and nothing else."""
+    asyncio.run(main)
+    assert_nothing_is_left(sem, count)
+
+
 async def begin(sem, timeout=None):
     """Return a task that waits for the semaphore."""
     task = asyncio.ensure_future(sem.acquire_async(timeout))
@@ -72,8 +78,7 @@ def test_the_loop_runs_while_a_task_waits(sem):
         sem.release()
         assert await asyncio.wait_for(waiter, 60)
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 def test_tasks_get_tokens_in_the_order_they_came(sem):
@@ -104,8 +109,7 @@ def test_a_task_does_not_overtake_those_that_wait(sem):
         sem.release()
         assert await asyncio.wait_for(second, 60)
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 @pytest.mark.parametrize("early", [1, 3])  # uvloop's timers come early, by a millisecond
@@ -121,8 +125,7 @@ def test_a_timeout_is_never_early(sem, monkeypatch, early):
             assert not await sem.acquire_async(timeout)
             assert timeout <= time.monotonic() - start < timeout + 5 * SLOW
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
@@ -135,8 +138,7 @@ def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
         time.sleep(0.03)  # then the loop has both to do
         assert await waiter
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 @pytest.mark.parametrize("timeout", [None, 60, 0.02])
@@ -160,8 +162,7 @@ def test_a_refusal_of_the_system_reaches_the_tasks_that_still_wait(sem, monkeypa
         assert raised.value.errno == errno.EINVAL
         monkeypatch.undo()
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +217,7 @@ def test_a_task_that_is_cancelled_before_it_can_use_its_result_has_no_token(sem,
         with pytest.raises(asyncio.CancelledError):
             await waiter
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, int(has_token))
+    run(main(), sem, int(has_token))
 
 
 def new_eager_loop():
@@ -276,8 +276,7 @@ def test_closing_the_semaphore_leaves_its_tasks_waiting(kind, sem):
         await asyncio.wait_for(task, 60)
 
     link = kind.cls(sem.name)
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 1)
+    run(main(), sem, 1)
 
 
 def test_a_loop_that_is_closed_while_tasks_wait_keeps_nothing(sem, name):
@@ -326,8 +325,7 @@ def test_a_busy_loop_gets_its_token_later(sem, quick):
         time.sleep(0.02)
         assert await asyncio.wait_for(waiter, 60)
 
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 def test_the_thread_gives_back_once_what_no_task_can_get(sem, quick):
@@ -495,8 +493,7 @@ def test_tasks_wait_for_two_semaphores(sem, kind, name):
 
     other = kind.cls(name + "x", 1)
     other.acquire()
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
     kind.discard(other)
 
 
@@ -519,8 +516,7 @@ def test_500_tasks_wait_with_one_thread_or_cost_what_one_does(sem, monkeypatch):
 
     looks, look = [], _async._Queue._look
     monkeypatch.setattr(_async._Queue, "_look", count)
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
 
 
 def test_where_no_thread_can_be_started_it_polls(name, monkeypatch):
@@ -548,8 +544,7 @@ def test_where_no_thread_can_be_started_it_polls(name, monkeypatch):
     error = Struck
     sem = NamedSemaphore(name, 0)
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    asyncio.run(main())
-    assert_nothing_is_left(sem, 0)
+    run(main(), sem, 0)
     sem.close()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Importing: what it loads, what annotations tell, two copies, and systems without semaphores."""
+"""Importing: what it loads, what annotations tell, and systems without semaphores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import ast
 import ctypes
 import errno
 import inspect
-import os
 import sys
 import typing
 
 import profiles
 import pytest
-from kinds import bound, exists
+from kinds import bound
 from support import PYPY, run_python
 
 import named_semaphores
@@ -208,31 +207,3 @@ def test_annotations_can_be_evaluated(cls):
             hints = typing.get_type_hints(function)
             assert set(inspect.signature(function).parameters) <= {"self", *hints}
             assert "return" in hints
-
-
-# --- Two copies -----------------------------------------------------------------------------------
-
-TWO = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from support import import_copy
-from named_semaphores import NamedSemaphore
-Other = import_copy("app_vendor_named_semaphores").NamedSemaphore
-assert Other is not NamedSemaphore
-first, second = NamedSemaphore(sys.argv[1]), Other(sys.argv[1])
-assert (first.linked_existing_semaphore, second.linked_existing_semaphore) == (True, True)
-with first:
-    assert second.value == 1
-    with second:
-        assert not first.acquire(False)
-own = Other(sys.argv[1] + "x")
-"""
-
-
-def test_two_copies_in_one_process_do_not_disturb_each_other(name):
-    sem = NamedSemaphore(name, 2)
-    done = run_python(TWO, name, os.path.join(os.path.dirname(__file__), "lib"))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert sem.value == 2
-    assert not exists(name + "x")
-    sem.close()
