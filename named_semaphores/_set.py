@@ -21,8 +21,8 @@ A transition is a list of operations (semaphore, change, flags), at most five, a
 kernel carries all of them out in one step, or none. A change of 0 asks whether the semaphore is 0.
 With UNDO the kernel takes the change back when the process ends, by whatever signal. Whatever gives
 back has NOWAIT, since it is called with the GIL held. SETVAL and SETALL are never used: they clear
-what the kernel would undo, for every process. A process may die between any two transitions;
-tests/test_sysv_model.py searches all ways to do so.
+every process's undo. A process may die between any two transitions: tests/test_sysv_model.py
+searches all ways.
 
 A set is idle if it has no users and is not persistent. An idle set counts as not there: any process
 that finds one replaces it, or joins it if it may not remove it.
@@ -158,9 +158,8 @@ def resize(old: int, new: int) -> list[Operation]:
 
 STAY: list[Operation] = [(PERSIST, 0, NOWAIT), (PERSIST, 1, NOWAIT)]
 
-# The marks before IPC_RMID, for which the process must have the right. Another process that finds a
-# mark adds its own, and calls IPC_RMID too. If all of them die before the call, the kernel takes
-# the marks back. Without a mark, a newcomer could join just before IPC_RMID.
+# The marks before IPC_RMID: without one, a newcomer could join just before it. Another process that
+# finds a mark adds its own, and calls IPC_RMID too. If all die before, the kernel undoes the marks.
 MARK_UNUSED: list[Operation] = [(USERS, 0, NOWAIT), (DEAD, 1, UNDO)]
 MARK_IDLE: list[Operation] = [(PERSIST, 0, NOWAIT), *MARK_UNUSED]
 # TOTAL keeps a set that is not ready from being made ready. MARK_AGAIN finishes its removal.
@@ -192,9 +191,10 @@ def make_ready(account: int, total: int, bias: int) -> list[Operation]:
 class Set:
     """A set that this process has joined, once: one user, with one account.
 
-    ``semid`` is the id as all calls have it: LEFT once this process has left, since then somebody
-    else may have the account. ``accounts`` and ``account`` are the places of the first one
-    and of this process's. ``pid`` is the process that has joined.
+    semid: the id, as all calls have it. LEFT once this process has left: another may have its
+        account.
+    accounts, account: the places of the first one, and of this process's.
+    pid: the process that has joined.
     """
 
     forked_at = -FORKING  # when this process forked last

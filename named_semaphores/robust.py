@@ -54,12 +54,12 @@ class RobustSemaphore(Semaphore):
     The interface is that of ``threading.BoundedSemaphore``, on a System V semaphore. Its names are
     separate from those of NamedSemaphore and other POSIX semaphores.
 
-    A token belongs to the process that took it. Any thread of that process may release it. When
-    the process ends, by whatever signal, the kernel frees the token at once. A child of fork holds
+    A token belongs to the process that took it, and any of its threads may release it. When the
+    process ends, by whatever signal, the kernel frees the token at once. A child of fork holds
     nothing. A program executed in the process's place (``os.execvp``) keeps the tokens.
 
-    Linux serves waiters in order of arrival. But a wait leaves the queue to notice signals, and
-    joins it again at the end: after 10, 20 and 120 ms, 1.1 and 11.1 s, then every 60 s.
+    Linux serves waiters in order of arrival. But to notice signals a wait leaves the queue, and
+    joins it again at the end, after 10, 20 and 120 ms, 1.1 and 11.1 s, then every 60 s.
 
     **Several tokens** are taken all or none. A process that waits for several takes the first one,
     then keeps newcomers waiting until it has the rest, so it does not starve: give it a timeout.
@@ -76,25 +76,21 @@ class RobustSemaphore(Semaphore):
     has run, every use raises ValueError; the kernel frees what is still held.
 
     Args:
-        name: one or more letters, digits, ``-``, ``_`` and ``.``, with or without a ``/`` before.
-        initial_value: the number of tokens, 1 to 16,383 (8,191 on FreeBSD). None: what an existing
+        name, handle_existence: As for ``NamedSemaphore``.
+        initial_value: The number of tokens, 1 to 16,383 (8,191 on FreeBSD). None: what an existing
             semaphore has, else 1.
-        handle_existence: what to do if the semaphore exists, or does not; a member of
-            ``RobustSemaphore.Flags``.
         unlink_on_delete: None: the name disappears with its last user. False: it exists until
             ``unlink()``, also without users. True: it is unlinked when this object is closed or
             deleted, or the interpreter ends.
-        mode: its permission bits if it is created, e.g. 0o660. The umask does not cut them.
+        mode: The permission bits of a new semaphore, e.g. 0o660. The umask does not cut them.
 
     Raises:
-        ValueError, TypeError: a bad argument.
-        FileExistsError: it exists, and ``handle_existence`` is RAISE_IF_EXISTS; or another
-            program's System V semaphore has its key.
-        FileNotFoundError: it does not exist, and ``handle_existence`` is RAISE_IF_NOT_EXISTS.
-        PermissionError: it belongs to another user.
-        OSError: the system's limit of semaphores is reached (ENOSPC), its memory is full (ENOMEM),
-            or the name is too long.
-        NotImplementedError: this system has no System V semaphores, its calls would end the
+        ValueError, TypeError: A bad argument.
+        FileExistsError, FileNotFoundError: As for ``NamedSemaphore``; or another program's System
+            V semaphore has the name's key.
+        PermissionError: It belongs to another user.
+        OSError: The name is too long, or the system allows no more semaphores.
+        NotImplementedError: This system has no System V semaphores, its calls would end the
             process (Cygwin, Android), it does not give a dead process's tokens back (gVisor), or
             this Python has no ctypes.
     """
