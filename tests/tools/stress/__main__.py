@@ -38,7 +38,7 @@ SEVERAL = {
     **{name: partial(storm.busy, statement=name) for name in ("hold", "slot", "release")},
     **{name: partial(storm.waiting, statement=name) for name in ("first", "rest")},
 }
-THREADS = {"closing": faults.closing}
+THREADS = {"closing": faults.closing, "forking": faults.forking, "succeeding": faults.succeeding}
 DEATHS = {kind: partial(deaths.dying, kind=kind) for kind in deaths.KINDS}
 KILLS = {"timeline": timeline.killing}
 FAULTS = {**SIGNALS, **SEVERAL, **THREADS, **DEATHS, **KILLS}
@@ -47,6 +47,7 @@ TIMES = {
     **dict.fromkeys((*SIGNALS, *SEVERAL), 100_000),
     **dict.fromkeys((*THREADS, *DEATHS), 100),
     "early-signal": 40_000,
+    **dict.fromkeys(("forking", "succeeding"), 1),
     "timeline": 10,
 }
 LOSERS = (peers.PosixIpc, peers.Multiprocessing, Naive)
@@ -55,7 +56,7 @@ MORTAL = (peers.PosixIpc, peers.Multiprocessing, peers.SysvIpc, *FILES)
 TABLES = (
     ("signals", "Signals, whose handlers raise", (*OURS, *LOSERS), SIGNALS),
     ("several", "Signals, where several tokens or a numbered one are taken", (Robust,), SEVERAL),
-    ("threads", "Threads that wait", (*OURS, peers.PosixIpc, Naive), THREADS),
+    ("threads", "Threads, forks, successors", (*OURS, peers.PosixIpc, Naive), THREADS),
     ("deaths", "Deaths of a process that holds a token", (Named, Robust, *MORTAL), DEATHS),
     ("kills", "A limit of three under SIGKILLs", (Named, Robust, peers.Portalocker), KILLS),
 )
