@@ -147,6 +147,16 @@ def test_an_isolated_subinterpreter_works_or_says_why_not(cls, name):
         assert "subinterpreter" in done.stdout
 
 
+def test_zookeeper_says_what_to_install():
+    code = 'import sys; sys.modules["kazoo"] = None; import named_semaphores.zookeeper'
+    done = run_python(code)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: ZooKeeperSemaphore needs kazoo: "
+        'pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
+    )
+
+
 # --- Importing ------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -497,6 +498,47 @@ def test_sets_that_nobody_has_open_give_way_to_new_ones():
     script = f'for i in 1 2 3; do {python} /x.$i || exit; done; "$@" x.9 true'
     result = in_a_namespace("32000 1024000000 500 2", script)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+# Terminals and background processes around it
+
+
+def is_free(name):
+    return run(name, "--no-wait", "true").returncode == 0
+
+
+@on_linux
+def test_ctrl_c_ends_the_command_and_the_script_around_it(name):
+    words = line(name, "sh", "-c", "echo begins; exec sleep 600")
+    with Terminal(["sh", "-c", f"{shlex.join(words)}; echo goes on"]) as terminal:
+        terminal.read("begins")
+        assert not is_free(name)
+        terminal.type("\x03")
+        terminal.end()
+    assert "goes on" not in terminal.shown
+    assert is_free(name)
+
+
+@on_linux
+def test_a_stopped_command_keeps_its_token_and_goes_on(name):
+    words = shlex.join(line(name, "sh", "-c", "echo begins; read it; exit 5"))
+    with Terminal(["sh", "-m", "-c", f"{words}; echo stopped $?; fg; echo ended $?"]) as terminal:
+        terminal.read("begins")
+        terminal.type("\x1a")
+        assert int(terminal.read(r"stopped (\d+)\s")[1]) == 128 + signal.SIGTSTP
+        assert not is_free(name)
+        terminal.type("it\n")
+        assert terminal.read(r"ended (\d+)\s")[1] == "5"
+        terminal.end()
+    assert is_free(name)
+
+
+@on_linux
+def test_a_process_that_the_command_leaves_holds_nothing(name):
+    result = run(name, "sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!")
+    free = is_free(name)
+    os.kill(int(result.stdout), signal.SIGKILL)
+    assert (result.returncode, free) == (0, True)
 
 
 # Storms
