@@ -24,15 +24,10 @@ def main() -> NoReturn:
     for name in {"SIGPIPE", "SIGXFSZ"}.intersection(dir(_signal)):  # Windows has neither
         _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
 
-    words = sys.argv[1:]
     try:
-        if words[:1] == ["run"]:
-            from .cli.run import run
-
-            sys.exit(run(words[1:]))
         from .cli.parser import main
 
-        sys.exit(main(words))
+        sys.exit(main(sys.argv[1:]))
     except ImportError as error:  # WASI's Python has no ctypes
         print(f"named-semaphores needs ctypes, and cannot import it: {error}", file=sys.stderr)
         sys.exit(2)

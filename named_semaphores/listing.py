@@ -14,7 +14,7 @@ import time
 from typing import NamedTuple
 
 from . import _set, _sets, _sysv
-from ._libc import OTHER_SIZE, OTHERS, SIZE, system
+from ._libc import SIZE, system
 from .robust import Holder
 
 TYPE_CHECKING: bool = False
@@ -27,56 +27,52 @@ _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK"))  # no
 
 
 class SemaphoreInfo(NamedTuple):
-    """One semaphore, as it was when it was looked at."""
+    """One semaphore, as it was when it was looked at.
+
+    Attributes:
+        name: With its slash. Other programs' names may have characters that NamedSemaphore refuses.
+        value: Free tokens; below 0 after a resize to fewer than are taken. None: this user may not
+            read it.
+        pids: The processes that have it open; POSIX ones only.
+        all_pids: Whether every process could be looked at. Only root may look into other users'.
+        mode: The permission bits.
+        created: When it was created, as ``time.time`` counts.
+        kind: "posix" for a NamedSemaphore, "robust" for a RobustSemaphore.
+        total: All tokens, free and taken; robust ones only, as ``waiting``, ``holders``, ``stays``.
+        waiting: How many waiters there are.
+        users: How many processes have it open; of POSIX ones, how many ``pids`` there are.
+        holders: Who holds tokens, as ``RobustSemaphore.holders`` tells.
+        stays: Whether it exists also without users.
+    """
 
     name: str
-    """With its slash. Other programs' names may have characters that NamedSemaphore refuses."""
     value: int | None
-    """Free tokens; below 0 after a resize to fewer than are taken; None: it could not be read."""
-    why_no_value: str | None
-    """Why ``value`` is None: no permission, the semaphore of a 32-bit program..."""
     pids: tuple[int, ...] | None
-    """The processes that have it open; POSIX ones only."""
     all_pids: bool
-    """Whether every process could be looked at. Only root may look into other users' processes."""
     mode: int
-    """The permission bits."""
     uid: int
-    """The owner's user id."""
     created: float
-    """When it was created, as ``time.time`` counts."""
     kind: str = "posix"
-    """"posix" for a NamedSemaphore, "robust" for a RobustSemaphore."""
     total: int | None = None
-    """The number of tokens, free and taken; robust ones only."""
     waiting: int | None = None
-    """The number of waiters; robust ones only."""
     users: int | None = None
-    """How many processes have it open; of POSIX ones, how many ``pids`` there are."""
     holders: tuple[Holder, ...] | None = None
-    """Who holds tokens, as ``RobustSemaphore.holders`` tells; robust ones only."""
     stays: bool | None = None
-    """Whether it exists also without users; robust ones only."""
 
     @property
     def owner(self) -> str:
         """The owner's name, or the number of a user without a name."""
-        return user_name(self.uid)
+        import pwd
+
+        try:
+            return str(pwd.getpwuid(self.uid).pw_name)
+        except KeyError:
+            return str(self.uid)
 
     @property
     def age(self) -> float:
         """Seconds since it was created."""
         return max(0.0, time.time() - self.created)
-
-
-def user_name(uid: int) -> str:
-    """Return the user's name, or the number of a user without a name."""
-    import pwd
-
-    try:
-        return str(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)
 
 
 def list_semaphores() -> list[SemaphoreInfo]:
@@ -122,7 +118,6 @@ def all_robust() -> Iterator[SemaphoreInfo]:
         yield SemaphoreInfo(
             name=name,
             value=values[_set.TOKENS] - library.system.bias,
-            why_no_value=None,
             pids=None,
             all_pids=False,
             mode=row.mode & 0o777,
@@ -158,42 +153,40 @@ def list_posix() -> list[SemaphoreInfo]:
         path = os.path.join(directory, entry)
         try:
             status = os.lstat(path)
-            sized = status.st_size in (SIZE, OTHER_SIZE)
-            if not entry.startswith(prefix) or not stat.S_ISREG(status.st_mode) or not sized:
+            is_sized = stat.S_ISREG(status.st_mode) and status.st_size == SIZE
+            if not entry.startswith(prefix) or not is_sized:
                 continue
-            value, why = _read(path, libc.is_glibc)
+            value = _read(path, libc.is_glibc)
         except (OSError, ValueError):  # removed or replaced since, or other shared memory
             continue
-        file = (status.st_dev, status.st_ino)
+        device = b"%02x:%02x" % (os.major(status.st_dev), os.minor(status.st_dev))
+        pids = openers.get((device, b"%d" % status.st_ino), [])
         found.append(
             SemaphoreInfo(
                 name="/" + entry[len(prefix) :],
                 value=value,
-                why_no_value=why,
-                pids=tuple(openers.get(file, ())),
+                pids=tuple(pids),
                 all_pids=all_pids,
                 mode=stat.S_IMODE(status.st_mode),
                 uid=status.st_uid,
                 created=status.st_mtime,
-                users=len(openers.get(file, ())),
+                users=len(pids),
             )
         )
     return found
 
 
-def _read(path: str, is_glibc: bool) -> tuple[int | None, str | None]:
-    """Return the value, and why there is none. ValueError: it is no semaphore."""
+def _read(path: str, is_glibc: bool) -> int | None:
+    """Return the value; None: this user may not read it. ValueError: it is no semaphore."""
     try:
         # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
         with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | _LOOK)) as file:
-            start = file.read(max(SIZE, OTHER_SIZE) + 1)
-    except PermissionError as error:
-        return None, error.strerror
-    if len(start) == OTHER_SIZE:
-        return None, f"it is the semaphore of a {OTHERS} program, which works differently"
+            start = file.read(SIZE + 1)
+    except PermissionError:
+        return None
     if len(start) != SIZE:  # truncated or extended since
         raise ValueError("no semaphore")
-    return _value_of(start, is_glibc), None
+    return _value_of(start, is_glibc)
 
 
 def _value_of(start: bytes, is_glibc: bool) -> int:
@@ -214,16 +207,16 @@ def _value_of(start: bytes, is_glibc: bool) -> int:
     return 0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF  # musl 1.2.3: -1 for 0 with waiters
 
 
-def _openers() -> tuple[dict[tuple[int, int], list[int]], bool]:
+def _openers() -> tuple[dict[tuple[bytes, ...], list[int]], bool]:
     """Return who has files mapped, by device and inode, and whether all could be looked at."""
-    openers: dict[tuple[int, int], list[int]] = {}
+    openers: dict[tuple[bytes, ...], list[int]] = {}
     pids = sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     # Without 1, /proc is not mounted, or with hidepid, which hides other users' processes.
     all_pids = 1 in pids
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:
-                files = {_mapped_file(line) for line in maps if b" rw-s " in line}
+                files = {tuple(line.split(None, 5)[3:5]) for line in maps if b" rw-s " in line}
         except PermissionError:
             all_pids = False
         except (FileNotFoundError, ProcessLookupError):  # it has ended, or is the kernel's
@@ -232,10 +225,3 @@ def _openers() -> tuple[dict[tuple[int, int], list[int]], bool]:
             for file in files:
                 openers.setdefault(file, []).append(pid)
     return openers, all_pids
-
-
-def _mapped_file(line: bytes) -> tuple[int, int]:
-    """Return device and inode of the file in a line of /proc/PID/maps."""
-    _, _, _, device, inode, *_ = line.split(None, 5)
-    major, minor = (int(number, 16) for number in device.split(b":"))
-    return os.makedev(major, minor), int(inode)

@@ -21,6 +21,7 @@ from stress import runs
 from support import NOBODY, PREFIX, PYPY, SLOW, Child, set_of, wait_for, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _sets, _sysv
+from named_semaphores.cli import parser
 from named_semaphores.cli import run as command
 from named_semaphores.listing import all_robust
 
@@ -57,7 +58,7 @@ def end(process):
 
 def quick(capfd, *words):
     """Run in this process: only for what executes nothing. Return standard error and the code."""
-    code = command.run(list(words))
+    code = parser.main(["run", *words])
     out, err = capfd.readouterr()
     assert out == ""
     return err, code
@@ -111,22 +112,20 @@ def test_exit_code_and_words_are_the_commands(name):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("x --slots 3 make --slots 9", {"slots": 3, "command": ["make", "--slots", "9"]}),
-        ("--slots=3 x --take=2 make", {"slots": 3, "take": 2}),
-        ("--take 2 x --slots=3 -- -x", {"slots": 3, "take": 2, "command": ["-x"]}),
-        ("x make", {"slots": None, "take": 1, "timeout": None, "no_wait": False}),
-        ("-w 1.5 x -E 75 make", {"timeout": 1.5, "conflict_exit_code": 75}),
-        ("x -w=.5 -E0 make", {"timeout": 0.5, "conflict_exit_code": 0}),
-        ("x --timeout 2 --conflict-exit-code 255 --verbose make", {"verbose": True}),
-        ("x --mode 660 --slot-env GPU make", {"mode": 0o660, "slot_env": "GPU"}),
+        ("x --slots 3 make --slots 9", {"--slots": 3, "COMMAND": ["make", "--slots", "9"]}),
+        ("--slots=3 x --take=2 make", {"--slots": 3, "--take": 2}),
+        ("--take 2 x --slots=3 -- -x", {"--slots": 3, "--take": 2, "COMMAND": ["-x"]}),
+        ("-- x make", {}),
+        ("x make", {}),
+        ("-w 1.5 x -E 75 make", {"--timeout": 1.5, "--conflict-exit-code": 75}),
+        ("x -w=.5 -E0 make", {"--timeout": 0.5, "--conflict-exit-code": 0}),
+        ("x --timeout 2 --verbose make", {"--timeout": 2, "--verbose": True}),
+        ("x --mode 660 --slot-env GPU make", {"--mode": 0o660, "--slot-env": "GPU"}),
     ],
 )
 def test_options_stand_on_both_sides_of_the_name(words, expected):
-    options = command._Options()
-    assert command._parse(words.split(), options)
-    assert {key: getattr(options, key) for key in expected} == expected
-    assert options.name == "x"
-    assert options.command[0] in ("make", "-x")
+    usual = {"NAME": "/x", "COMMAND": ["make"]}
+    assert parser.parse("run", words.split()) == {**usual, **expected}
 
 
 def test_refused_numbers_change_nothing(opened):
@@ -157,12 +156,14 @@ def test_the_command_is_searched_for_as_a_shell_does(name, tmp_path):
     """And a script without an interpreter line is the shell's."""
     for folder, mode in (("a", 0o644), ("b", 0o755)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "script").write_text('echo "$0 $1"; exit 3')
-        (tmp_path / folder / "script").chmod(mode)
+        for file, begin in (("script", ""), ("program", "#!/bin/sh\n")):
+            (tmp_path / folder / file).write_text(begin + 'echo "$0 $1"; exit 3')
+            (tmp_path / folder / file).chmod(mode)
     a, b, none = (f"{tmp_path}/{folder}" for folder in ("a", "b", "none"))
     for word, path, cwd, expected in (
         (f"{b}/script", none, "/", (f"{b}/script a b\n", 3)),
-        ("script", f"{none}:{a}:{b}", "/", (f"{b}/script a b\n", 3)),
+        ("script", f"{none}:{b}:{a}", "/", (f"{b}/script a b\n", 3)),
+        ("program", f"{none}:{a}:{b}", "/", (f"{b}/program a b\n", 3)),
         ("script", f"{a}:{none}", "/", ("", 126)),
         ("script", f"{none}:", b, ("script a b\n", 3)),  # an empty entry is the current folder
     ):
@@ -257,12 +258,6 @@ def test_a_wait_ends_when_the_semaphore_is_made_too_small_or_removed(
     assert (out, code, err.count("\n")) == ("", 2, 1)
     assert bare in err
     assert says in err
-
-
-def test_a_wait_that_a_resize_ended_too_early_begins_anew(bare, capfd, monkeypatch):
-    takes = iter([False, False, False, True])
-    monkeypatch.setattr(command, "take", lambda *arguments: next(takes))
-    assert quick(capfd, bare, "no-such-command")[1] == 127
 
 
 @pytest.mark.parametrize(
@@ -438,7 +433,7 @@ def test_nobody_to_complain_to(monkeypatch):
         raise OSError(errno.EIO, "hung up")
 
     monkeypatch.setattr(os, "write", hung_up)
-    assert command.run([]) == 2
+    assert parser.main(["run"]) == 2
 
 
 # Beside Python programs

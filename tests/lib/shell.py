@@ -36,8 +36,8 @@ def impatient(*words: str) -> list[str]:
     code = """
 from named_semaphores import __main__
 from named_semaphores.cli import commands, run
-assert commands._SECOND == run._SILENCE
-commands._SECOND = run._SILENCE = 10**8
+assert commands.SILENCE == run.SILENCE
+commands.SILENCE = run.SILENCE = 10**8
 __main__.main()
 """
     return [sys.executable, "-c", code, *words]
