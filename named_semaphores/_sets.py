@@ -53,14 +53,14 @@ def open_set(
             f"not 0o{mode:o}"
         )
     size = library.system.size
+    longest = min(_LONGEST_NAME, (size - NAME - 3) * 15 // 8 - 1)  # there are three accounts, too
     while True:
         try:
             semid = find(library, name)
             joined = known.get(semid) if known and semid is not None else None
             if joined is not None and link and joined.name == name and not joined.has_left():
                 return joined, False
-            stored = _set.words(name)
-            if len(name.encode()) > _LONGEST_NAME or NAME + len(stored) + 3 > size:
+            if len(name.encode()) > longest:
                 raise OSError(errno.ENAMETOOLONG, "")
             if semid is not None:
                 values = library.values(semid)
@@ -72,12 +72,12 @@ def open_set(
                 values = [0] * size  # if another process writes first, _join changes nothing
             else:
                 raise OSError(errno.ENOENT, "")
-            if not _is_ours(values, stored):
+            semset = Set(library, name, semid)
+            if not _is_ours(values, semset.words):
                 raise _foreign(name)
             if anew and values[TOTAL]:
                 library.remove(semid)
                 continue
-            semset = Set(library, name, semid)
             is_new = _join(semset, values, total, link, create)
         except Removed:
             continue
@@ -171,7 +171,7 @@ def check_undo(library: SysV, semid: int) -> None:
 
 def _make_ready(semset: Set, values: list[int], total: int) -> bool:
     """Write what is missing of the name, make the set ready, and join it, as its first user."""
-    system, stored = semset.library.system, _set.words(semset.name)
+    system, stored = semset.library.system, semset.words
     step = system.operations - 2  # write_name has up to two operations besides the words
     for place in range(0, len(stored), step):
         part = _set.write_name(place, stored[place : place + step], system.size - 1)
