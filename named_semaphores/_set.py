@@ -394,14 +394,6 @@ def holders_of(
     return [found[holder] for holder in sorted(found, key=lambda one: (one < 0, abs(one)))]
 
 
-def shown_holders(found: list[tuple[int | None, int]]) -> str:
-    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
-    return "held by " + ", ".join(
-        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
-        for pid, tokens in found
-    )
-
-
 def remove_marked(library: SysV, semid: int, mark: list[Operation]) -> bool:
     """Remove the set, if this process may and can mark it. Return whether it did."""
     if not library.may_remove(semid) or not library.operate(semid, mark):

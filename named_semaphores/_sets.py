@@ -252,3 +252,11 @@ def removable(
             yield name, row.id, _set.MARK_IDLE
         elif names is not None and name in names:
             yield name, row.id, _set.MARK_UNUSED
+
+
+def shown_holders(found: list[tuple[int | None, int]]) -> str:
+    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
+    return "held by " + ", ".join(
+        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
+        for pid, tokens in found
+    )

@@ -36,6 +36,7 @@ try:
     from . import _set
     from ._handles import Ended, Handle, open_handle
     from ._set import NUMBER, NUMBERS
+    from ._sets import shown_holders
     from ._sysv import NOWAIT, UNDO, system
 except ImportError as error:
     system = without_ctypes(error)  # type: ignore[assignment]
@@ -240,7 +241,7 @@ class RobustSemaphore(Semaphore):
             found = self._set.holders()
         except OSError:
             return ""
-        return f": {_set.shown_holders(found)}" if found else ""
+        return f": {shown_holders(found)}" if found else ""
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         if handle.n == 1:

@@ -160,7 +160,7 @@ def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | N
 
 def _held_by(semset: _set.Set) -> str:
     holders = semset.holders()
-    return f"; {_set.shown_holders(holders)}" if holders else ""
+    return f"; {_sets.shown_holders(holders)}" if holders else ""
 
 
 def _waits_for_itself(semset: _set.Set, n: int) -> str:
