@@ -21,8 +21,6 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# In glibc's struct new_sem the int "private" follows the value; it is 128 in a named semaphore.
-_PRIVATE = (128).to_bytes(4, sys.byteorder)
 _LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK"))  # not on Windows
 
 
@@ -192,19 +190,16 @@ def _read(path: str, is_glibc: bool) -> int | None:
 def _value_of(start: bytes, is_glibc: bool) -> int:
     """Return the value that a semaphore's file tells. ValueError: it is other shared memory."""
     # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts
-    # waiters. Its 32-bit one: value << 1, and a bit that says that there are waiters.
-    # musl's sem_t is an int[]: the value (its top bit says that there are waiters), the waiters,
-    # "private" (0).
-    value = int.from_bytes(start[:4], sys.byteorder)
-    if is_glibc:
-        if start[len(start) // 4 : len(start) // 4 + 4] != _PRIVATE:
-            raise ValueError("no semaphore")
-        if len(start) == 16:
-            return value >> 1
-        return int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
-    if start[8:12] != bytes(4):
+    # waiters; then "private", 128 in a named semaphore. Its 32-bit one: value << 1, and a bit that
+    # says that there are waiters; "private". musl's sem_t is an int[]: the value (its top bit says
+    # that there are waiters), the waiters, "private" (0).
+    place, private = (len(start) // 4, 128) if is_glibc else (8, 0)
+    if int.from_bytes(start[place : place + 4], sys.byteorder) != private:
         raise ValueError("no semaphore")
-    return 0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF  # musl 1.2.3: -1 for 0 with waiters
+    value = int.from_bytes(start[:4], sys.byteorder)
+    if not is_glibc:
+        return 0 if value == 0xFFFFFFFF else value & 0x7FFFFFFF  # musl 1.2.3: -1 with waiters
+    return value >> 1 if len(start) == 16 else int.from_bytes(start[:8], sys.byteorder) & 0xFFFFFFFF
 
 
 def _openers() -> tuple[dict[tuple[bytes, ...], list[int]], bool]:

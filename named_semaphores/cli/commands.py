@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..listing import SemaphoreInfo
 
+    Options = dict[str, Any]  # see parser.parse
+
 _SLICE = 0.1  # seconds that acquire blocks signals at a time
 
 # --- Robust or POSIX ------------------------------------------------------------------------------
@@ -50,7 +52,7 @@ def _robust(name: str, idle_too: bool = False) -> Set:
         raise failure(library, error, name) from None
 
 
-def _robust_unless_posix(name: str, options: dict[str, Any], idle_too: bool = False) -> Set | None:
+def _robust_unless_posix(name: str, options: Options, idle_too: bool = False) -> Set | None:
     """Return the robust semaphore of this name, or None if the command is for the POSIX one."""
     if "--posix" in options:
         return None
@@ -79,22 +81,22 @@ def _posix(name: str) -> NamedSemaphore:
 # --- The commands ---------------------------------------------------------------------------------
 
 
-def do_value(options: dict[str, Any]) -> None:
+def do_value(options: Options) -> None:
     name = options["NAME"]
     robust = _robust_unless_posix(name, options)
     show(max(0, robust.free()) if robust else _posix(name).value)
 
 
-def do_holders(options: dict[str, Any]) -> None:
+def do_holders(options: Options) -> None:
     name = options["NAME"]
     robust = _robust_unless_posix(name, options)
     if robust:
-        _show_processes(robust.holders(), options)
+        _show_processes(options, robust.holders())
         return
     info = next((each for each in list_posix() if each.name == name), None)
     if info is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    _show_processes([(pid, None) for pid in info.pids or ()], options)
+    _show_processes(options, [(pid, None) for pid in info.pids or ()])
     others = "" if info.all_pids else ", and perhaps others that this user may not look into"
     complain(
         f"{name[1:]} is a POSIX semaphore: these processes have it open{others}; which of them "
@@ -102,7 +104,7 @@ def do_holders(options: dict[str, Any]) -> None:
     )
 
 
-def do_acquire(options: dict[str, Any]) -> int | None:
+def do_acquire(options: Options) -> int | None:
     name = options["NAME"]
     semaphore = _posix(name)
     timeout = 0 if "--no-wait" in options else options.get("--timeout")
@@ -126,11 +128,11 @@ def do_acquire(options: dict[str, Any]) -> int | None:
             complain(f"waiting for a token of {name[1:]}")
 
 
-def do_release(options: dict[str, Any]) -> None:
+def do_release(options: Options) -> None:
     _posix(options["NAME"]).release(options.get("-n", 1))
 
 
-def do_create(options: dict[str, Any]) -> None:
+def do_create(options: Options) -> None:
     name, slots, mode = options["NAME"], options.get("--slots", 1), options.get("--mode", 0o600)
     if "--posix" in options:
         os.umask(0)  # the mode is exact, as with mkdir -m
@@ -143,13 +145,13 @@ def do_create(options: dict[str, Any]) -> None:
         semset.leave()
 
 
-def do_resize(options: dict[str, Any]) -> None:
+def do_resize(options: Options) -> None:
     name, total = options["NAME"], options["N"]
     check_integer(name, "N", total, 1, _sysv.system().system.bias - 1)
     _robust(name).resize(total)
 
 
-def do_unlink(options: dict[str, Any]) -> int | None:
+def do_unlink(options: Options) -> int | None:
     if "--unused" in options:
         return _unlink_unused(options)
     if not options["NAME"]:
@@ -169,7 +171,7 @@ def do_unlink(options: dict[str, Any]) -> int | None:
     return code
 
 
-def _unlink_unused(options: dict[str, Any]) -> int | None:
+def _unlink_unused(options: Options) -> int | None:
     """Remove this user's idle sets, or the unused ones of these names. Name those that remain."""
     if "--posix" in options:
         raise ValueError("unlink: POSIX semaphores are removed by name only, without --unused")
@@ -191,13 +193,10 @@ def _unlink_unused(options: dict[str, Any]) -> int | None:
     return ERROR if left else None
 
 
-def do_list(options: dict[str, Any]) -> None:
+def do_list(options: Options) -> None:
+    columns = "NAME KIND FREE SLOTS WAITING USERS HOLDERS PIDS MODE OWNER AGE"
     found = list_semaphores()
-    if "--json" in options:
-        show(json.dumps([_json_of(info) for info in found], indent=2))
-    else:
-        columns = "NAME KIND FREE SLOTS WAITING USERS HOLDERS PIDS MODE OWNER AGE".split()
-        _show_table(columns, map(_row_of, found))
+    _show(options, list(map(_json_of, found)), columns, map(_row_of, found))
 
 
 # --- What they show -------------------------------------------------------------------------------
@@ -250,16 +249,11 @@ def _shown_time(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-def _show_processes(
-    holders: Sequence[tuple[int | None, int | None]], options: dict[str, Any]
-) -> None:
+def _show_processes(options: Options, holders: Sequence[tuple[int | None, int | None]]) -> None:
     """Show the processes (pid, tokens). None: not known."""
     found = [{"pid": pid, "tokens": n, "command": _command(pid)} for pid, n in holders]
-    if "--json" in options:
-        show(json.dumps(found, indent=2))
-    else:
-        rows = [list(map(_cell, process.values())) for process in found]
-        _show_table("PID TOKENS COMMAND".split(), rows)
+    rows = [[_cell(each) for each in process.values()] for process in found]
+    _show(options, found, "PID TOKENS COMMAND", rows)
 
 
 def _command(pid: int | None) -> str | None:
@@ -272,7 +266,10 @@ def _command(pid: int | None) -> str | None:
         return None
 
 
-def _show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = [columns, *rows]
+def _show(options: Options, found: Any, columns: str, rows: Iterable[Sequence[str]]) -> None:
+    if "--json" in options:
+        show(json.dumps(found, indent=2))
+        return
+    table = [columns.split(), *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     show("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table))

@@ -27,22 +27,19 @@ def main(words: Sequence[str]) -> int:
 
 
 def _do(command: str = "", *words: str) -> int | None:
-    text = _HELP.get(command, "")
-    if command == "--version":
-        text = f"named-semaphores {__version__}"
-    elif not text:
+    command = "--help" if command == "-h" else command
+    if command not in _HELP:
         raise ValueError(f"there is no command {command!r} ({prog()} --help lists them)")
-    elif command != "--help":
-        options = parse(command, words)
-        if command == "run" and "--help" not in options:
-            return run(options)
-        if "--help" not in options:
-            from . import commands  # imports what run does not need
+    options = {"--help": True} if command.startswith("-") else parse(command, words)
+    if "--help" in options:
+        show(_HELP[command].replace("PROG", prog()).rstrip())
+        return None
+    if command == "run":
+        return run(options)
+    from . import commands  # imports what run does not need
 
-            do: Callable[[dict[str, Any]], int | None] = getattr(commands, f"do_{command}")
-            return do(options)
-    show(text.replace("PROG", prog()).rstrip())
-    return None
+    do: Callable[[dict[str, Any]], int | None] = getattr(commands, f"do_{command}")
+    return do(options)
 
 
 # --- Words ----------------------------------------------------------------------------------------
@@ -170,6 +167,7 @@ _MODE = """\
 """
 # What a line says that begins with two spaces, "parse" reads.
 _HELP = {
+    "--version": f"named-semaphores {__version__}",
     "--help": """usage: PROG COMMAND ...
 Example: PROG run build --slots 2 make all
 
