@@ -17,7 +17,7 @@ from support import EXACT, SLOW
 
 from named_semaphores import NamedSemaphore, RobustSemaphore
 
-pytestmark = pytest.mark.storm
+pytestmark = pytest.mark.unmeasured
 
 # Before CPython 3.11 and on PyPy nothing is promised of what is lost. No token may be gained; but
 # PyPy's ctypes calls are Python code, and so may count one twice.

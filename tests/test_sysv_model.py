@@ -23,6 +23,7 @@ from named_semaphores._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, TURN, USER
 from named_semaphores._sysv import IPC_CREAT, NOWAIT, UNDO, Removed, SysV
 from named_semaphores.cli import run as cli_run
 
+pytestmark = pytest.mark.unmeasured  # the tracer would take most of the time
 BIAS, ACCOUNTS = 50, 3  # the last account is shared
 GONE, MISSING, EXISTS = "gone", "missing", "exists"  # results of calls
 FIRST_ID = 100  # of sets; what may be one is not used again while a process knows it

@@ -3,10 +3,10 @@
 
     python tests/tools/suite.py [PYTEST'S ARGUMENTS]
 
-Measuring takes three times as long, most of it to start coverage in processes that tests start. So
-the two halves of the files run at once. The storms of signals run afterwards, without a tracer:
-they aim at single instructions, and a tracer runs code of its own between those. With arguments
-nothing is measured.
+Measuring takes longer, most of it to start coverage in processes that tests start. So the two
+halves of the files run at once, and a third run has the tests that no tracer may see: storms of
+signals aim at single instructions, between which a tracer runs code of its own, and a search of
+all states would take minutes. With arguments nothing is measured.
 """
 
 from __future__ import annotations
@@ -55,17 +55,20 @@ def run(*command: str) -> None:
         sys.exit(f"{' '.join(command)} FAILED")
 
 
-def run_measured() -> None:
-    """Run both halves at once. Show the second one's output when the first has ended."""
+def run_at_once() -> None:
+    """Run both halves, and what is not measured. Show what the last two wrote at the end."""
     others = sorted({*glob.glob("tests/test_*.py")} - {*IN_TURN})
-    command = [*COVERAGE, "run", PYTEST, "-m", "not storm"]
+    measured = [*COVERAGE, "run", PYTEST, "-m", "not unmeasured"]
     with tempfile.TemporaryFile("w+") as output:
-        second = subprocess.Popen([*command, *others], stdout=output, stderr=subprocess.STDOUT)
-        failed = subprocess.run([*command, *IN_TURN], check=False).returncode
-        failed = second.wait() or failed
+        beside = [
+            subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            for command in ([*measured, *others], [PYTEST, "-q", "-m", "unmeasured"])
+        ]
+        failed = subprocess.run([*measured, *IN_TURN], check=False).returncode
+        ends = [process.wait() for process in beside]
         output.seek(0)
         print(output.read(), flush=True)
-    if failed:
+    if failed or any(ends):
         sys.exit(1)
 
 
@@ -73,14 +76,13 @@ def main() -> None:
     if sys.argv[1:] or not is_tox_s():
         os.execv(PYTEST, [PYTEST, *sys.argv[1:]])
     run(*COVERAGE, "erase")
-    run_measured()
+    run_at_once()
     for path in glob.glob(glob.escape(os.environ["COVERAGE_FILE"]) + ".*"):
         if not is_whole(path):
             os.unlink(path)
     run(*COVERAGE, "combine", "--quiet")
     # Some tests need root: to be another user, to hide /dev/shm. Without them 100 % is not reached.
     run(*COVERAGE, "report", *(["--fail-under=0"] if os.geteuid() else []))
-    run(PYTEST, "-m", "storm")
 
 
 if __name__ == "__main__":
