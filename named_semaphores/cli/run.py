@@ -146,14 +146,13 @@ def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | N
         try:
             if deadline is None:
                 return semset.operate(operations)
-            left = deadline - clock()
             if library.semtimedop:
-                return semset.ask(library.operate, operations, left)
+                return semset.ask(library.operate, operations, deadline - clock())
             if semset.operate(now):
                 return True
-            if left <= 0:
+            if clock() >= deadline:
                 return False
-            library.sleep(min(_PAUSE, left / 1e9))
+            library.sleep(_PAUSE)
         except InterruptedError:  # SIGSTOP, then SIGCONT
             pass
 
