@@ -18,10 +18,11 @@ import pytest
 import shell
 from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, status_of
 from stress import runs
-from support import NOBODY, PREFIX, PYPY, SLOW, Child, wait_for, why_always_the_same_user
+from support import NOBODY, PREFIX, PYPY, SLOW, Child, set_of, wait_for, why_always_the_same_user
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _sets, _sysv
 from named_semaphores.cli import parser
+from named_semaphores.cli import run as command
 from named_semaphores.listing import all_robust
 
 try:
@@ -69,8 +70,9 @@ def users(name):
 
 
 @pytest.fixture(autouse=True)
-def no_trace():
-    """Remove the sets that executed commands leave."""
+def no_trace(monkeypatch):
+    """Remove the sets that executed commands leave, and what run sets for a command."""
+    monkeypatch.setenv(command.ANCESTORS, "")
     yield
     _sets.remove_idle([each.name for each in all_robust() if PREFIX in each.name])
 
@@ -204,6 +206,7 @@ def test_the_command_finds_the_environment_as_it_was(name):
     environment = {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "LC_ALL": "C.UTF-8", "A": "\udcff"}
     result = run(name, "/usr/bin/env", env=environment, errors="surrogateescape")
     found = dict(entry.split("=", 1) for entry in result.stdout.splitlines())
+    assert found.pop(command.ANCESTORS)
     assert found == environment
 
 
@@ -334,9 +337,40 @@ def test_a_numbered_slot(opened, bare, capfd):
 # Run inside run
 
 
+ITSELF = "this run would wait for itself: it was started by a run that holds"
+
+
+@pytest.mark.parametrize(
+    ("total", "words", "code", "said"),
+    [
+        (1, "", 2, "1 of 1 tokens"),
+        (1, "-n -E 9", 9, "1 of 1 tokens"),
+        (1, "-w 0.01", 1, "1 of 1 tokens"),
+        (2, "--take 2", 2, "1 of 2 tokens"),
+    ],
+)
+def test_a_run_that_waits_for_its_own_ancestor_ends(
+    name, bare, capfd, monkeypatch, total, words, code, said
+):
+    with contextlib.closing(RobustSemaphore(name, total)) as opened, opened:
+        # This process stands in for the run that has executed it.
+        monkeypatch.setenv(command.ANCESTORS, f"{set_of(name).id}:{os.getpid()}")
+        said = f"named-semaphores: {bare}: {ITSELF} {said} until it ends\n"
+        assert quick(capfd, bare, *words.split(), "echo", "a") == (said, code)
+
+
 def nested(name, *inner):
     """Return a command that runs another run of the same name."""
     return ["sh", "-c", '"$@"; echo $?', "sh", *line(name, *inner)]
+
+
+def test_a_run_knows_the_runs_that_started_it(bare):
+    result = run(bare, *nested(bare, "echo", "a"))
+    assert (result.stdout, ITSELF in result.stderr) == ("2\n", True)
+    result = run(bare, *nested(bare, "--slots", "2", "echo", "a"))
+    assert (result.stdout, ITSELF in result.stderr) == ("a\n0\n", False)
+    result = run(bare, *line(bare, "true"))  # executes run in the same process
+    assert (result.returncode, ITSELF in result.stderr) == (2, True)
 
 
 def test_a_run_waits_for_what_its_ancestor_does_not_hold(opened, bare):

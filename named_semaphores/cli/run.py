@@ -27,6 +27,10 @@ _CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # a shell's
 SILENCE = 1_000_000_000  # nanoseconds of waiting before the message
 _PAUSE = 0.01  # seconds, where a timed wait must poll
 
+# "SET:PID" for each run among this process's ancestors, and for this process. Whether they still
+# hold tokens, the kernel tells.
+ANCESTORS = "NAMED_SEMAPHORES_RUN"
+
 
 def run(options: dict[str, Any]) -> int:
     """Execute the command. Return the exit code if no token was free in time, or if that fails."""
@@ -63,6 +67,8 @@ def run(options: dict[str, Any]) -> int:
             slot = next(k for k in numbers if semset.operate(_set.take_number(k)))
             os.environ[variable] = str(slot)
             give = _set.give_number(semset.account, slot)
+        ancestors = os.environ.get(ANCESTORS, "")
+        os.environ[ANCESTORS] = f"{ancestors} {semset.id}:{os.getpid()}".lstrip()
         code = _execute(name[1:], options["COMMAND"])
         semset.operate(give)
         return code
@@ -87,6 +93,9 @@ def _take_or_tell(semset: _set.Set, n: int, options: dict[str, Any]) -> bool:
         return True
     name, timeout = semset.name[1:], 0 if "--no-wait" in options else options.get("--timeout")
     deadline = deadline_of(timeout)
+    refusal = _waits_for_itself(semset, n)
+    if refusal and deadline is None:
+        raise ValueError(refusal)
     silence_ends = clock() + SILENCE
     tells = "--verbose" in options or os.isatty(2)
     if tells and (deadline is None or silence_ends < deadline):
@@ -97,7 +106,7 @@ def _take_or_tell(semset: _set.Set, n: int, options: dict[str, Any]) -> bool:
         return True
     within = f" within {timeout:g} s" if timeout else ""
     not_free = f"{n} of {semset.total()} tokens were not free{within}"
-    complain(f"{name}: {not_free}{_held_by(semset)}")
+    complain(refusal or f"{name}: {not_free}{_held_by(semset)}")
     return False
 
 
@@ -151,6 +160,19 @@ def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | N
 def _held_by(semset: _set.Set) -> str:
     holders = semset.holders()
     return f"; {_sets.shown_holders(holders)}" if holders else ""
+
+
+def _waits_for_itself(semset: _set.Set, n: int) -> str:
+    """Return what to say if the ancestors hold so many tokens that there can never be enough."""
+    told = os.environ.get(ANCESTORS, "").split()
+    held = sum(tokens for pid, tokens in semset.holders() if f"{semset.id}:{pid}" in told)
+    total = semset.total()
+    if not held or total - held >= n:
+        return ""
+    return (
+        f"{semset.name[1:]}: this run would wait for itself: it was started by a run that holds "
+        f"{held} of {total} tokens until it ends"
+    )
 
 
 def _execute(name: str, words: list[str]) -> int:
