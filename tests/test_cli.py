@@ -32,6 +32,7 @@ from named_semaphores import (
     core,
     listing,
 )
+from named_semaphores import robust as robust_module
 from named_semaphores.cli import commands, parser
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
@@ -310,7 +311,7 @@ def test_another_users_posix_semaphore(name, bare, capfd):
         ("release EXISTS -n 2147483647", "EXISTS"),
         ("create EXISTS --posix", "EXISTS: File exists"),
         ("create MISSING --slots 1_0", "create: --slots: '1_0' is not a number"),
-        ("create MISSING --slots 0", "'MISSING': --slots must be an int from 1 to 16383, not 0"),
+        ("create MISSING --slots 0", "'MISSING': initial_value must be an int from 1 to 16383"),
         ("create MISSING --mode 0999", "create: --mode: '0999' is not a mode"),
         ("create MISSING --mode 0400", "'MISSING': mode must allow its owner"),
         ("resize MISSING", "resize needs NAME and N"),
@@ -370,7 +371,7 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
     def refuse(*arguments):
         raise NotImplementedError("this system has none")
 
-    for module in (core, listing, _sets, _sysv):
+    for module in (core, listing, robust_module, _sets, _sysv):
         monkeypatch.setattr(module, "system", refuse)
     none = "named-semaphores: this system has none\n"
     for words in ("release x", "create x", "create x --posix", "holders x --robust", "run x true"):

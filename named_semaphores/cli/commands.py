@@ -12,11 +12,11 @@ import json
 import os
 import signal
 
-from .. import NamedSemaphore, _sysv
+from .. import NamedSemaphore, RobustSemaphore, _sysv
 from .._common import check_integer, check_name, clock, deadline_of
 from .._libc import system as posix_system
-from .._set import NAME, PERSIST, STAY, TOTAL, USERS, Set, failure, name_of
-from .._sets import find, open_set, removable, remove_idle
+from .._set import NAME, PERSIST, TOTAL, USERS, Set, failure, name_of
+from .._sets import find, removable, remove_idle
 from ..core import unlink_name
 from ..listing import list_posix, list_semaphores
 from .run import ERROR, NO_TOKEN, SILENCE, complain, is_posix, show
@@ -133,16 +133,10 @@ def do_release(options: Options) -> None:
 
 
 def do_create(options: Options) -> None:
-    name, slots, mode = options["NAME"], options.get("--slots", 1), options.get("--mode", 0o600)
-    if "--posix" in options:
-        os.umask(0)  # the mode is exact, as with mkdir -m
-        NamedSemaphore(name, slots, NamedSemaphore.Flags.RAISE_IF_EXISTS, False, mode=mode)
-    else:
-        library = _sysv.system()
-        check_integer(name, "--slots", slots, 1, library.system.bias - 1)
-        semset, _ = open_set(library, name, slots, link=False, mode=mode)
-        semset.operate(STAY)
-        semset.leave()
+    kind = NamedSemaphore if "--posix" in options else RobustSemaphore
+    os.umask(0)  # the mode is exact, as with mkdir -m
+    slots, mode = options.get("--slots", 1), options.get("--mode", 0o600)
+    kind(options["NAME"], slots, kind.Flags.RAISE_IF_EXISTS, False, mode=mode)
 
 
 def do_resize(options: Options) -> None:
