@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from time import sleep
 from weakref import WeakValueDictionary
 
@@ -71,12 +72,12 @@ class _Queue:
         self.sem = sem
         self.handle = handle  # the semaphore may be closed meanwhile
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()  # the oldest first
-        # Empty while a thread runs, or the loop polls. Whoever pops the item starts one: list.pop
-        # is atomic, so there is only one.
-        self.idle = [True]
+        self.is_served = False  # a thread runs, or the loop looks
         # A token on its way from the thread to the loop. Whichever of them pops it has it.
         self.arrived: list[bool] = []
         self.delivered = threading.Event()
+
+    # In the loop:
 
     async def wait(self, deadline: int | None) -> bool:
         waiter: asyncio.Future[bool] = self.loop.create_future()
@@ -86,13 +87,13 @@ class _Queue:
             if deadline is not None:
                 seconds = max(0, deadline - clock()) / 1e9
                 timer = self.loop.call_later(seconds, self._expire, waiter, deadline)
-            self._start()
+            self._serve()
             return await waiter
         except BaseException:
             # Cancelled after the token was handed over and before this task ran.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                if waiter.result():
-                    self._give_back()
+            is_decided = waiter.done() and not waiter.cancelled() and not waiter.exception()
+            if is_decided and waiter.result():
+                self._give_back()
             raise
         finally:
             self.waiters.pop(waiter, None)
@@ -105,131 +106,105 @@ class _Queue:
             self.loop.call_later(left / 1e9, self._expire, waiter, deadline)
         elif not waiter.done():
             try:
-                waiter.set_result(self._try())
+                waiter.set_result(self.sem._wait(0, self.handle))
             except Exception as error:
                 waiter.set_exception(error)
 
-    def _try(self) -> bool:
-        return self.sem._wait(0, self.handle)
+    def _serve(self) -> None:
+        """Let a thread wait, or the loop look, unless one of them does."""
+        if self.is_served or not self.waiters:
+            return
+        self.is_served = True
+        try:
+            if self.handle.is_steady and patched_sleep() is None and _is_main_alive():
+                name, is_daemon = f"waits for {self.sem.name}", self.handle.is_robust
+                with suppress(RuntimeError):  # no more threads, or the interpreter ends
+                    threading.Thread(target=self._run, name=name, daemon=is_daemon).start()
+                    return
+            self.loop.call_soon(self._look, _FIRST_PAUSE)
+        except BaseException:  # a signal handler's
+            self.is_served = False
+            raise
 
-    def _give_back(self) -> None:
-        for _ in self.handle.posts:
-            break
+    def _look(self, pause: float) -> None:
+        """Without a thread: look for tokens, and again later."""
+        try:
+            while self.waiters and self.sem._wait(0, self.handle) and self._hand_over():
+                pause = _FIRST_PAUSE
+        except Exception as error:
+            self._fail(error)
+        self.is_served = bool(self.waiters)
+        if self.is_served:
+            self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
 
-    def _hand_over(self) -> None:
+    def _deliver(self) -> None:
+        with suppress(IndexError):  # the thread has it back, or has called this once more
+            self.arrived.pop()
+            self._hand_over()
+        self.delivered.set()
+
+    def _hand_over(self) -> bool:
         """Give a token to the task that has waited longest, or back."""
         for waiter in self.waiters:
             if not waiter.done():
                 # Now, and not when its task runs: the thread must not wait for another token.
                 del self.waiters[waiter]
                 waiter.set_result(True)
-                return
+                return True
         self._give_back()
+        return False
 
-    def _start(self) -> None:
-        try:
-            self.idle.pop()
-        except IndexError:  # a thread waits, or the loop polls
-            return
-        try:
-            if self.handle.is_steady and patched_sleep() is None:
-                name, is_daemon = f"waits for {self.sem.name}", self.handle.is_robust
-                try:
-                    threading.Thread(target=self._serve, name=name, daemon=is_daemon).start()
-                    return
-                except RuntimeError:  # the system has no more threads, or the interpreter ends
-                    pass
-            self.loop.call_soon(self._look, _FIRST_PAUSE)
-        except BaseException:  # a signal handler's
-            self.idle.append(True)
-            raise
-
-    # In the loop:
-
-    def _deliver(self) -> None:
-        try:
-            self.arrived.pop()
-        except IndexError:  # the thread has given it back, or has called this once more
-            pass
-        else:
-            self._hand_over()
-        self.delivered.set()
+    def _give_back(self) -> None:
+        for _ in self.handle.posts:
+            break
 
     def _fail(self, error: BaseException) -> None:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(error)
 
-    def _look(self, pause: float) -> None:
-        """Without a thread: look for tokens, and again later."""
-        try:
-            while any(not waiter.done() for waiter in self.waiters) and self._try():
-                pause = _FIRST_PAUSE
-                self._hand_over()
-        except Exception as error:
-            self._fail(error)
-        if self.waiters:
-            self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
-        else:
-            self.idle.append(True)
-
     # In the thread (signal handlers run in the main thread alone):
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         slices = list(_ROBUST_SLICES if self.handle.is_robust else _SLICES)
-        while self._is_wanted():
-            if not self.loop.is_running():  # a token could not be handed over
-                sleep(_CHECK)
-                continue
+        while self.waiters and not self.loop.is_closed() and _is_main_alive():
             try:
-                if self.sem._take_for_tasks(self.handle, clock() + slices[0], self._may_hand_over):
+                if not self.loop.is_running():  # a token could not be handed over
+                    sleep(_CHECK)
+                elif self.sem._take_for_tasks(self.handle, clock() + slices[0], self._can_deliver):
                     self._send()
                 elif len(slices) > 1:
                     del slices[0]
             except Exception as failure:
                 self._call(self._fail, failure)
                 sleep(_CHECK)
+        self.is_served = False
+        if self.waiters:  # a task came just now, or the main thread has ended
+            self._call(self._serve)
 
-    def _may_hand_over(self) -> bool:
-        return bool(self.waiters) and self.loop.is_running()
-
-    def _is_wanted(self) -> bool:
-        if self.waiters and not self.loop.is_closed():
-            if threading.main_thread().is_alive():
-                return True
-            self._call(self._look, _FIRST_PAUSE)
-            return False
-        self.idle.append(True)
-        try:
-            return bool(self.waiters) and not self.loop.is_closed() and self.idle.pop()
-        except IndexError:  # a task came meanwhile, and started another thread
-            return False
+    def _can_deliver(self) -> bool:
+        return bool(self.waiters) and self.loop.is_running() and _is_main_alive()
 
     def _send(self) -> None:
-        """Send a token to the loop, and return when it has arrived.
-
-        Give it back if nobody waits, or the loop does not run any more.
-        """
-        if not self.waiters:
-            self._give_back()
-            return
+        """Send a token to the loop, and return when it has arrived, or was given back."""
         self.arrived.append(True)
         while self.arrived:
+            if not self._can_deliver():
+                with suppress(IndexError):  # it has arrived just now
+                    self.arrived.pop()
+                    self._give_back()
+                return
             self.delivered.clear()
             # Once more if it did not come: a signal handler's exception may end a callback before
             # it begins.
             self._call(self._deliver)
-            has_come = self.delivered.wait(_CHECK)
-            is_over = self.loop.is_closed() or not threading.main_thread().is_alive()
-            if is_over or not (has_come or self.loop.is_running()):
-                try:
-                    self.arrived.pop()
-                except IndexError:  # it has arrived just now
-                    return
-                self._give_back()
+            self.delivered.wait(_CHECK)
 
     def _call(self, function: Any, *arguments: Any) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop is closed
-            pass
+
+
+def _is_main_alive() -> bool:
+    """Return False once the interpreter may wait for our threads, to end."""
+    return threading.main_thread().is_alive()

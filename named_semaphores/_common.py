@@ -128,15 +128,14 @@ def waits(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
     """
     pause, slices = FIRST_PAUSE, waiter.slices
     for longest in chain(slices, repeat(slices[-1])):
-        sleep = patched_sleep()
-        if deadline is None and sleep is None:
-            yield waiter.wait(longest)
-            continue
         now = clock()
         left = longest if deadline is None else min(longest, deadline - now)
         if left <= 0:
             break
-        if waiter.is_steady and sleep is None:
+        sleep = patched_sleep()
+        if sleep is None and deadline is None:
+            yield waiter.wait(longest)
+        elif sleep is None and waiter.is_steady:
             yield waiter.wait_until(now + left)
         else:
             (sleep or time.sleep)(min(pause, left) / 1e9)

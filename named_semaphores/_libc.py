@@ -50,19 +50,17 @@ def call(function: Any, *arguments: Any) -> Iterator[int]:
     return chain(starmap(function, (arguments,)), starmap(ctypes.get_errno, repeat((), 1)))
 
 
-class Timespec(ctypes.Structure):
-    """``struct timespec``, as the plain symbols take it."""
+def timespec(integer: Any) -> Any:
+    """Return ``struct timespec``, of two such integers."""
+    fields = [("tv_sec", integer), ("tv_nsec", integer)]
+    return type("timespec", (ctypes.Structure,), {"_fields_": fields})
 
-    _fields_ = [("tv_sec", c_long), ("tv_nsec", c_long)]
 
-
-class Timespec64(ctypes.Structure):
-    """``struct timespec`` with 64-bit time on 32 bits.
-
-    The long is followed by padding, on big-endian machines preceded by it. An int64 fits both.
-    """
-
-    _fields_ = [("tv_sec", c_int64), ("tv_nsec", c_int64)]
+# Made here, because at the interpreter's end CPython 3.14 can make no new type.
+Timespec = timespec(c_long)
+# Of the symbols that take 64-bit time on 32 bits: the long is followed by padding, on big-endian
+# machines preceded by it. An int64 fits both.
+Timespec64 = Timespec if ctypes.sizeof(c_long) == 8 else timespec(c_int64)
 
 
 class Ignored(c_int):
@@ -124,7 +122,7 @@ _SYSTEMS: dict[str, dict[str, Any]] = {
 
 
 def wall_clock() -> int:
-    nanoseconds: int = time.clock_gettime_ns(time.CLOCK_REALTIME)  # see _checks.clock
+    nanoseconds: int = time.clock_gettime_ns(time.CLOCK_REALTIME)  # see _common.clock
     return nanoseconds
 
 

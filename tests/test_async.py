@@ -12,7 +12,6 @@ import random
 import threading
 import time
 import weakref
-from types import SimpleNamespace
 
 import pytest
 from kinds import exists, tokens
@@ -328,10 +327,7 @@ def test_a_busy_loop_gets_its_token_later(sem, quick):
     run(main(), sem, 0)
 
 
-def test_the_thread_gives_back_once_what_no_task_can_get(sem, quick):
-    def arrive(seconds):
-        queue.arrived.clear()
-
+def test_the_thread_gives_back_once_what_no_task_can_get(sem, monkeypatch):
     loop = asyncio.new_event_loop()
     queue = _async._Queue(loop, sem, sem._handle)
     queue._send()  # nobody waits
@@ -340,13 +336,14 @@ def test_the_thread_gives_back_once_what_no_task_can_get(sem, quick):
     queue.waiters[loop.create_future()] = None
     queue._deliver()  # too late: the thread has given it back
     assert tokens(sem) == 0
-    queue.delivered = SimpleNamespace(clear=list, wait=arrive)
-    queue._send()  # the loop does not run; but it has arrived just now
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "_can_deliver", queue.arrived.clear)
+        queue._send()  # the loop does not run; but it has arrived just now
     assert tokens(sem) == 0
-    loop.close()
-    queue.delivered = threading.Event()
-    queue._send()
-    assert tokens(sem) == 1
+    for _ in range(2):
+        queue._send()
+        assert sem.acquire(False)
+        loop.close()
 
 
 START = """
@@ -549,13 +546,16 @@ def test_where_no_thread_can_be_started_it_polls(name, monkeypatch):
 
 
 def test_a_task_that_comes_while_the_thread_ends_has_another(sem):
-    class Taken(list):
-        def append(self, item):
-            queue.waiters[loop.create_future()] = None  # and it has the item already
+    class Ending(_async._Queue):
+        def __setattr__(self, attribute, value):
+            super().__setattr__(attribute, value)
+            if attribute == "is_served" and not value and hasattr(self, "delivered"):
+                self.waiters[loop.create_future()] = None
 
     loop = asyncio.new_event_loop()
-    queue = _async._Queue(loop, sem, sem._handle)
-    queue.idle = Taken()
-    assert not queue._is_wanted()
+    queue = Ending(loop, sem, sem._handle)
+    queue._run()
+    loop.run_until_complete(asyncio.sleep(0))
+    assert queue.is_served
     loop.close()
     queue = None  # PyPy keeps the class for a while, and with it what its method uses
