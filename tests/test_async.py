@@ -354,6 +354,9 @@ loop = asyncio.new_event_loop()
 async def enter(sem):
     async with sem:
         await asyncio.sleep({seconds})
+def wait_for_main_thread():  # beside its join() PyPy's threading._shutdown can fail
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
 """
 ENDS = {
     "stopped": "loop.run_until_complete(asyncio.sleep(0.05))",
@@ -400,7 +403,7 @@ PROGRAMS = {
     "a loop in a daemon thread goes on while other threads do": f"""
 {DAEMON}
 def use():
-    threading.main_thread().join()
+    wait_for_main_thread()
     for future in [asyncio.run_coroutine_threadsafe(enter(sem), loop) for sem in sems * 3]:
         future.result(20 * {SLOW})
     stop()
@@ -409,7 +412,7 @@ threading.Thread(target=use).start()
 """,
     "a loop in a thread may pause when the main thread has ended": f"""
 def work():
-    threading.main_thread().join()
+    wait_for_main_thread()
     for sem in sems: sem.acquire()
     tasks = [loop.create_task(enter(sem)) for sem in sems]
     loop.run_until_complete(asyncio.sleep(0.05))
