@@ -285,6 +285,8 @@ def test_another_users_posix_semaphore(name, bare, capfd):
             for command in ("unlink", "value"):
                 out, err, code = quick(capfd, command, bare)
                 assert (out, code, "it belongs to user 0" in err) == ("", 2, True)
+        with contextlib.closing(RobustSemaphore(name)), as_nobody():
+            assert "add --posix or --robust" in quick(capfd, "value", bare)[1]
 
 
 # Errors
