@@ -197,11 +197,12 @@ def do_list(options: Options) -> None:
 
 
 def _shown(name: str) -> str:
-    return _printable(name[1:]) or "(a set that was never made ready)"
+    return _cell(name[1:] or "(a set that was never made ready)")
 
 
-def _printable(text: str) -> str:
-    """Return the text without control sequences for a terminal: other programs chose it."""
+def _cell(value: object, unknown: str = "?") -> str:
+    """Return it as text, without control sequences for a terminal: other programs chose it."""
+    text = unknown if value is None else str(value)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -220,7 +221,7 @@ def _row_of(info: SemaphoreInfo) -> Sequence[str]:
     if info.pids is not None and not info.all_pids:
         pids.append("?")
     return [
-        _printable(info.name[1:]),
+        _cell(info.name[1:]),
         info.kind,
         _cell(info.value),
         *(_cell(number, "-") for number in (info.total, info.waiting, info.users)),
@@ -230,10 +231,6 @@ def _row_of(info: SemaphoreInfo) -> Sequence[str]:
         info.owner,
         _shown_time(info.age),
     ]
-
-
-def _cell(value: object, unknown: str = "?") -> str:
-    return unknown if value is None else _printable(str(value))
 
 
 def _shown_time(seconds: float) -> str:
