@@ -171,7 +171,7 @@ class _Queue:
             try:
                 if not self.loop.is_running():  # a token could not be handed over
                     sleep(_CHECK)
-                elif self.sem._take_for_tasks(self.handle, clock() + slices[0], self._can_deliver):
+                elif self.sem._take_for_tasks(self.handle, slices[0], self._can_deliver):
                     self._send()
                 elif len(slices) > 1:
                     del slices[0]

@@ -13,11 +13,11 @@ A handle has these attributes. Each step of an iterator makes one C call.
 - first_waits: endless; the same, and may wait for FIRST_SLICE. It is ``tries`` if there is none.
 - posts: endless; puts a token back. False or None; True or ValueError if the system refuses.
 - exit: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
-- is_steady: whether ``wait_until`` serves, so that no step of the wall clock can change the wait.
+- is_steady: whether ``wait`` ends in time, whatever steps the wall clock makes.
 - is_robust: whether the kernel puts tokens back when the process ends.
 - slices: how long later waits are, in nanoseconds; the last one repeats.
-- try_once(), wait(nanoseconds), wait_until(deadline): an iterator that takes a token, or tries to,
-  and gives the status, 0 for success, then errno.
+- try_once(), wait(nanoseconds): an iterator that takes a token, or tries to, and gives the status,
+  0 for success, then errno.
 """
 
 from __future__ import annotations
@@ -160,16 +160,15 @@ class Semaphore:
         Raises:
             ValueError: a bad argument, or the semaphore is closed; no token is taken.
         """
-        if timeout is None:
-            if blocking is not True and blocking is not False:
-                check_wait(self._name, blocking, timeout)
-        else:
-            try:  # numpy's arrays are compared item by item: the result is no bool
-                is_usual = (timeout >= 0) is True and blocking is True
-            except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
-                is_usual = False
-            if not is_usual:
-                check_wait(self._name, blocking, timeout)
+        try:
+            if timeout is None:
+                is_usual = blocking is True or blocking is False
+            else:  # numpy's arrays are compared item by item: the result is no bool
+                is_usual = blocking is True and (timeout >= 0) is True
+        except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
+            is_usual = False
+        if not is_usual:
+            check_wait(self._name, blocking, timeout)
         for taken in self._tries:
             if taken:
                 return True
@@ -282,12 +281,12 @@ class Semaphore:
                     break
             raise
 
-    def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
+    def _take_for_tasks(self, handle: Any, nanoseconds: int, is_wanted: Callable[[], bool]) -> bool:
         """Take a token in the thread that waits for tasks, where no signal handler runs.
 
         RobustSemaphore's wait for several tokens goes on while ``is_wanted()``.
         """
-        status, error = handle.wait_until(until)
+        status, error = handle.wait(nanoseconds)
         if status:
             self._raise_unless_retry(status, error)
         return not status

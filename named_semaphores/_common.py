@@ -84,15 +84,9 @@ def check_wait(name: str | None, blocking: object, timeout: object) -> None:
 
 def deadline_of(timeout: float | None) -> int | None:
     """Return when the timeout ends, as ``clock()`` counts; None for never."""
-    if timeout is None:
+    if timeout is None or timeout > _LONGEST_TIMEOUT:  # the clock cannot count so far
         return None
-    try:
-        seconds = float(timeout)
-    except OverflowError:  # an int of more than 308 digits
-        return None
-    if seconds > _LONGEST_TIMEOUT:  # the clock cannot count so far; so it is for infinity
-        return None
-    return clock() - int(-seconds * 1_000_000_000 // 1)  # rounded up, so that it is never early
+    return clock() - int(-float(timeout) * 1e9 // 1)  # rounded up, so that it is never early
 
 
 def without_ctypes(error: ImportError) -> Callable[[], NoReturn]:
@@ -124,19 +118,16 @@ def waits(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
     The last one is made once ``clock()`` is ``deadline``. In a process that gevent or eventlet has
     patched, and where the library has no timed wait that serves, the calls do not wait.
 
-    waiter: a handle, or what has its ``slices``, ``is_steady`` and calls that wait.
+    waiter: a handle, or what has its ``slices``, ``is_steady``, ``wait`` and ``try_once``.
     """
     pause, slices = FIRST_PAUSE, waiter.slices
     for longest in chain(slices, repeat(slices[-1])):
-        now = clock()
-        left = longest if deadline is None else min(longest, deadline - now)
+        left = longest if deadline is None else min(longest, deadline - clock())
         if left <= 0:
             break
         sleep = patched_sleep()
-        if sleep is None and deadline is None:
-            yield waiter.wait(longest)
-        elif sleep is None and waiter.is_steady:
-            yield waiter.wait_until(now + left)
+        if sleep is None and (deadline is None or waiter.is_steady):
+            yield waiter.wait(left)
         else:
             (sleep or time.sleep)(min(pause, left) / 1e9)
             pause = min(2 * pause, LONGEST_PAUSE)

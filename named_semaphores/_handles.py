@@ -55,9 +55,6 @@ class Waiter:
             return call(self.library.semop, *self.later)
         return call(self.library.semtimedop, *self.later, self.library.timeout(nanoseconds))
 
-    def wait_until(self, deadline: int) -> Iterator[int]:
-        return self.wait(deadline - clock())
-
 
 class Calls:
     """The calls that take and give n tokens of a set. All handles share them."""

@@ -172,11 +172,9 @@ class Handle:
 
     def wait(self, nanoseconds: int) -> Iterator[int]:
         if self.libc.has_timed_wait:
-            return self.wait_until(clock() + nanoseconds)
+            until = self.libc.until(nanoseconds)
+            return call(self.libc.sem_timedwait, self.pointer, *until)
         return call(self.libc.sem_wait, self.pointer)  # without an end
-
-    def wait_until(self, deadline: int) -> Iterator[int]:
-        return call(self.libc.sem_timedwait, self.pointer, *self.libc.until(deadline))
 
 
 class Libc:
@@ -271,11 +269,10 @@ class Libc:
         # to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
         self.is_steady = bool(before) or not self.is_glibc
 
-    def until(self, deadline: int) -> tuple[Any, ...]:
-        """Return what ``sem_timedwait`` takes after the semaphore, to wait until ``deadline``."""
-        if not self._before:
-            deadline += wall_clock() - clock()
-        return (*self._before, self._timespec(*divmod(deadline, 1_000_000_000)), *self._after)
+    def until(self, nanoseconds: int) -> tuple[Any, ...]:
+        """Return what ``sem_timedwait`` takes after the semaphore, to wait for so long."""
+        end = (clock() if self._before else wall_clock()) + nanoseconds
+        return (*self._before, self._timespec(*divmod(end, 1_000_000_000)), *self._after)
 
     def link(self, name: str) -> Handle:
         """Open an existing semaphore."""

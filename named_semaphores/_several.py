@@ -36,16 +36,16 @@ def wait(handle: Any, deadline: int | None) -> bool:
     return False
 
 
-def take_for_tasks(handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
+def take_for_tasks(handle: Any, nanoseconds: int, is_wanted: Callable[[], bool]) -> bool:
     """The same in the thread that waits for tasks. See ``Semaphore._take_for_tasks``."""
 
     def while_wanted() -> Iterator[Iterator[int]]:
         while is_wanted():
-            yield calls.rest.wait_until(clock() + FIRST_SLICE)
+            yield calls.rest.wait(FIRST_SLICE)
 
     calls = handle.calls
     try:
-        return _take(handle, [calls.first.wait_until(until)], while_wanted())
+        return _take(handle, [calls.first.wait(nanoseconds)], while_wanted())
     except _GivenUp:
         return False
 

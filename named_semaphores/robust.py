@@ -252,9 +252,9 @@ class RobustSemaphore(Semaphore):
         handle.set.check_number(handle.n)
         return False
 
-    def _take_for_tasks(self, handle: Any, until: int, is_wanted: Callable[[], bool]) -> bool:
+    def _take_for_tasks(self, handle: Any, nanoseconds: int, is_wanted: Callable[[], bool]) -> bool:
         take = super()._take_for_tasks if handle.n == 1 else _several.take_for_tasks
-        return take(handle, until, is_wanted)
+        return take(handle, nanoseconds, is_wanted)
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         if error not in RETRY:

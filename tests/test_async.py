@@ -153,7 +153,7 @@ def test_a_refusal_of_the_system_reaches_the_tasks_that_still_wait(sem, monkeypa
         cancelled, waiter = await begin(sem, timeout), await begin(sem, timeout)
         cls = type(sem._handle)
         monkeypatch.setattr(cls, "try_once", refuse)
-        monkeypatch.setattr(cls, "wait_until", end if timeout == 0.02 else refuse)
+        monkeypatch.setattr(cls, "wait", end if timeout == 0.02 else refuse)
         time.sleep(0.03)  # the loop learns both at once
         assert cancelled.cancel()
         with pytest.raises(OSError, match=sem.name) as raised:

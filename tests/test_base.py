@@ -37,9 +37,6 @@ class Timeless:
     def wait(self, nanoseconds):
         return self.take(nanoseconds)
 
-    def wait_until(self, deadline):
-        return self.take(deadline - self.now)
-
     def try_once(self):
         self.notes.append("try")
 
