@@ -62,6 +62,7 @@ def test_a_missing_semaphore_is_created(kind, name):
         assert not sem.linked_existing_semaphore
         assert tokens(sem) == 3
         sem.close()
+        assert not kind.exists(name)
 
 
 def test_an_existing_semaphore_is_linked_and_keeps_its_tokens(kind, sem):
