@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 # errno of a call that got no token: none was free, a signal came, or time was over.
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)
 
-DEFAULT_MODE = 0o600
 ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
 
 _async: Any = None  # the module, once it is needed: the package does not import asyncio
@@ -314,7 +313,18 @@ class Semaphore:
         return ""
 
     def close(self) -> None:
-        """Close the semaphore. A with statement that began before still puts its token back."""
+        """Close the semaphore, and unlink its name if ``unlink_on_delete`` says so.
+
+        Threads already waiting still get a token. Every other use is a ValueError from now on,
+        ``release()`` too; but a with statement that began before puts its token back. For that, a
+        NamedSemaphore stays mapped until this object is deleted. A second call does nothing.
+
+        A newer semaphore of this name keeps the name where semaphores are files (Linux, FreeBSD,
+        Cygwin), unless it is created during this call.
+
+        Raises:
+            PermissionError: the name may not be unlinked. The semaphore is closed nevertheless.
+        """
         if self._handle is not None:
             self._tries = self._posts = map(refuse_closed, repeat(self._name))
             self._handle = None
@@ -322,14 +332,19 @@ class Semaphore:
         if self._owner is not None:
             self._owner.unlink()
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    def __getstate__(self) -> tuple[str, dict[str, Any]]:
         """Pickle as a link: the copy opens the name anew, and so a successor if there is one.
 
         The copy never unlinks the name. It keeps the attributes that a subclass added.
         """
         self._open_handle()
         own = {key: value for key, value in self.__dict__.items() if key not in _OURS}
-        return _linked, (type(self), self._name), own
+        return self.name, own
+
+    def __setstate__(self, state: tuple[str, dict[str, Any]]) -> None:
+        name, own = state
+        self._link(name)
+        self.__dict__.update(own)
 
     def _link(self, name: str) -> None:
         """Open an existing semaphore, in an object whose constructor did not run."""
@@ -394,9 +409,3 @@ class Hold:
 
 if not TYPE_CHECKING:
     Self = Semaphore  # for typing.get_type_hints
-
-
-def _linked(cls: type[Self], name: str) -> Self:
-    sem = cls.__new__(cls)
-    sem._link(name)
-    return sem

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # Names that are still to be unlinked: by which process, and how.
 _names: dict[object, tuple[int, Callable[..., None], tuple[Any, ...]]] = {}
-_at_exit: list[Callable[[], None]] = []
+# Called at the end of this process, and of each child, after names are unlinked.
+at_exit: list[Callable[[], None]] = []
 
 
 class Owner:
@@ -65,11 +66,6 @@ def _unlink(key: object) -> None:
         raise
 
 
-def at_exit(function: Callable[[], None]) -> None:
-    """Call the function at the end of this process, and of each child, after names are unlinked."""
-    _at_exit.append(function)
-
-
 def _run() -> None:
     try:
         for key in list(_names):
@@ -78,7 +74,7 @@ def _run() -> None:
             except OSError:
                 sys.excepthook(*sys.exc_info())
     finally:  # a signal handler may have raised
-        for function in _at_exit:
+        for function in at_exit:
             function()
 
 

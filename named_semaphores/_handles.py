@@ -226,4 +226,4 @@ def leave_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_child, after_in_parent=_note_fork)
-    at_exit(leave_all)
+    at_exit.append(leave_all)

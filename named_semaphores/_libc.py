@@ -23,7 +23,7 @@ from ._common import FIRST_SLICE, clock
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any, Callable, TypeVar
+    from typing import Any, TypeVar
 
     System = TypeVar("System")
 
@@ -147,18 +147,10 @@ class Handle:
     is_robust = False
     slices = (FIRST_SLICE, 100_000_000, 1_000_000_000)
 
-    def __init__(
-        self,
-        libc: Libc,
-        pointer: int,  # on macOS, a descriptor
-        tries: Iterator[bool],
-        first_waits: Iterator[bool],
-        posts: Iterator[int | None],
-        end_of_with: Callable[..., None],
-    ) -> None:
-        self.libc, self.pointer, self.is_steady = libc, pointer, libc.is_steady
-        self.tries, self.first_waits, self.posts = tries, first_waits, posts
-        self.exit = end_of_with
+    def __init__(self, libc: Libc, pointer: int, *calls: Any) -> None:
+        self.libc, self.is_steady = libc, libc.is_steady
+        self.pointer = pointer  # on macOS, a descriptor
+        self.tries, self.first_waits, self.posts, self.exit = calls
 
     def value(self) -> int | None:
         """Return the number of tokens. None: the system does not tell."""

@@ -8,7 +8,7 @@ import os
 import stat
 from itertools import islice
 
-from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
+from ._base import ONE, RETRY, Flags, Semaphore, check_existence
 from ._cleanup import Owner
 from ._common import check_integer, check_mode, check_name, without_ctypes
 
@@ -64,19 +64,17 @@ class NamedSemaphore(Semaphore):
     def __init__(
         self,
         name: str,
-        initial_value: int = ONE,
+        initial_value: int = 1,
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = DEFAULT_MODE,
+        mode: int = 0o600,
     ) -> None:
         name = check_name(name)
         check_existence(name, handle_existence)
         libc = self._libc or system()
-        if initial_value is not ONE:
-            initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
-        if mode is not DEFAULT_MODE:
-            mode = check_mode(name, mode)
+        initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
+        mode = check_mode(name, mode)
         handle, self._linked = _open(libc, name, handle_existence, mode, initial_value)
         file = _file(libc, name)
         if self._linked and libc.opens_any_file and file is not None and file.st_size != SIZE:
@@ -151,21 +149,6 @@ class NamedSemaphore(Semaphore):
         """
         handle: Handle = self._open_handle()
         unlink_name(handle.libc, self.name)
-
-    def close(self) -> None:
-        """Close the semaphore, and unlink its name if ``unlink_on_delete`` says so.
-
-        Threads already waiting still get a token. Every other use is a ValueError from now on,
-        ``release()`` too; but a with statement that began before puts its token back. For that, the
-        semaphore stays mapped until this object is deleted. A second call does nothing.
-
-        A newer semaphore of this name keeps the name where semaphores are files (Linux, FreeBSD,
-        Cygwin), unless it is created during this call.
-
-        Raises:
-            PermissionError: The name may not be unlinked. The semaphore is closed nevertheless.
-        """
-        super().close()
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
         number = error if status < 0 else status  # Cygwin's timed waits return the errno itself

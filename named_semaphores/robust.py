@@ -11,7 +11,6 @@ from itertools import repeat, starmap
 
 from . import _several
 from ._base import (
-    DEFAULT_MODE,
     ONE,
     RETRY,
     Flags,
@@ -105,7 +104,7 @@ class RobustSemaphore(Semaphore):
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = DEFAULT_MODE,
+        mode: int = 0o600,
     ) -> None:
         name = check_name(name)
         check_existence(name, handle_existence)
@@ -113,8 +112,7 @@ class RobustSemaphore(Semaphore):
         most = library.system.bias - 1
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, most)
-        if mode is not DEFAULT_MODE:
-            mode = check_mode(name, mode)
+        mode = check_mode(name, mode)
         self._name = name
         while True:
             handle, created = open_handle(

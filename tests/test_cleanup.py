@@ -269,7 +269,7 @@ def fail():
     print("fails")
     raise KeyboardInterrupt
 interrupted = []
-_cleanup.at_exit(lambda: print("last"))  # the sets
+_cleanup.at_exit.append(lambda: print("last"))  # the sets
 owner = _cleanup.Owner(unlink)
 del owner
 gc.collect()  # its finalizer is interrupted
