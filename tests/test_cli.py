@@ -301,7 +301,8 @@ def test_another_users_posix_semaphore(name, bare, capfd):
         ("value EMPTY", "value needs NAME"),
         ("value MISSING other", "value: there is a word too many: 'other'"),
         ("value MISSING", "MISSING: No such file or directory (no process has a semaphore of"),
-        ("value a/b", "'a/b' has '/'"),
+        ("value /MISSING", "semaphores: MISSING: No such file or directory"),
+        ("value a/b", "value: NAME: a semaphore's name is made of letters"),
         ("value EXISTS --posix --robust", "value: either --robust or --posix, not both"),
         ("acquire EXISTS --timeout nan", "acquire: --timeout: 'nan' is not a number of seconds"),
         (
