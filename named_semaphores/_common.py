@@ -57,7 +57,10 @@ def check_integer(
 
 def check_mode(name: str | None, mode: object) -> int:
     """Return the permission bits. ValueError: they are no int from 0 to 0o777."""
-    return check_integer(name, "mode", mode, 0, 0o777, " (permission bits, such as 0o660)")
+    hint = " (0o777)"
+    if isinstance(mode, int) and mode > 0o777 and set(str(mode)) <= set("01234567"):
+        hint += f" (did you mean 0o{mode}?)"
+    return check_integer(name, "mode", mode, 0, 0o777, hint)
 
 
 def check_wait(name: str | None, blocking: object, timeout: object) -> None:

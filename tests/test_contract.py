@@ -633,7 +633,7 @@ REFUSED = [
         lambda sem, bad: new(sem, 1, bad),
     ),
     (ALL, "mode must be an int", [-1, 0o1000, None, *NO_INTS], lambda s, bad: new(s, mode=bad)),
-    (ALL, "(permission bits, such as 0o660)", [660], lambda sem, bad: new(sem, mode=bad)),
+    (ALL, "did you mean 0o660?", [660], lambda sem, bad: new(sem, mode=bad)),
     (ALL, TIMEOUT, NO_TIMEOUTS, lambda sem, bad: sem.acquire(True, bad)),
     (ALL, TIMEOUT, NO_TIMEOUTS, lambda sem, bad: sem.hold(timeout=bad)),
     (ALL, TIMEOUT, NO_TIMEOUTS, lambda sem, bad: asyncio.run(sem.acquire_async(bad))),
