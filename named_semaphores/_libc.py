@@ -18,7 +18,7 @@ from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
 from itertools import chain, repeat, starmap
 from types import MethodType
 
-from ._common import FIRST_SLICE, clock
+from ._common import FIRST_SLICE
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -119,11 +119,6 @@ _SYSTEMS: dict[str, dict[str, Any]] = {
     "emscripten": _NOWHERE,
     "wasi": _NOWHERE,
 }
-
-
-def wall_clock() -> int:
-    nanoseconds: int = time.clock_gettime_ns(time.CLOCK_REALTIME)  # see _common.clock
-    return nanoseconds
 
 
 def load(platform: str = sys.platform) -> ctypes.CDLL:
@@ -243,7 +238,6 @@ class Libc:
             #     const struct timespec *abstime, struct timespec *left);  FreeBSD
             ("sem_clockwait_np", plain, (*monotonic, 1), (None,)),  # 1: TIMER_ABSTIME
             # int sem_timedwait(sem_t *sem, const struct timespec *abstime);
-            ("__sem_timedwait64", wide, (), ()),  # glibc
             ("__sem_timedwait_time64", wide, (), ()),  # musl
             ("sem_timedwait", plain, (), ()),
         )
@@ -263,7 +257,8 @@ class Libc:
 
     def until(self, nanoseconds: int) -> tuple[Any, ...]:
         """Return what ``sem_timedwait`` takes after the semaphore, to wait for so long."""
-        end = (clock() if self._before else wall_clock()) + nanoseconds
+        clock = time.CLOCK_MONOTONIC if self._before else time.CLOCK_REALTIME
+        end = time.clock_gettime_ns(clock) + nanoseconds
         return (*self._before, self._timespec(*divmod(end, 1_000_000_000)), *self._after)
 
     def link(self, name: str) -> Handle:
