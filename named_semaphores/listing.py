@@ -60,17 +60,22 @@ class SemaphoreInfo(NamedTuple):
     @property
     def owner(self) -> str:
         """The owner's name, or the number of a user without a name."""
-        import pwd
-
-        try:
-            return str(pwd.getpwuid(self.uid).pw_name)
-        except KeyError:
-            return str(self.uid)
+        return user_name(self.uid)
 
     @property
     def age(self) -> float:
         """Seconds since it was created."""
         return max(0.0, time.time() - self.created)
+
+
+def user_name(uid: int) -> str:
+    """Return the user's name, or the number of a user without a name."""
+    import pwd
+
+    try:
+        return str(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)
 
 
 def list_semaphores() -> list[SemaphoreInfo]:

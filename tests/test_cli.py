@@ -279,9 +279,11 @@ def test_value_and_holders_of_what_may_be_read_only(name, bare, capfd):
 
 @with_glibc
 @as_root
-def test_another_users_posix_semaphore(name, bare, capfd):
+def test_another_users_posix_semaphore(name, bare, capfd, monkeypatch):
     with contextlib.closing(NamedSemaphore(name, 5, unlink_on_delete=True, mode=0o644)):
-        with as_nobody():
+        with as_nobody(), monkeypatch.context() as patch:
+            steps(capfd, (f"value {bare}", "5\n"))
+            patch.setattr(commands, "list_posix", list)
             for command in ("unlink", "value"):
                 out, err, code = quick(capfd, command, bare)
                 assert (out, code, "it belongs to user 0" in err) == ("", 2, True)
@@ -305,10 +307,7 @@ def test_another_users_posix_semaphore(name, bare, capfd):
         ("value a/b", "value: NAME: a semaphore's name is made of letters"),
         ("value EXISTS --posix --robust", "value: either --robust or --posix, not both"),
         ("acquire EXISTS --timeout nan", "acquire: --timeout: 'nan' is not a number of seconds"),
-        (
-            "acquire EXISTS --time 1",
-            "acquire: there is no option --time (named-semaphores acq",
-        ),
+        ("acquire EXISTS --time 1", "acquire: there is no option --time (did you mean --timeout?"),
         ("release MISSING", "MISSING: No such file"),
         ("release EXISTS -n 0", "n must be an int from 1 to 1000000, not 0"),
         ("release EXISTS -n 2147483647", "EXISTS"),
@@ -331,7 +330,10 @@ def test_another_users_posix_semaphore(name, bare, capfd):
         ("run", "run needs NAME and COMMAND... (named-semaphores run --help tells more)"),
         ("run MISSING --", "run needs NAME and COMMAND"),
         ("run MISSING EMPTY", "run needs NAME and COMMAND"),
-        ("run MISSING --slit=2 true", "no option --slit=2 (named-semaphores run --help lists them"),
+        ("run MISSING --slot 2 true", "no option --slot (did you mean --slots or --slot-env? "),
+        ("run MISSING --slit=2 true", "did you mean --slots"),
+        ("run MISSING --wait 2 true", "did you mean --timeout"),
+        ("run MISSING --nonblock true", "did you mean --no-wait"),
         ("run MISSING -x true", "put -- before a command that begins with '-')"),
         ("run MISSING -n5 true", "no option -n5"),
         ("run MISSING --verbose=1 true", "no option --verbose=1"),
@@ -583,7 +585,7 @@ def test_other_programs_names_that_the_output_cannot_show(name, bare, encoding, 
 
 @on_linux
 def test_holders_of_a_robust_one(robust, bare, capfd):
-    steps(capfd, (f"holders {bare}", "PID  TOKENS  COMMAND\n"))
+    steps(capfd, (f"holders {bare}", "PID  TOKENS  USER  ELAPSED  COMMAND\n"))
     words = line("run", bare, "sh", "-c", "sleep 600; :", "a b")
     with robust.hold(2), Child(words, env=ENVIRONMENT) as process:
         wait_for(lambda: robust.value == 0)
@@ -591,22 +593,24 @@ def test_holders_of_a_robust_one(robust, bare, capfd):
         table = quick(capfd, "holders", bare)[0].splitlines()
         out, err, code = quick(capfd, "holders", "/" + bare, "--json")
         process.kill()
-    rows = {int(row.split()[0]): row.split(None, 2)[1:] for row in table[1:]}
+    rows = {int(row.split()[0]): row.split(None, 4)[1:] for row in table[1:]}
     assert rows[os.getpid()][0] == "2"
     assert rows[process.pid][0] == "1"
-    assert rows[process.pid][1] == "sh -c sleep 600; : a b"
+    assert rows[process.pid][3] == "sh -c sleep 600; : a b"
     assert (err, code) == ("", 0)
-    expected = {"pid": process.pid, "tokens": 1, "command": "sh -c sleep 600; : a b"}
-    assert expected in json.loads(out)
+    found = {holder["pid"]: holder for holder in json.loads(out)}
+    assert sorted(found) == sorted(rows)
+    assert found[process.pid]["user"] == listing.user_name(os.geteuid()) == rows[process.pid][1]
+    assert 0 <= found[process.pid]["elapsed"] < SECONDS
 
 
 def test_holders_that_are_not_known_well(robust, bare, capfd, monkeypatch):
     monkeypatch.setattr(_set.Set, "holders", lambda self: [(0, 1), (2**22 + 1, 1), (None, 3)])
-    rows = [row.split(None, 2) for row in quick(capfd, "holders", bare)[0].splitlines()[1:]]
+    rows = [row.split(None, 4) for row in quick(capfd, "holders", bare)[0].splitlines()[1:]]
     assert rows == [
-        ["0", "1", "(of another PID namespace)"],
-        ["4194305", "1", "?"],
-        ["?", "3", "(several processes)"],
+        ["0", "1", "?", "?", "(of another PID namespace)"],
+        ["4194305", "1", "?", "?", "?"],
+        ["?", "3", "?", "?", "(several processes)"],
     ]
 
 

@@ -11,6 +11,8 @@ import errno
 import json
 import os
 import signal
+import time
+from contextlib import suppress
 
 from .. import NamedSemaphore, RobustSemaphore, _sysv
 from .._common import check_integer, check_name, clock, deadline_of
@@ -18,7 +20,7 @@ from .._libc import system as posix_system
 from .._set import NAME, PERSIST, TOTAL, USERS, Set, failure, name_of
 from .._sets import find, removable, remove_idle
 from ..core import unlink_name
-from ..listing import list_posix, list_semaphores
+from ..listing import list_posix, list_semaphores, user_name
 from .run import ERROR, NO_TOKEN, SILENCE, complain, is_posix, show
 
 TYPE_CHECKING: bool = False
@@ -78,13 +80,27 @@ def _posix(name: str) -> NamedSemaphore:
         raise FileNotFoundError(errno.ENOENT, text, name) from None
 
 
+def _listed(name: str) -> SemaphoreInfo | None:
+    return next((info for info in list_posix() if info.name == name), None)
+
+
 # --- The commands ---------------------------------------------------------------------------------
 
 
 def do_value(options: Options) -> None:
     name = options["NAME"]
     robust = _robust_unless_posix(name, options)
-    show(max(0, robust.free()) if robust else _posix(name).value)
+    if robust:
+        show(max(0, robust.free()))
+        return
+    try:
+        found = _posix(name).value
+    except PermissionError:  # it may be readable only
+        info = _listed(name)
+        if info is None or info.value is None:
+            raise
+        found = info.value
+    show(found)
 
 
 def do_holders(options: Options) -> None:
@@ -93,7 +109,7 @@ def do_holders(options: Options) -> None:
     if robust:
         _show_processes(options, robust.holders())
         return
-    info = next((each for each in list_posix() if each.name == name), None)
+    info = _listed(name)
     if info is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     _show_processes(options, [(pid, None) for pid in info.pids or ()])
@@ -242,19 +258,33 @@ def _shown_time(seconds: float) -> str:
 
 def _show_processes(options: Options, holders: Sequence[tuple[int | None, int | None]]) -> None:
     """Show the processes (pid, tokens). None: not known."""
-    found = [{"pid": pid, "tokens": n, "command": _command(pid)} for pid, n in holders]
-    rows = [[_cell(each) for each in process.values()] for process in found]
-    _show(options, found, "PID TOKENS COMMAND", rows)
+    found = [_process(*holder) for holder in holders]
+    rows = []
+    for process in found:
+        elapsed = process["elapsed"]
+        shown = {**process, "elapsed": None if elapsed is None else _shown_time(elapsed)}
+        rows.append([_cell(each) for each in shown.values()])
+    _show(options, found, "PID TOKENS USER ELAPSED COMMAND", rows)
 
 
-def _command(pid: int | None) -> str | None:
+def _process(pid: int | None, tokens: int | None) -> dict[str, Any]:
+    """Return what is known of a process; None for what is not."""
+    user = elapsed = command = None
     if not pid:
-        return "(several processes)" if pid is None else "(of another PID namespace)"
-    try:
-        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="backslashreplace") as file:
-            return file.read().rstrip("\0").replace("\0", " ")
-    except OSError:  # it has ended, or this system has no /proc
-        return None
+        command = "(several processes)" if pid is None else "(of another PID namespace)"
+    else:
+        with suppress(OSError):  # it has ended, or this system has no /proc
+            user = user_name(os.stat(f"/proc/{pid}").st_uid)
+            ticks = int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19])
+            command = _read(f"/proc/{pid}/cmdline").rstrip("\0").replace("\0", " ")
+            boottime: int = time.CLOCK_BOOTTIME  # type: ignore[attr-defined,unused-ignore]
+            elapsed = round(time.clock_gettime(boottime) - ticks / os.sysconf("SC_CLK_TCK"), 2)
+    return {"pid": pid, "tokens": tokens, "user": user, "elapsed": elapsed, "command": command}
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        return file.read()
 
 
 def _show(options: Options, found: Any, columns: str, rows: Iterable[Sequence[str]]) -> None:

@@ -77,8 +77,13 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
             name, equals, value = word[:2], word[2:], word[2:].lstrip("=")
         option, reader = known.get(name, ("", None))
         if not option or (equals and not reader):
-            hint = "; put -- before a command that begins with '-'" if command == "run" else ""
-            tells = f"{prog()} {command} --help lists them{hint}"
+            import difflib  # takes long, and is needed for a mistyped word only
+
+            like = difflib.get_close_matches(_FLOCK.get(name, name), known)
+            hint = f"did you mean {' or '.join(like)}? " if like else ""
+            tells = f"{hint}{prog()} {command} --help lists them"
+            if command == "run":
+                tells += "; put -- before a command that begins with '-'"
             raise ValueError(f"{command}: there is no option {word} ({tells})")
         if reader and not equals:
             value = rest.pop(0) if rest else ""
@@ -145,6 +150,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "MODE": _mode,
     "VAR": _variable,
 }
+_FLOCK = {"--nonblock": "--no-wait", "--wait": "--timeout"}
 _NOT_BOTH = (("--robust", "--posix"), ("--timeout", "--no-wait"), ("--slot-env", "--take"))
 
 # --- Help -----------------------------------------------------------------------------------------
