@@ -233,6 +233,12 @@ def _error(number: Any, libc: Libc, name: str, hint: str = "") -> Exception:
     elif number == errno.ENOSYS:
         reason = f"this system ({libc.platform}) has no POSIX named semaphores"
         return NotImplementedError(f"semaphore {name!r}: {reason}")
+    elif number == errno.EMFILE:
+        hint = "this process has too many open files, or on musl 256 semaphores"
+    elif number == errno.EEXIST:
+        hint = "a semaphore of this name exists"
+    elif number == errno.ENOENT:
+        hint = "there is no semaphore of this name"
     elif number == errno.ENOSPC and directory:
         hint = f"{directory}, the file system that holds semaphores, is full"
     elif file and not stat.S_ISREG(file.st_mode):

@@ -46,8 +46,8 @@ DIRECTORY = "{directory}, the file system that holds semaphores, "
 SENTENCES = {
     "EACCES": FORBIDDEN,
     "ENOSPC": DIRECTORY + "is full",
-    "EMFILE": "",
-    "EEXIST": "",
+    "EMFILE": "this process has too many open files, or on musl 256 semaphores",
+    "EEXIST": "a semaphore of this name exists",
     "ENOENT": "",
     "ENOMEM": "",
 }
@@ -81,7 +81,7 @@ def test_a_missing_directory_is_explained(name, tmp_path, error):
         text = f"{tmp_path}/shm, the shared memory file system .* is missing: mount a tmpfs there"
         expected = errno.ENOSYS
         if flag is LINK and error == errno.ENOENT:
-            text, expected = "No such file", errno.ENOENT
+            text, expected = "there is no semaphore of this name", errno.ENOENT
         with pytest.raises(OSError, match=text) as raised:
             cls(name, handle_existence=flag)
         assert (raised.value.errno, raised.value.filename) == (expected, name)
@@ -184,7 +184,7 @@ import resource
 sem = NamedSemaphore(name + "x", 2)
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), limits[1]))
-check(OSError, "oo many open files", *CREATE, *LINK)
+check(OSError, "this process has too many open files", *CREATE, *LINK)
 with sem:  # what is open goes on working
     assert sem.acquire(timeout=0.001)
 assert sem.value == 1
