@@ -82,12 +82,13 @@ class _Queue:
     async def wait(self, deadline: int | None) -> bool:
         waiter: asyncio.Future[bool] = self.loop.create_future()
         self.waiters[waiter] = None
-        timer: asyncio.TimerHandle | None = None
         try:
-            if deadline is not None:
-                seconds = max(0, deadline - clock()) / 1e9
-                timer = self.loop.call_later(seconds, self._expire, waiter, deadline)
             self._serve()
+            while deadline is not None and not waiter.done():
+                left = deadline - clock()
+                if left <= 0:
+                    return self.sem._wait(0, self.handle)
+                await asyncio.wait([waiter], timeout=left / 1e9)  # uvloop's may come early
             return await waiter
         except BaseException:
             # Cancelled after the token was handed over and before this task ran.
@@ -97,18 +98,6 @@ class _Queue:
             raise
         finally:
             self.waiters.pop(waiter, None)
-            if timer is not None:
-                timer.cancel()
-
-    def _expire(self, waiter: asyncio.Future[bool], deadline: int) -> None:
-        left = deadline - clock()
-        if left > 0:  # uvloop's timers may come a millisecond early
-            self.loop.call_later(left / 1e9, self._expire, waiter, deadline)
-        elif not waiter.done():
-            try:
-                waiter.set_result(self.sem._wait(0, self.handle))
-            except Exception as error:
-                waiter.set_exception(error)
 
     def _serve(self) -> None:
         """Let a thread wait, or the loop look, unless one of them does."""
