@@ -141,8 +141,10 @@ def test_acquire_waits_until_a_token_is_free_or_a_signal_comes(sem, bare):
                 assert terminal.shown.count("waiting") == 1
                 assert "Traceback" not in terminal.shown
         assert process.stderr.readline() == f"named-semaphores: {said}\n"
+        time.sleep(0.05)
         sem.release()
         assert process.wait(SECONDS) == 0
+        assert process.stderr.read() == ""
     assert sem.value == 1
 
 
@@ -158,7 +160,8 @@ def test_what_acquire_took_no_signal_can_belie(sem):
             finally:
                 os._exit(code)
         if number % 2:
-            wait_for(lambda: sem.value == 0)
+            while sem.value:  # the signal must come before the process's end
+                pass
         else:
             time.sleep(random.uniform(0, 0.01))
         os.kill(pid, signal.SIGTERM)

@@ -322,7 +322,7 @@ def outputs(count, code, *arguments):
 
 
 ENTERS = """
-import os, sys
+import os, sys, time
 from named_semaphores import NamedSemaphore
 name, folder, rounds, mine = sys.argv[1:]
 sem = NamedSemaphore(name, handle_existence=NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS)
@@ -331,6 +331,7 @@ sys.stdin.readline()
 for _ in range(int(rounds)):
     with sem:
         os.close(os.open(os.path.join(folder, mine), os.O_CREAT | os.O_EXCL))
+        time.sleep(0.001)  # until others are inside, too
         assert len(os.listdir(folder)) <= 2
         os.unlink(os.path.join(folder, mine))
 """
@@ -338,7 +339,7 @@ for _ in range(int(rounds)):
 
 def test_five_processes_never_more_than_two_inside(name, tmp_path, full):
     sem = NamedSemaphore(name, 2)
-    list(outputs(5, ENTERS, name, str(tmp_path), str(1250 if full else 80)))
+    list(outputs(5, ENTERS, name, str(tmp_path), str(1250 if full else 40)))
     assert sem.value == 2
     sem.close()
 

@@ -32,12 +32,13 @@ def line(*words: str) -> list[str]:
 
 
 def impatient(*words: str) -> list[str]:
-    """Return our command line, which tells after 0.15 s, not after a second, that it waits."""
+    """Return our command line, which tells after 0.1 s, not after a second, that it waits."""
     code = """
 from named_semaphores import __main__
 from named_semaphores.cli import commands, run
 assert commands.SILENCE == run.SILENCE
-commands.SILENCE = run.SILENCE = 150_000_000
+commands.SILENCE = run.SILENCE = 10**8
+commands._SLICE = 0.01
 __main__.main()
 """
     return [sys.executable, "-c", code, *words]
