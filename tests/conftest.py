@@ -19,7 +19,7 @@ import kinds
 import pytest
 from holders import three
 from namespaces import own_sets
-from support import EXACT, NAMES, PREFIX, PYPY, SLOW, collect, unique_name
+from support import EXACT, PREFIX, PYPY, SLOW, collect, unique_name
 
 from named_semaphores import RobustSemaphore, _set, _sets, _sysv
 
@@ -133,25 +133,15 @@ def _rows() -> dict[int, Any]:
 
 
 def _left_sets(before: Container[int]) -> dict[int, str]:
-    """Return the names of the sets that this run made since then and left, by their ids; also of
-    those that are not ready, or have no users.
-
-    A set is this run's if its name is. Removes it then. One without a name, but with the key of a
-    name of this run, is only returned: by chance it may be another program's.
-    """
-    new = {semid: row for semid, row in _rows().items() if semid not in before}
-    keys = {_set.key(name): name for name in NAMES} if new else {}
+    """Remove the sets that this run made since then, idle ones too. Return their names, by id."""
     left = {}
-    for semid, row in new.items():
-        try:
+    for semid in [semid for semid in _rows() if semid not in before]:
+        # Another program's may be removed meanwhile, or this user may not read it.
+        with contextlib.suppress(OSError):
             name = _set.name_of(_sysv.system().values(semid)[_set.NAME :])
             if name is not None and PREFIX in name:
                 left[semid] = name
                 _sysv.system().remove(semid)
-            elif row.key in keys:
-                left[semid] = keys[row.key]
-        except OSError:  # another program's: it was removed meanwhile, or this user may not read it
-            pass
     return left
 
 

@@ -495,12 +495,31 @@ def test_a_reader_that_leaves(sem):
     assert (result.returncode, result.stderr) == (-signal.SIGPIPE, "")
 
 
+COPY = """
+import sys
+from app._vendor.named_semaphores import NamedSemaphore
+assert "named_semaphores" not in sys.modules
+sem = NamedSemaphore(sys.argv[1])
+import named_semaphores
+assert named_semaphores.NamedSemaphore is not NamedSemaphore
+link = named_semaphores.NamedSemaphore(sys.argv[1])
+with sem:
+    assert not link.acquire(False)
+"""
+
+
+@on_linux
 def test_a_copy_inside_another_package(tmp_path, sem):
     copy = tmp_path / "app" / "_vendor" / "named_semaphores"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PLACE / "named_semaphores", copy, ignore=ignore)
-    python = [sys.executable, "-m", "app._vendor.named_semaphores"]
-    result = call([*python, "unlink", "a/b", sem.name], cwd=tmp_path, env=os.environ)
+    python, name = [sys.executable, "-W", "error"], sem.name + "x"
+    module = [*python, "-m", "app._vendor.named_semaphores"]
+    idle = [*module, "unlink", "--unused", "--yes", name]  # which the end of run leaves
+    for words in ([*python, "-c", COPY, name], [*module, "run", name, "true"], idle):
+        result = call(words, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+    result = call([*module, "unlink", "a/b", sem.name], cwd=tmp_path)
     assert result.stderr.startswith(f"{PROG.replace('-m ', '-m app._vendor.')}: ")
     assert (result.stderr.count("\n"), result.returncode) == (1, 2)
     assert not Path(f"/dev/shm/sem.{sem.name[1:]}").exists()

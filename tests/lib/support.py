@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -26,14 +27,13 @@ SLOW = int(os.environ.get("NAMED_SEMAPHORES_SLOW", "1"))
 # From 3.11 on CPython looks at signals in few places, none of them between a token and its owner.
 EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
 PYPY = sys.implementation.name == "pypy"
-NAMES: list[str] = []  # that tests were given
+_numbers = itertools.count()
 NOBODY = 65534
 
 
 def unique_name() -> str:
     """Return a name that no other test uses."""
-    NAMES.append(f"/{PREFIX}{len(NAMES)}")
-    return NAMES[-1]
+    return f"/{PREFIX}{next(_numbers)}"
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
