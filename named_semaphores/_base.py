@@ -159,15 +159,16 @@ class Semaphore:
         Raises:
             ValueError: a bad argument, or the semaphore is closed; no token is taken.
         """
-        try:
-            if timeout is None:
-                is_usual = blocking is True or blocking is False
-            else:  # numpy's arrays are compared item by item: the result is no bool
-                is_usual = blocking is True and (timeout >= 0) is True
-        except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
-            is_usual = False
-        if not is_usual:
-            check_wait(self._name, blocking, timeout)
+        if timeout is None:
+            if blocking is not True and blocking is not False:
+                check_wait(self._name, blocking, timeout)
+        else:
+            try:  # numpy's arrays are compared item by item: the result is no bool
+                is_usual = (timeout >= 0) is True and blocking is True
+            except (TypeError, ArithmeticError):  # no number, or a Decimal's NaN
+                is_usual = False
+            if not is_usual:
+                check_wait(self._name, blocking, timeout)
         for taken in self._tries:
             if taken:
                 return True

@@ -2,9 +2,8 @@
 """The C library's named semaphores through ctypes: every symbol, prototype and constant.
 
 ``Libc`` binds the library object it is given, so that a test can hand in one that behaves like
-another platform's; ``system`` returns the running system's. ``Libc`` asks the library which symbols
-it has. ``_SYSTEMS`` has what cannot be asked. ``SemLockLibc`` makes the calls that run hot by the
-interpreter's own C object for a semaphore, in half the time.
+another platform's. It asks the library which symbols it has; ``_SYSTEMS`` has what cannot be asked.
+``SemLockLibc`` makes the calls that run hot by the interpreter's own C object, in half the time.
 """
 
 from __future__ import annotations
@@ -158,18 +157,17 @@ class Handle:
         return call(self.libc.sem_trywait, self.pointer)
 
     def wait(self, nanoseconds: int) -> Iterator[int]:
-        if self.libc.has_timed_wait:
-            until = self.libc.until(nanoseconds)
-            return call(self.libc.sem_timedwait, self.pointer, *until)
-        return call(self.libc.sem_wait, self.pointer)  # without an end
+        libc = self.libc
+        if libc.sem_timedwait is None:
+            return call(libc.sem_wait, self.pointer)  # without an end
+        return call(libc.sem_timedwait, self.pointer, *libc.until(nanoseconds))
 
 
 class Libc:
     """The sem_* functions of one library.
 
-    Methods raise OSError with the plain errno; ``core`` adds what helps. An opened semaphore
-    stays open until the process ends: Cygwin and illumos count no openings, and one sem_close there
-    ends all. (SemLock closes, elsewhere.)
+    Methods raise OSError with the plain errno; ``core`` adds what helps. An opened semaphore stays
+    open until the process ends.
     """
 
     libraries: tuple[str | None, ...] = (None,)  # may have sem_open; None is the process itself
@@ -179,6 +177,9 @@ class Libc:
     timespec: Any = Timespec  # what the plain symbols of timed waits take
     opens_any_file = False  # sem_open takes a file of any size for a semaphore
     files: str | None = None  # the path of a semaphore's file, up to its name; None: it has no file
+
+    sem_timedwait: Any = None  # or the best wait that the library has
+    is_steady = False
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
         self.lib, self.platform = lib, platform
@@ -242,8 +243,6 @@ class Libc:
             ("sem_timedwait", plain, (), ()),
         )
         best = next((wait for wait in waits if hasattr(self.lib, wait[0])), None)
-        self.has_timed_wait = best is not None
-        self.is_steady = False
         if best is None:
             return
         symbol, self._timespec, self._before, self._after = best
@@ -325,7 +324,7 @@ class SemLockLibc(Libc):
     def _handle_of(self, lock: Any) -> Handle:
         tries = starmap(lock.acquire, _TRY)
         # Given a time, SemLock polls where there is no timed wait.
-        first_waits = starmap(lock.acquire, _FIRST_WAIT) if self.has_timed_wait else tries
+        first_waits = starmap(lock.acquire, _FIRST_WAIT) if self.sem_timedwait else tries
         posts = starmap(lock.release, _NOTHING)
         return Handle(self, lock.handle, tries, first_waits, posts, lock.__exit__)
 
@@ -341,7 +340,7 @@ def system() -> Libc:
             from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
         except ImportError:  # an interpreter built without it
             SemLock = None
-        # Cygwin and illumos: one sem_close ends all openings of the name.
+        # Cygwin and illumos count no openings: SemLock's sem_close would end all of the name.
         counts = not sys.platform.startswith(("cygwin", "msys", "sunos"))
         if counts and hasattr(SemLock, "_rebuild"):
             _system = SemLockLibc(load(), SemLock)
