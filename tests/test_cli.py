@@ -157,13 +157,13 @@ def test_what_acquire_took_no_signal_can_belie(sem):
             code = 99
             try:
                 code = parser.main(["acquire", sem.name])
+                time.sleep(0.01)  # the signal comes before the end of the process
             finally:
                 os._exit(code)
         if number % 2:
-            while sem.value:  # the signal must come before the process's end
-                pass
+            wait_for(lambda: sem.value == 0)
         else:
-            time.sleep(random.uniform(0, 0.01))
+            time.sleep(random.uniform(0, 0.004))
         os.kill(pid, signal.SIGTERM)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert (code, sem.value) in ((0, 0), (-signal.SIGTERM, 1))
