@@ -314,7 +314,7 @@ class RobustSemaphore(Semaphore):
         a with statement that began before gives its token back. A second call does nothing.
 
         This process remains a user while it holds tokens, and while an object exists that
-        ``hold()`` or ``slot()`` has returned.
+        ``hold()`` or ``slot()`` has returned; on PyPy, until the garbage collector has run.
         """
         handle = self._handle
         if handle is not None:
