@@ -41,21 +41,19 @@ class Timeless:
         self.notes.append("try")
 
 
-def test_an_endless_waits_slices_are_short_at_first(monkeypatch):
+@pytest.mark.parametrize(
+    ("deadline", "notes"),
+    [
+        (None, [10**7, 10**8, 10**9, 10**9, 10**9, 10**9]),
+        (2_500_000_000, [10**7, 10**8, 10**9, 10**9, 390_000_000, "try"]),
+        (-1, ["try"]),  # in the past
+    ],
+)
+def test_slices_are_short_at_first_and_end_at_the_deadline_with_a_try(monkeypatch, deadline, notes):
     handle = Timeless(monkeypatch)
-    for _ in itertools.islice(_common.waits(handle, None), 4):
+    for _ in itertools.islice(_common.waits(handle, deadline), 6):
         pass
-    assert handle.notes == [10**7, 10**8, 10**9, 10**9]
-
-
-def test_a_timed_waits_slices_end_at_the_deadline_with_a_last_try(monkeypatch):
-    handle = Timeless(monkeypatch)
-    for _ in _common.waits(handle, 2_500_000_000):
-        pass
-    assert handle.notes == [10**7, 10**8, 10**9, 10**9, 390_000_000, "try"]
-    for _ in _common.waits(handle, -1):  # in the past
-        pass
-    assert handle.notes[6:] == ["try"]
+    assert handle.notes == notes
 
 
 def test_without_a_steady_wait_it_looks_soon_at_first_and_then_seldom(monkeypatch):

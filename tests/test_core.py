@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import subprocess
@@ -116,6 +117,35 @@ def test_a_million_tokens_can_be_released_at_once_and_no_more(name):
         sem.release(1_000_001)
     assert sem.value == 1_000_000
     sem.close()
+
+
+# --- what is left
+
+
+@pytest.mark.refcounts
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc to count mappings in")
+def test_nothing_grows(name, full):
+    def cycle():
+        sem = NamedSemaphore(name)
+        link = NamedSemaphore(name)
+        with link:
+            link.acquire(timeout=0)
+        sem.close()
+        link.itself = NamedSemaphore(name)  # a creator in a cycle of garbage
+        link.itself.itself = link
+
+    def counts(cycles):
+        for _ in range(cycles):
+            cycle()
+        collect()
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            mapped = sum("/sem." in line for line in maps)
+        return mapped, len(os.listdir("/proc/self/fd")), len(gc.get_objects())
+
+    before = counts(100)
+    after = counts(100_000 if full else 1_000)
+    assert after[:2] == before[:2]
+    assert after[2] <= before[2] + 20
 
 
 # --- the name

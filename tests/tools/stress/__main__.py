@@ -62,7 +62,7 @@ TABLES = (
 )
 CHOICES = [choice for key, _, _, some in TABLES for choice in (key, *some)]
 # The suite's files with a full size.
-FULL = [f"test_{name}.py" for name in "model sysv_model sysv robust forks core async run".split()]
+FULL = [f"test_{name}.py" for name in "sysv_model sysv robust forks core async run".split()]
 # Figures that are no fault.
 USUAL = ("interrupts", "rounds", "s at most", "open at once", "workers killed")
 
