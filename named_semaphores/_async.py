@@ -85,10 +85,10 @@ class _Queue:
         try:
             self._serve()
             while deadline is not None and not waiter.done():
-                left = deadline - clock()
-                if left <= 0:
+                left = deadline - clock()  # again afterwards: uvloop's timers may come early
+                await asyncio.wait([waiter], timeout=max(0, left) / 1e9)
+                if left <= 0 and not waiter.done():
                     return self.sem._wait(0, self.handle)
-                await asyncio.wait([waiter], timeout=left / 1e9)  # uvloop's may come early
             return await waiter
         except BaseException:
             # Cancelled after the token was handed over and before this task ran.

@@ -127,6 +127,16 @@ def test_a_timeout_is_never_early(sem, monkeypatch, early):
     run(main(), sem, 0)
 
 
+def test_a_timeout_that_is_over_at_once_lets_the_loop_run(sem):
+    async def main():
+        ran = []
+        asyncio.get_running_loop().call_soon(ran.append, True)
+        assert not await sem.acquire_async(0)
+        assert ran
+
+    run(main(), sem, 0)
+
+
 def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
     async def main():
         waiter = await begin(sem, 0.02)
