@@ -17,8 +17,7 @@ from typing import Any
 
 import kinds
 import pytest
-from holders import three
-from namespaces import own_sets
+from holders import own_sets, three
 from support import EXACT, PREFIX, PYPY, SLOW, collect, unique_name
 
 from named_semaphores import RobustSemaphore, _set, _sets, _sysv

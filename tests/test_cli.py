@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from holders import as_nobody, as_root, in_child
-from namespaces import own_sets
+from holders import as_nobody, as_root, in_child, own_sets
 from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, impatient, line
 from support import PREFIX, Child, collect, wait_for
 

@@ -13,9 +13,8 @@ import types
 from pathlib import Path
 
 import pytest
-from holders import close, in_child
+from holders import close, in_child, own_sets
 from kinds import file_of, libc_of
-from namespaces import own_sets
 from support import start_python, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _sets, listing
