@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 # errno of a call that got no token: none was free, a signal came, or time was over.
 RETRY = (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT)
 
-ONE = 1  # compared by identity, for speed; another object that is 1 takes the longer way
+# Compared by identity, for speed; another object of the same value takes the longer way.
+ONE, DEFAULT_MODE = 1, 0o600
 
 _async: Any = None  # the module, once it is needed: the package does not import asyncio
 

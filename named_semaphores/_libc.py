@@ -19,6 +19,11 @@ from types import MethodType
 
 from ._common import FIRST_SLICE
 
+try:  # with the package: a fork in another thread would cut a later import off in the child
+    from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # an interpreter built without it
+    SemLock = None
+
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -140,11 +145,18 @@ class Handle:
 
     is_robust = False
     slices = (FIRST_SLICE, 100_000_000, 1_000_000_000)
+    tries: Iterator[Any]
+    first_waits: Iterator[Any]
+    posts: Iterator[Any]
+    exit: Any
 
-    def __init__(self, libc: Libc, pointer: int, *calls: Any) -> None:
+    def __init__(self, libc: Libc, pointer: int) -> None:
         self.libc, self.is_steady = libc, libc.is_steady
         self.pointer = pointer  # on macOS, a descriptor
-        self.tries, self.first_waits, self.posts, self.exit = calls
+        self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat((pointer,))))
+        self.posts = starmap(libc.sem_post, repeat((pointer,)))
+        # The method is C code, which calls libc.exit with the pointer.
+        self.exit = MethodType(libc.exit, pointer)
 
     def value(self) -> int | None:
         """Return the number of tokens. None: the system does not tell."""
@@ -264,11 +276,11 @@ class Libc:
         """Open an existing semaphore."""
         # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore
         # in the sticky /dev/shm, whatever its mode.
-        return self._handle(self._open(name, 0))
+        return Handle(self, self._open(name, 0))
 
     def create(self, name: str, mode: int, value: int) -> Handle:
         """Create a semaphore, and open it."""
-        return self._handle(self._open_new(name, mode, value))
+        return Handle(self, self._open_new(name, mode, value))
 
     def _open_new(self, name: str, mode: int, value: int) -> int:
         return self._open(name, os.O_CREAT | os.O_EXCL, c_uint(mode), c_uint(value))
@@ -278,12 +290,6 @@ class Libc:
         if pointer == self.sem_failed:
             raise OSError(error, os.strerror(error))
         return pointer
-
-    def _handle(self, pointer: int) -> Handle:
-        tries = map(not_, starmap(self.sem_trywait, repeat((pointer,))))
-        posts = starmap(self.sem_post, repeat((pointer,)))
-        # The method is C code, which calls self.exit with the pointer.
-        return Handle(self, pointer, tries, tries, posts, MethodType(self.exit, pointer))
 
     def unlink(self, name: str) -> None:
         """Remove the name."""
@@ -298,35 +304,37 @@ _FIRST_WAIT = repeat((True, FIRST_SLICE / 1e9))
 _NOTHING: Iterator[tuple[()]] = repeat(())
 
 
+class SemLockHandle(Handle):
+    """The same with a SemLock. Later waits are ctypes', on the clock that does not jump."""
+
+    def __init__(self, libc: Libc, lock: Any) -> None:
+        self.libc, self.is_steady = libc, libc.is_steady
+        self.pointer = lock.handle  # the calls keep the lock, which closes it
+        self.tries = starmap(lock.acquire, _TRY)
+        # Given a time, SemLock polls where there is no timed wait.
+        self.first_waits = starmap(lock.acquire, _FIRST_WAIT) if libc.sem_timedwait else self.tries
+        self.posts = starmap(lock.release, _NOTHING)
+        self.exit = lock.__exit__
+
+
 class SemLockLibc(Libc):
     """The same with ``_multiprocessing.SemLock`` (CPython, PyPy).
 
     ``SemLock._rebuild(address, 1, maximum, None)`` takes over an open semaphore; with a name
     instead of None it opens that name itself. Its deallocator closes the semaphore, and it is not a
     finalizer: the collector never runs it before the last call. It opens and closes with the GIL
-    kept. Later waits are ctypes', on the clock that does not jump. ``multiprocessing`` itself is
-    never imported: its resource tracker removes other processes' names.
+    kept. ``multiprocessing`` itself is never imported: its resource tracker removes other
+    processes' names.
     """
 
-    def __init__(self, lib: Any, semlock: Any) -> None:
-        super().__init__(lib)
-        self.semlock = semlock
-
     def link(self, name: str) -> Handle:
-        return self._handle_of(self.semlock._rebuild(0, 1, self.value_max, name))
+        return SemLockHandle(self, SemLock._rebuild(0, 1, self.value_max, name))
 
     def create(self, name: str, mode: int, value: int) -> Handle:
         if mode == 0o600:  # the only mode that SemLock can create
-            return self._handle_of(self.semlock(1, value, self.value_max, name, False))
+            return SemLockHandle(self, SemLock(1, value, self.value_max, name, False))
         pointer = self._open_new(name, mode, value)
-        return self._handle_of(self.semlock._rebuild(pointer, 1, self.value_max, None))
-
-    def _handle_of(self, lock: Any) -> Handle:
-        tries = starmap(lock.acquire, _TRY)
-        # Given a time, SemLock polls where there is no timed wait.
-        first_waits = starmap(lock.acquire, _FIRST_WAIT) if self.sem_timedwait else tries
-        posts = starmap(lock.release, _NOTHING)
-        return Handle(self, lock.handle, tries, first_waits, posts, lock.__exit__)
+        return SemLockHandle(self, SemLock._rebuild(pointer, 1, self.value_max, None))
 
 
 _system: Libc | None = None
@@ -336,14 +344,8 @@ def system() -> Libc:
     """Return the running system's library. NotImplementedError where there is none."""
     global _system
     if _system is None:
-        try:  # here, because loading it takes a while
-            from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:  # an interpreter built without it
-            SemLock = None
         # Cygwin and illumos count no openings: SemLock's sem_close would end all of the name.
         counts = not sys.platform.startswith(("cygwin", "msys", "sunos"))
-        if counts and hasattr(SemLock, "_rebuild"):
-            _system = SemLockLibc(load(), SemLock)
-        else:
-            _system = Libc(load())
+        engine = SemLockLibc if counts and hasattr(SemLock, "_rebuild") else Libc
+        _system = engine(load())
     return _system

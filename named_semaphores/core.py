@@ -8,7 +8,7 @@ import os
 import stat
 from itertools import islice
 
-from ._base import ONE, RETRY, Flags, Semaphore, check_existence
+from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
 from ._cleanup import Owner
 from ._common import check_integer, check_mode, check_name, without_ctypes
 
@@ -64,17 +64,19 @@ class NamedSemaphore(Semaphore):
     def __init__(
         self,
         name: str,
-        initial_value: int = 1,
+        initial_value: int = ONE,
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = 0o600,
+        mode: int = DEFAULT_MODE,
     ) -> None:
         name = check_name(name)
         check_existence(name, handle_existence)
         libc = self._libc or system()
-        initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
-        mode = check_mode(name, mode)
+        if initial_value is not ONE:
+            initial_value = check_integer(name, "initial_value", initial_value, 0, libc.value_max)
+        if mode is not DEFAULT_MODE:
+            mode = check_mode(name, mode)
         handle, self._linked = _open(libc, name, handle_existence, mode, initial_value)
         file = _file(libc, name)
         if self._linked and libc.opens_any_file and file is not None and file.st_size != SIZE:

@@ -11,6 +11,7 @@ from itertools import repeat, starmap
 
 from . import _several
 from ._base import (
+    DEFAULT_MODE,
     ONE,
     RETRY,
     Flags,
@@ -104,7 +105,7 @@ class RobustSemaphore(Semaphore):
         handle_existence: Flags = Flags.LINK_OR_CREATE,
         unlink_on_delete: bool | None = None,
         *,
-        mode: int = 0o600,
+        mode: int = DEFAULT_MODE,
     ) -> None:
         name = check_name(name)
         check_existence(name, handle_existence)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from types import SimpleNamespace
 
 import pytest
 from kinds import libc_of
@@ -15,7 +14,6 @@ from named_semaphores import NamedSemaphore, _libc
 from named_semaphores._libc import Libc, load
 
 HAS_SEMLOCK = type(_libc.system()) is _libc.SemLockLibc
-SEMLOCK = getattr(_libc.system(), "semlock", None)
 needs_semlock = pytest.mark.skipif(not HAS_SEMLOCK, reason="this interpreter has no SemLock")
 
 
@@ -28,17 +26,15 @@ def test_cpython_has_it():
 @pytest.mark.parametrize(
     ("platform", "found"),
     [
-        *((platform, SEMLOCK) for platform in ("cygwin", "msys", "sunos5")),
+        *((platform, _libc.SemLock) for platform in ("cygwin", "msys", "sunos5")),
         *(("linux", found) for found in (None, object)),  # there is none, or another
     ],
 )
 def test_it_does_not_serve_where_it_is_missing_or_opens_are_not_counted(
     monkeypatch, platform, found
 ):
-    monkeypatch.setattr(_libc, "_system", None)
-    monkeypatch.setattr(_libc, "load", Timeless)
-    module = SimpleNamespace(SemLock=found) if found else None
-    monkeypatch.setitem(sys.modules, "_multiprocessing", module)
+    for attribute, value in (("SemLock", found), ("_system", None), ("load", Timeless)):
+        monkeypatch.setattr(_libc, attribute, value)
     monkeypatch.setattr(sys, "platform", platform)
     assert type(_libc.system()) is Libc
 
@@ -55,12 +51,12 @@ sem = NamedSemaphore(sys.argv[1])
 with sem:
     assert not sem.acquire(timeout=0.01)
 assert sem.value == 1
-print(type(sem._handle.libc).__name__)
+print(type(sem._handle).__name__)
 print([module for module in set(sys.modules) - before if module.startswith("multiprocessing")])
 """
     done = run_python(code, name)
-    libc = "SemLockLibc" if has_it and HAS_SEMLOCK else "Libc"
-    assert (done.stdout, done.stderr) == (f"{libc}\n[]\n", "")
+    handle = "SemLockHandle" if has_it and HAS_SEMLOCK else "Handle"
+    assert (done.stdout, done.stderr) == (f"{handle}\n[]\n", "")
 
 
 @needs_semlock
@@ -84,7 +80,7 @@ class Timeless:
 
 @needs_semlock
 def test_without_a_timed_wait_an_endless_wait_is_one_call(name):
-    libc = _libc.SemLockLibc(Timeless(), SEMLOCK)
+    libc = _libc.SemLockLibc(Timeless())
     sem = type("Bound", (NamedSemaphore,), {"_libc": libc})(name, 0)
     with thread(sem.acquire) as got:
         assert not got
