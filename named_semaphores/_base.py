@@ -11,7 +11,7 @@ A handle has these attributes. Each step of an iterator makes one C call.
 
 - tries: endless; takes a token if one is free. True or False.
 - first_waits: endless; the same, and may wait for FIRST_SLICE. It is ``tries`` if there is none.
-- posts: endless; puts a token back. False or None; True or ValueError if the system refuses.
+- posts: endless; puts a token back. 0 or None; -1 or ValueError if the system refuses.
 - exit: a C function that puts a token back, and ignores the three arguments of ``__exit__``.
 - is_steady: whether ``wait`` ends in time, whatever steps the wall clock makes.
 - is_robust: whether the kernel puts tokens back when the process ends.
