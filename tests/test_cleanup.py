@@ -97,14 +97,6 @@ def test_names_go_with_their_creator_alone(name, first, end):
     assert not exists(name + "x")
 
 
-def test_hold_keeps_the_name_of_an_object_that_nobody_else_has(name):
-    with NamedSemaphore(name).hold():
-        collect()
-        assert exists(name)
-    collect()
-    assert not exists(name)
-
-
 def test_the_name_stays_at_the_end_of_who_was_told_to_leave_it(name):
     assert_quiet(run_python(START + "NamedSemaphore(name, unlink_on_delete=False)", name))
     NamedSemaphore(name, 1, Flags.RAISE_IF_NOT_EXISTS, unlink_on_delete=True).close()
