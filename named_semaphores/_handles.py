@@ -61,20 +61,21 @@ class Calls:
 
     def __init__(self, semset: _set.Set, n: int) -> None:
         library, account, bias = semset.library, semset.account, semset.library.system.bias
-        transitions = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)]
-        transitions.append(_set.give(account, n))
+        give = _set.give(account, n)
+        transitions = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)] + [give]
         if n > 1:
             notice = library.system.operations > 5
             for flags in (NOWAIT, 0):
                 transitions.append(_set.take_first(account, bias, flags))
                 transitions.append(_set.take_rest(account, n, bias, notice, flags))
             transitions.append(_set.give_up(account))
-        _, arguments = semset.in_c(*transitions)  # in the same order:
-        self.now, self.later, give, *several = arguments
+        _, arguments = semset.prepare(*transitions)  # in the same order:
+        self.now, self.later, given, *several = arguments
         self.tries = map(not_, starmap(library.semop_now, repeat(self.now)))
-        self.posts = starmap(library.semop_now, repeat(give))
+        self.posts = starmap(library.semop_now, repeat(given))
+        # ctypes calls the last argument with semop's status.
         ended = Ended(semset.give_what_is_left, n)
-        self.exit = library.exit(give, len(transitions[2]), ended.__getitem__)
+        self.exit = library.end_of_with(given, len(give), ended.__getitem__)
         self.first_waits = self.tries
         if several:  # waits for the first one, and then for the rest: see _several
             first_now, rest_now, first_later, rest_later, give_up = several
@@ -109,13 +110,13 @@ _calls: WeakValueDictionary[tuple[int, int], Calls] = WeakValueDictionary()
 class Handle(Waiter):
     """One use of a set, for n tokens at a time. The process leaves the set with the last one."""
 
-    __slots__ = ("__weakref__", "calls", "first_waits", "n", "posts", "set", "tries")
+    __slots__ = ("__weakref__", "calls", "first_waits", "n", "other", "posts", "set", "tries")
     is_robust = True
 
     def __init__(self, semset: _set.Set, n: int) -> None:
         # The callback is C code: the reference is removed with this handle even if a signal
-        # handler's exception ends __del__ before its first line. It has no name: a reference that
-        # an exception leaves outside of the set would be without a hash when it is called back.
+        # handler's exception ends __del__ before its first line. The reference has no name: a
+        # traceback would keep one that is not in the set yet, so without a hash, and discard fails.
         semset.handles.add(ref(self, semset.handles.discard))
         self.set, self.n = semset, n
         calls = _calls.get((id(semset), n))
@@ -123,6 +124,7 @@ class Handle(Waiter):
             calls = _calls[id(semset), n] = Calls(semset, n)
         super().__init__(semset.library, calls.now, calls.later)
         self.calls = calls
+        self.other: Handle | None = None  # for another n, the last one; see RobustSemaphore
         self.tries, self.first_waits, self.posts = calls.tries, calls.first_waits, calls.posts
 
     @property
@@ -154,12 +156,12 @@ def _leave_unused() -> None:
     a thread that has ours may wait.
     """
     held = []  # by a with statement of a generator that is being collected, for example
-    is_ours = True
-    while _unused and is_ours:
+    has_lock = True
+    while _unused and has_lock:
         lock = _lock  # a signal handler may fork meanwhile
         # As in _base, no signal leaves the lock taken: "with" has a gap in CPython 3.14.
-        for is_ours in map(lock.acquire, (False,)):
-            if not is_ours:
+        for has_lock in map(lock.acquire, (False,)):
+            if not has_lock:
                 break
             try:
                 semset = _unused.pop()
@@ -187,7 +189,7 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
         for _ in map(lock.acquire, (True,)):  # see _leave_unused
             try:
                 semset = _joined.get(found.id, found)
-                if semset.has_left():  # another thread has closed the last handle since
+                if not semset.is_usable():  # another thread has closed the last handle since
                     semset = found
                 _joined[found.id] = semset
                 # C code, or a signal handler that came before the last line, may have forked.
@@ -196,10 +198,10 @@ def open_handle(library: SysV, name: str, **options: Any) -> tuple[Handle, bool]
                 handle = Handle(semset, 1)
             finally:
                 lock.release()
-        if semset is not found:  # another thread has joined it meanwhile
+        if semset is not found:  # another thread, or a signal handler, has joined it meanwhile
             found.leave()
         _leave_unused()
-        if not semset.has_left():  # the last other handle may have been closed since open_set
+        if semset.is_usable():  # the last other handle may have been closed since open_set
             return handle, created
 
 
@@ -208,8 +210,11 @@ def _begin_child() -> None:
     global _lock
     _lock = RLock()  # a thread that the child does not have may have had it
     for semset in list(_joined.values()):
-        semset.join_anew()
-        semset.inherited = None
+        if semset.has_handles():  # else another thread was leaving it, or the parent holds tokens
+            semset.join_anew()
+            semset.inherited = None
+        else:
+            semset.semid.value = _set.LOST
 
 
 def _note_fork() -> None:

@@ -38,7 +38,7 @@ from itertools import starmap
 from weakref import ref
 
 from ._common import check_integer, clock
-from ._sysv import NOWAIT, UNDO, SysV, in_c, refusal
+from ._sysv import NOWAIT, UNDO, SysV, prepare, refusal
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ TOKENS, TOTAL, TURN, USERS, DEAD, PERSIST, ZERO, NUMBER = range(8)
 NUMBERS = 32
 NAME = NUMBER + NUMBERS
 FORKING = 1_000_000_000  # nanoseconds that a fork's child has to join: see Set.leave
-LEFT, LOST = -1, -2  # ids instead of that of a set: left, or not joined by a child of fork
+LEFT, LOST = -1, -2  # instead of the id: this process left, or is a child that could not join
 
 # --- The name -------------------------------------------------------------------------------------
 
@@ -86,7 +86,10 @@ def name_of(stored: Iterable[int]) -> str | None:
 
 
 def take(account: int, n: int, bias: int, flags: int = 0) -> list[Operation]:
-    """Wait, or fail with NOWAIT, while fewer are free or somebody has the turn."""
+    """Wait, or fail with NOWAIT, while fewer are free or somebody has the turn.
+
+    The kernel waits while a value would fall below 0, so BIAS is subtracted too, and put back.
+    """
     tokens = [(TOKENS, -bias - n, UNDO | flags), (TOKENS, bias, UNDO)]
     return [(TURN, 0, flags), *tokens, (account, n, UNDO)]
 
@@ -104,9 +107,9 @@ def take_first(account: int, bias: int, flags: int = 0) -> list[Operation]:
 def take_rest(account: int, n: int, bias: int, notice: bool, flags: int = 0) -> list[Operation]:
     """Take the other n - 1 tokens, before everybody, and end the turn.
 
-    Fail if this process has no first one: it is a child that a signal handler forked during the
-    wait, or another thread has released the token. With ``notice`` fail, also during the wait, as
-    soon as there are fewer than n tokens in all.
+    Fail if this process has no first one (its account is below 2): it is a child that a signal
+    handler forked during the wait, or another thread has released the token. With ``notice`` fail,
+    also during the wait, as soon as there are fewer than n tokens in all.
     """
     enough = [(TOTAL, -n, NOWAIT), (TOTAL, n, 0)] if notice else []
     first = [(account, -2, UNDO | NOWAIT), (account, n + 1, UNDO)]
@@ -204,9 +207,9 @@ class Set:
         self.words = words(name)
         self.accounts, self.account, self.pid = NAME + len(self.words), 0, 0
         self.semid = c_int(semid)
-        self.arrays: list[ref[Any]] = []  # made by ``in_c``
+        self.arrays: list[ref[Any]] = []  # made by ``prepare``
         self.handles: set[ref[Any]] = set()  # of the module _handles
-        self.inherited: int | None = None  # the account of the parent that forked in C
+        self.inherited: tuple[int, int] | None = None  # account and pid of who forked this in C
 
     def enter(self, account: int, operations: list[Operation]) -> bool:
         """Become a user by these operations. Return False if they are not possible now."""
@@ -231,29 +234,28 @@ class Set:
 
         It holds nothing, but for what it took by its parent's account if C code has forked.
         """
-        parents = self.account
+        parents = self.account, self.pid
         try:
             has_joined = self.join()
         except OSError:  # it was removed; or the kernel has no memory for it
             has_joined = False
         if not has_joined:
             self.semid.value, self.pid = LOST, os.getpid()
-        self.inherited = None if self.account == parents else parents
+        self.inherited = None if self.account == parents[0] else parents
         for array in filter(None, [reference() for reference in list(self.arrays)]):
             self._write_account(array)
 
-    def in_c(self, *transitions: list[Operation]) -> tuple[Any, list[tuple[Any, ...]]]:
-        """As ``_sysv.in_c``, for calls that are made more than once.
-
-        A child of fork writes its own account into the array.
-        """
-        array, arguments = in_c(self.semid, *transitions)
+    def prepare(self, *transitions: list[Operation]) -> tuple[Any, list[tuple[Any, ...]]]:
+        """As ``_sysv.prepare``. A child of fork writes its own account into the array."""
+        array, arguments = prepare(self.semid, *transitions)
         self.arrays.append(ref(array, self.arrays.remove))
         self._write_account(array)  # again: a signal handler may have forked meanwhile
         return array, arguments
 
     def _write_account(self, array: Any) -> None:
-        numbers = memoryview(array).cast("B").cast("H")  # quicker than attributes of the operations
+        # A sembuf is three 16-bit numbers, the first one that of the semaphore. Its attributes
+        # would be slower.
+        numbers = memoryview(array).cast("B").cast("H")
         for place in range(0, len(numbers), 3):
             if numbers[place] >= self.accounts:
                 numbers[place] = self.account
@@ -262,16 +264,16 @@ class Set:
         # On PyPy a finalizer cannot find its object's reference here, which is dead already.
         return any(reference() for reference in list(self.handles))
 
-    def has_left(self) -> bool:
-        return self.semid.value < 0
+    def is_usable(self) -> bool:
+        return self.semid.value >= 0
 
     def leave(self) -> bool:
         """Stop being a user; the last one removes the set. False: this process holds tokens."""
         library, semid = self.library, self.id
-        if self.pid != os.getpid() or self.has_left():  # forked in C: the parent is the user
+        if self.pid != os.getpid() or not self.is_usable():  # forked in C: the parent is the user
             return True
         operations = leave(self.account, self.account == library.system.size - 1)
-        _, (arguments,) = in_c(self.semid, operations)
+        _, (arguments,) = self.prepare(operations)  # a signal handler may fork meanwhile
         for failed in starmap(library.semop_now, (arguments,)):
             if not failed:  # no call before this, so that a signal cannot make it leave twice
                 self.semid.value = LEFT
@@ -292,18 +294,22 @@ class Set:
     def give_refused(self, n: int) -> int | None:
         """Give n tokens back where the call that is ready was refused, or there is none for n.
 
-        Return None if that is done, else how many tokens this process holds: fewer than n. OSError:
-        this process has lost its rights to the set (setuid).
+        Return None if nothing is left to be given; else how many tokens this process holds, fewer
+        than n, and none was given. OSError: it has lost its rights to the set (setuid).
         """
         try:
             if n >= self.library.system.bias:  # more than an operation can give, and than there are
                 return self.held()
-            if self.has_left() or self.operate(give(self.account, n)):
+            if not self.is_usable() or self.operate(give(self.account, n)):
                 return None
             if self.pid != os.getpid():  # C code has forked: until now, it was the parent's account
                 self.join_anew()
-            if self.inherited is not None and self.operate(give_inherited(self.inherited, n)):
-                return None
+            if self.inherited is not None:
+                account, parent = self.inherited
+                # A parent that lives has a 1 in its account, which this process must not take.
+                transition = give if os.getppid() == parent else give_inherited
+                if self.operate(transition(account, n)):
+                    return None
             return self.held()
         except FileNotFoundError:  # it was removed: there is nothing to give back
             return None

@@ -58,7 +58,7 @@ def open_set(
         try:
             semid = find(library, name)
             joined = known.get(semid) if known and semid is not None else None
-            if joined is not None and link and joined.name == name and not joined.has_left():
+            if joined is not None and link and joined.name == name and joined.is_usable():
                 return joined, False
             if len(name.encode()) > longest:
                 raise OSError(errno.ENAMETOOLONG, "")
@@ -138,7 +138,8 @@ def _join(semset: Set, values: list[int], total: int, link: bool, create: bool) 
         if not link:
             raise OSError(errno.EEXIST, "")
         return False if semset.join() else None
-    # It is idle, so it counts as not there.
+    # It is idle, so it counts as not there. Look again if it is removed now, or if another process
+    # has changed it; go on only without the right to remove it.
     if remove_marked(library, semid, _set.MARK_IDLE) or library.may_remove(semid):
         return None
     if not create:
@@ -192,7 +193,7 @@ class Row:
         self.key, self.id, self.mode, self.size = int(key), int(semid), int(mode, 8), int(size)
         self.uid = int(uid)
         self.created = int(ctime)  # or changed by IPC_SET; seconds since 1970
-        self.changed = max(int(otime), int(ctime))
+        self.operated = int(otime)  # when semop changed it last; 0: never
 
 
 def rows() -> Iterator[Row]:
@@ -242,7 +243,10 @@ def removable(
             continue
         name = _set.name_of(values[_set.NAME :])
         if not any(values[: _set.NAME]):  # never made ready
-            if names is None and row.changed < time.time() - _UNREADY:
+            # Another program's set has other values, or semop was called on it.
+            is_ours = values[NAME] >> 7 == ord("/") if any(values) else not row.operated
+            old = max(row.operated, row.created) < time.time() - _UNREADY
+            if names is None and is_ours and old:
                 yield "", row.id, _set.MARK_UNREADY
         elif name is None or _set.key(name) != row.key or values[_set.USERS]:
             continue

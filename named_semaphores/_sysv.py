@@ -87,7 +87,7 @@ class sembuf(ctypes.Structure):
     _fields_ = [("sem_num", c_ushort), ("sem_op", c_short), ("sem_flg", c_short)]
 
 
-def in_c(semid: Any, *transitions: list[Operation]) -> tuple[Any, list[tuple[Any, ...]]]:
+def prepare(semid: Any, *transitions: list[Operation]) -> tuple[Any, list[tuple[Any, ...]]]:
     """Return the operations in one array, and for each transition the arguments of ``semop``.
 
     ctypes passes the arguments on as they are, to a function without argtypes, the fastest kind.
@@ -115,7 +115,7 @@ class Removed(OSError):
 class SysV:
     """The System V semaphore calls of one library.
 
-    Three are ctypes functions, which take arguments of ``in_c`` and return 0, or -1 if they fail:
+    Three are ctypes functions, with arguments of ``prepare``. They return 0, or -1 if they fail:
 
     - ``semop`` releases the GIL; ``ctypes.get_errno()`` has the errno.
     - ``semop_now`` is for operations that cannot wait: it keeps the GIL, has no errno, is faster.
@@ -157,7 +157,7 @@ class SysV:
         self.semtimedop = self._function(symbol) if symbol else None
         self.first_slice = self.timeout(FIRST_SLICE) if symbol else None
 
-    def exit(self, arguments: tuple[Any, ...], count: int, result: Any) -> Any:
+    def end_of_with(self, arguments: tuple[Any, ...], count: int, result: Any) -> Any:
         """Return a C function that ends a with statement by ``count`` operations.
 
         ctypes calls ``result`` with the status of ``semop``, and returns what that returns.
@@ -189,7 +189,7 @@ class SysV:
 
         ``within`` needs a ``semtimedop``.
         """
-        _, (arguments,) = in_c(semid, operations)
+        _, (arguments,) = prepare(semid, operations)
         try:
             if within is None:
                 self._on_set(self.semop, *arguments)

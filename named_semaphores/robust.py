@@ -8,6 +8,7 @@ import warnings
 from collections import namedtuple
 from functools import partial
 from itertools import repeat, starmap
+from time import sleep
 
 from . import _several
 from ._base import (
@@ -230,7 +231,13 @@ class RobustSemaphore(Semaphore):
 
     def _handle_for(self, n: int) -> Any:
         handle = self._open_handle()
-        return handle if n == 1 else Handle(self._set, n)
+        if n == 1:
+            return handle
+        # Kept, since an exception of a signal handler inside Handle.__del__ would be dropped.
+        other = handle.other
+        if other is None or other.n != n:
+            other = handle.other = Handle(self._set, n)
+        return other
 
     def _check_number(self, n: object) -> int:
         return self._open_set().check_number(n)
@@ -245,7 +252,7 @@ class RobustSemaphore(Semaphore):
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         if handle.n == 1:
             return super()._wait(deadline, handle)
-        # When time is over, the last try is for all tokens at once.
+        # _several.wait is False when time is over. The last try is for all tokens at once.
         if _several.wait(handle, deadline) or super()._wait(deadline, handle):
             return True
         handle.set.check_number(handle.n)
@@ -277,7 +284,7 @@ class RobustSemaphore(Semaphore):
         n = check_integer(self._name, "n", n, 1)
         semset = self._open_set()
         held = semset.give_refused(n)
-        if semset.has_left():  # at exit
+        if semset.semid.value == _set.LEFT:  # at exit
             refuse_closed(self._name)
         if held is not None:
             raise ValueError(
@@ -319,8 +326,8 @@ class RobustSemaphore(Semaphore):
         """
         handle = self._handle
         if handle is not None:
-            # The process may leave the set, unless a with statement, which has the other exit,
-            # keeps the handle.
+            # Keep no handle here, so that the process can leave the set. With statements that
+            # began before have another exit, which keeps it.
             self._exit = handle.calls.exit
         super().close()
 
@@ -338,10 +345,10 @@ class Slot(Hold):
         self._check_total()
         semset = sem._set
         take, give = _set.take_number(0), _set.give_number(semset.account, 0)
-        self._operations, (taken, given) = semset.in_c(take, give)
+        self._operations, (taken, given) = semset.prepare(take, give)
         self._tries = starmap(semset.library.semop_now, repeat(taken))
         ended = Ended(partial(_end_slot, semset), self._operations)
-        end = semset.library.exit(given, len(give), ended.__getitem__)
+        end = semset.library.end_of_with(given, len(give), ended.__getitem__)
         self._exit = ending(end, sem, self._handle)
 
     def _check_total(self) -> None:
@@ -372,15 +379,16 @@ class Slot(Hold):
 
     def _take_number(self) -> int:
         """Take the lowest free number. This process holds a token, so there is one, or will be."""
-        ask, take, *_, give = self._operations
+        look, take, *_, give = self._operations
         while True:
             for number in range(NUMBERS):
-                ask.sem_num = take.sem_num = give.sem_num = NUMBER + number
+                look.sem_num = take.sem_num = give.sem_num = NUMBER + number
                 for failed in self._tries:
                     break
                 if not failed:
                     return number
             self._check_total()  # it may have been resized, or removed
+            sleep(0.001)
 
 
 def _end_slot(semset: Set, operations: Any) -> None:

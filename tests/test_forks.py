@@ -195,6 +195,23 @@ def test_a_lock_of_another_thread_hangs_neither_a_child_nor_a_finalizer(native):
     assert not exists(name)
 
 
+def test_a_child_is_no_user_of_what_its_parent_has_closed(name):
+    sem = RobustSemaphore(name)
+    semset = sem._set
+    sem.acquire()
+    close(sem)  # the process remains a user, since it holds a token
+    assert in_child(lambda: semset.library.value(semset.id, _set.USERS)) == "1"
+    remaining = RobustSemaphore(name)
+    remaining.release()
+    close(remaining)
+
+
+def test_a_child_releases_nothing_of_what_was_unlinked(native):
+    native.acquire()
+    native.unlink()
+    assert in_child(native.release) == "None"
+
+
 # --- Forks of C code, which run no hooks ----------------------------------------------------------
 
 
@@ -232,6 +249,15 @@ def test_a_child_forked_in_c_that_opens_the_name_again_is_a_user(native):
     assert in_child(child, fork_in_c) == "((2, 0), 2, 1)"
     native.release()
     wait_for(lambda: native.value == 4)
+
+
+@forks_in_c
+def test_a_child_forked_in_c_gives_back_what_was_taken_and_no_more(native):
+    native.acquire()
+    ended = in_child(lambda: (native.release(), native.release()), fork_in_c)
+    assert "this process holds 0" in ended
+    assert (native.value, native._set.held()) == (2, 1)  # the child's end undid its release
+    native.release()
 
 
 @forks_in_c

@@ -449,8 +449,12 @@ def test_a_signal_while_a_handle_is_made_or_collected_leaves_no_user(name, monke
     for count in itertools.count(1):
         sem = RobustSemaphore(name, 3)
         made = at_bytecode(count, _handles.Handle.__init__, interrupt, partial(sem.hold, 2))
-        holds = [sem.hold(2)]
-        collected = at_bytecode(count, _handles.Handle.__del__, interrupt, holds.clear)
+        sem.hold(2)
+        handle = sem._handle
+        collected = at_bytecode(
+            count, _handles.Handle.__del__, interrupt, partial(setattr, handle, "other", None)
+        )
+        del handle
         sem.close()
         assert not exists(name)
         if not made and not collected:
@@ -459,27 +463,41 @@ def test_a_signal_while_a_handle_is_made_or_collected_leaves_no_user(name, monke
     assert set(dropped) == {KeyboardInterrupt}
 
 
+@pytest.mark.refcounts
+def test_acquiring_several_runs_no_finalizer_which_would_drop_a_handlers_exception(native):
+    def again():
+        assert native.acquire(n=2)
+        native.release(2)
+
+    again()
+    assert not at_bytecode(1, _handles.Handle.__del__, interrupt, again)
+
+
 @pytest.mark.exact
-@pytest.mark.parametrize("function", [_handles.Calls.__init__, _set.Set.in_c])
+@pytest.mark.parametrize("function", [_handles.Calls.__init__, _set.Set.prepare])
 def test_a_signal_handler_may_fork_while_calls_are_made(name, function):
     def fork():
         pids.append(os.fork())
+
+    def end_child(is_well=True):
+        if pids[-1:] == [0]:
+            os._exit(not is_well)
+        ends.extend(os.waitpid(pid, 0)[1] for pid in pids[len(ends) :])
 
     def use():
         sem = RobustSemaphore(name, 2)
         with sem.hold(2):
             has_two = sem._set.held() == 2
-        if pids[-1:] == [0]:
-            os._exit(not has_two)
-        if len(pids) == count:
-            assert os.waitpid(pids[-1], 0)[1] == 0, count
-        close(sem)
+        end_child(has_two)
+        close(sem)  # makes a call, too
+        end_child()
 
-    pids = []
+    pids, ends = [], []
     for count in itertools.count(1):
         if not at_bytecode(count, function, fork, use, where_signals_are_handled):
             break
     assert count > 5
+    assert not any(ends)
 
 
 @pytest.mark.exact

@@ -254,7 +254,7 @@ def test_only_idle_sets_of_this_user_are_removed(native, monkeypatch):
     ids = [unready(native, old), unready(native, new)]
     rows = [row for row in _sets.rows() if row.key in map(_set.key, names)]
     for row in rows:
-        row.changed -= 100 * (row.id == ids[0])
+        row.created -= 100 * (row.id == ids[0])
     monkeypatch.setattr(_sets, "rows", lambda: iter(rows))
     assert _sets.remove_idle(most=0) == []
     assert sorted(_sets.remove_idle()) == sorted([unused, ""])
@@ -333,6 +333,19 @@ def test_another_programs_set_is_refused_and_left_alone(native, name, semget, mo
             open_set(native, name, **options)
         assert raised.value.filename == name
     assert native.value(foreign, NAME) == 4
+
+
+@pytest.mark.parametrize("place", [0, NAME, NAME + 9])
+def test_another_programs_set_that_is_old_is_not_removed(native, name, semget, monkeypatch, place):
+    foreign = semget(_set.key(name), native.system.size)
+    for change in (
+        (1, -1) if place == 0 else (4,)
+    ):  # it looks like new, or is empty where ours begins
+        assert native.operate(foreign, [(place, change, 0)])
+    row = next(row for row in _sets.rows() if row.id == foreign)
+    row.created = row.operated = 1
+    monkeypatch.setattr(_sets, "rows", lambda: iter([row]))
+    assert _sets.remove_idle() == []
 
 
 def test_another_name_with_the_same_key_is_refused(library, monkeypatch):

@@ -198,7 +198,7 @@ def do(action, name, library, joined, held):
             current.remove()
         elif what == "join":  # by the fork hook
             current.join_anew()
-            if current.has_left():
+            if not current.is_usable():
                 raise EndOfScript
         elif what == "wait":  # as the child of a process that waits for the rest
             rest = _set.take_rest(current.account, *arguments, BIAS, True, NOWAIT)
@@ -214,13 +214,13 @@ def do(action, name, library, joined, held):
         if what not in ("sweep", "leave"):
             raise EndOfScript(GONE) from None
     if what in ("open", "join", "leave"):
-        joined = Joined(current.id, current.account, current.pid, current.has_left())
+        joined = Joined(current.id, current.account, current.pid, not current.is_usable())
     return joined, held
 
 
 def open_(name, library, current, total, options):
     """Open the semaphore as RobustSemaphore does."""
-    known = {} if current is None or current.has_left() else {current.id: current}
+    known = {} if current is None or not current.is_usable() else {current.id: current}
     while True:
         try:
             found, created = _sets.open_set(library, name, total or 1, known=known, **options)
@@ -763,7 +763,7 @@ FAULTS = [
     ("a child ends its parent's turn", "a fork during a wait",
      "a process ends another's turn|a child has ended", {"take_rest": careless_rest}),
     ("leaving twice", "leaving twice", DIFFERENT,
-     {"Set.has_left": lambda _: False}),
+     {"Set.is_usable": lambda _: True}),
     ("leaving with tokens", "leaving with tokens", DIFFERENT,
      {"leave": lambda account, _: [(account, -1, NU), (USERS, -1, NU)]}),
     ("a last account that counts its sharers", "the last account", DIFFERENT,
