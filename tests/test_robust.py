@@ -38,6 +38,7 @@ from profiles import sysv_library
 from support import NOBODY, SLOW, collect, elapsed, in_threads, set_of, thread, wait_for
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _handles, _set, _sysv
+from named_semaphores._sysv import NOWAIT, UNDO
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -199,6 +200,20 @@ def test_slots_have_32_numbers(native):
             with pytest.raises(ValueError, match=f"{native.name!r}: slots have 32 .* 33 tokens"):
                 use()
         assert native.value == 1
+
+
+def test_a_slot_waits_for_a_number_that_its_holder_is_about_to_give_back(native):
+    def use():
+        with native.slot() as number:
+            return number
+
+    assert all(native._set.operate(_set.take_number(number)) for number in range(_set.NUMBERS))
+    with thread(use) as got:
+        wait_for(lambda: held(native))
+        time.sleep(0.01)
+        assert not got
+        assert native._set.operate([(_set.NUMBER + 7, -1, UNDO | NOWAIT)])
+    assert got == [7]
 
 
 def test_a_slot_of_a_semaphore_that_is_unlinked_meanwhile(native, monkeypatch):
