@@ -25,7 +25,7 @@ from named_semaphores import RobustSemaphore, _set, _sets, _sysv
 MARKERS = (
     "refcounts: the test needs an object to go with its last reference, so it does not run on PyPy",
     "exact: needs an interpreter that looks at signals in few places, CPython from 3.11 on",
-    "unmeasured: storms of signals, aimed at single instructions, and a search: without coverage",
+    "unmeasured: storms of signals, aimed at single instructions, kills, a search: no coverage",
 )
 
 # They need other packages, and a server; tox -e zookeeper names the folder, and so runs it.

@@ -132,7 +132,7 @@ for number in range(int(sys.argv[2])):
 )
 def test_a_daemons_parent_may_end_before_its_child_has_joined(name, full, end):
     code = FORK_AND_EXIT.replace("END", end)
-    assert program(code, name, "200" if full else "10") == ""
+    assert program(code, name, "200" if full else "6") == ""
     remove(name)
 
 

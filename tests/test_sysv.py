@@ -195,6 +195,7 @@ def run_kills(count, fault=""):
     return run_python(code, *folders, seconds=60 + count / 10)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(3000)
 def test_kills_lose_and_gain_nothing(full):
     result = run_kills(20_000 if full else 60 if PYPY else 100)  # a fork of PyPy takes its time
@@ -202,6 +203,7 @@ def test_kills_lose_and_gain_nothing(full):
     assert "0 lost, 0 gained" in result.stdout
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "fault",
     [

@@ -712,8 +712,8 @@ FULL = {
 }
 
 
-# A tracer makes a search four times as long. These two come to every line that others miss.
-MEASURED = ("create or link only", "of other users, to create")
+# A tracer makes a search four times as long. These come to every line that other tests miss.
+MEASURED = ("create or link only", "of other users, to create", "resized at once")
 
 
 @pytest.mark.timeout(3000)

@@ -5,8 +5,8 @@
 
 Measuring takes longer, most of it to start coverage in processes that tests start. So the two
 halves of the files run at once, and a third run has the tests that no tracer may see: storms of
-signals aim at single instructions, between which a tracer runs code of its own, and a search of
-all states would take minutes. With arguments nothing is measured.
+signals aim at single instructions, between which a tracer runs code of its own; kills and a search
+of all states would take minutes. With arguments nothing is measured.
 """
 
 from __future__ import annotations
