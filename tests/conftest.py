@@ -75,6 +75,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" in metafunc.fixturenames and not own:
         all_kinds = getattr(metafunc.module, "KINDS", kinds.ALL)
         chosen = metafunc.config.getoption("--profile") or all_kinds
+        if chosen is all_kinds and not metafunc.config.getoption("--full"):
+            similar = getattr(metafunc.module, "SIMILAR", ())
+            chosen = [profile for profile in all_kinds if profile not in similar]
         metafunc.parametrize(
             "kind", [profile for profile in all_kinds if profile in chosen], indirect=True
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every class of the package does, on platform profiles of each kind.
+"""What every class of the package does, on platform profiles.
 
 ``kinds.py`` says where they differ.
 """
@@ -28,8 +28,10 @@ from support import SLOW, alarm, collect, elapsed, in_threads, strike, thread, w
 
 from named_semaphores import NamedSemaphore
 
-# The others differ from one of these only in what test_core.py and test_libc.py try on them.
-KINDS = [*(kind for kind in POSIX if kind not in "musl glibc32 openbsd dragonfly".split()), *ROBUST]
+KINDS = [*POSIX, *ROBUST]
+# They differ from others only in what test_core.py and test_libc.py try. Here they run with --full,
+# or by name.
+SIMILAR = "musl glibc32 openbsd dragonfly".split()
 Flags = NamedSemaphore.Flags
 
 
