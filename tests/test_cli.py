@@ -633,7 +633,8 @@ def test_holders_of_a_posix_one(sem, bare, capfd):
     assert code == 0
     assert out.splitlines()[1].split()[:2] == [str(os.getpid()), "?"]
     assert err.startswith(f"named-semaphores: {bare} is a POSIX semaphore: these processes have it")
-    assert json.loads(quick(capfd, "holders", bare, "--json")[0])[0]["tokens"] is None
+    shown = json.loads(call(line("holders", bare, "--json")).stdout)  # not the command itself
+    assert [(holder["pid"], holder["tokens"]) for holder in shown] == [(os.getpid(), None)]
 
 
 # unlink --unused

@@ -15,7 +15,7 @@ import os
 import sys
 from itertools import cycle
 
-from .. import _set, _sets, _sysv
+from .. import _libc, _set, _sets, _sysv
 from .._common import check_integer, clock, deadline_of
 
 TYPE_CHECKING: bool = False
@@ -78,10 +78,8 @@ def run(options: dict[str, Any]) -> int:
 
 def is_posix(name: str) -> bool:
     """Return whether there is a POSIX semaphore of this name."""
-    from .._libc import Libc, load
-
     try:
-        Libc(load()).link(name)
+        _libc.system().link(name)
     except (NotImplementedError, OSError) as error:
         return isinstance(error, PermissionError)  # another user's
     return True
