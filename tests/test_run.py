@@ -159,13 +159,16 @@ def test_the_command_is_searched_for_as_a_shell_does(name, tmp_path):
         for file, begin in (("script", ""), ("program", "#!/bin/sh\n")):
             (tmp_path / folder / file).write_text(begin + 'echo "$0 $1"; exit 3')
             (tmp_path / folder / file).chmod(mode)
-    a, b, none = (f"{tmp_path}/{folder}" for folder in ("a", "b", "none"))
+    a, b, c, none = (f"{tmp_path}/{folder}" for folder in ("a", "b", "c", "none"))
+    os.mkdir(c)
+    shutil.copy(f"{b}/program", f"{c}/script")  # comes later, so it is not what runs
     for word, path, cwd, expected in (
         (f"{b}/script", none, "/", (f"{b}/script a b\n", 3)),
         ("script", f"{none}:{b}:{a}", "/", (f"{b}/script a b\n", 3)),
         ("program", f"{none}:{a}:{b}", "/", (f"{b}/program a b\n", 3)),
         ("script", f"{a}:{none}", "/", ("", 126)),
         ("script", f"{none}:", b, ("script a b\n", 3)),  # an empty entry is the current folder
+        ("script", f"{b}:{c}", "/", (f"{b}/script a b\n", 3)),
     ):
         result = run(name, word, "a b", cwd=cwd, env={**ENVIRONMENT, "PATH": path})
         assert (result.stdout, result.returncode) == expected

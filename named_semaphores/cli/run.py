@@ -174,23 +174,25 @@ def _waits_for_itself(semset: _set.Set, n: int) -> str:
 
 
 def _execute(name: str, words: list[str]) -> int:
-    """Execute the command. If that fails, say why and return the exit code."""
-    try:
+    """Execute the command, as execvp(3). If that fails, say why and return the exit code."""
+    # os.execvp would pass over a script without "#!", which is the shell's, and could execute
+    # another program of that name.
+    problem, code = os.strerror(errno.ENOENT), _NOT_FOUND
+    for folder in [""] if "/" in words[0] else os.get_exec_path():
+        path = os.path.join(folder, words[0])
         try:
-            os.execvp(words[0], words)
+            try:
+                os.execv(path, words)
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+                os.execv("/bin/sh", ["/bin/sh", path, *words[1:]])
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         except OSError as error:
-            if error.errno != errno.ENOEXEC:
-                raise
-            from shutil import which  # takes long, and is seldom needed
-
-            # A script without "#!" is the shell's, as execvp(3) has it.
-            os.execv("/bin/sh", ["/bin/sh", which(words[0]) or words[0], *words[1:]])
-    except (FileNotFoundError, NotADirectoryError):
-        problem, code = os.strerror(errno.ENOENT), _NOT_FOUND
-        if len(words) == 1 and set(words[0]) & set(" ;&|<>$"):
-            problem += f" (for a shell: {prog()} run {name} sh -c {words[0]!r})"
-    except OSError as error:
-        problem, code = str(error.strerror), _CANNOT_EXECUTE
+            problem, code = str(error.strerror), _CANNOT_EXECUTE
+    if code == _NOT_FOUND and len(words) == 1 and set(words[0]) & set(" ;&|<>$"):
+        problem += f" (for a shell: {prog()} run {name} sh -c {words[0]!r})"
     complain(f"{words[0]}: {problem}")
     return code
 
