@@ -149,10 +149,14 @@ def do_release(options: Options) -> None:
 
 
 def do_create(options: Options) -> None:
+    name, slots, mode = options["NAME"], options.get("--slots", 1), options.get("--mode", 0o600)
     kind = NamedSemaphore if "--posix" in options else RobustSemaphore
+    if kind is NamedSemaphore:
+        check_integer(name, "--slots", slots, 0, posix_system().value_max)
+    else:
+        check_integer(name, "--slots", slots, 1, _sysv.system().system.bias - 1)
     os.umask(0)  # the mode is exact, as with mkdir -m
-    slots, mode = options.get("--slots", 1), options.get("--mode", 0o600)
-    kind(options["NAME"], slots, kind.Flags.RAISE_IF_EXISTS, False, mode=mode)
+    kind(name, slots, kind.Flags.RAISE_IF_EXISTS, False, mode=mode)
 
 
 def do_resize(options: Options) -> None:
