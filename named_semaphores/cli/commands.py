@@ -95,11 +95,12 @@ def do_value(options: Options) -> None:
         return
     try:
         found = _posix(name).value
-    except PermissionError:  # it may be readable only
-        info = _listed(name)
-        if info is None or info.value is None:
+    except PermissionError:
+        found = None
+        with suppress(NotImplementedError):  # where semaphores are listed, reading is enough
+            found = getattr(_listed(name), "value", None)
+        if found is None:
             raise
-        found = info.value
     show(found)
 
 
