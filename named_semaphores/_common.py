@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check arguments, compute deadlines, and make a wait of calls. The command line's run imports this
-module, so it imports neither enum nor ctypes.
+"""Checks of arguments, deadlines, the clock, and how a wait is cut into slices.
+
+It imports no enum, which would slow ``run``, and no ctypes, without which the package is imported.
 """
 
 from __future__ import annotations

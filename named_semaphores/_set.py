@@ -367,8 +367,7 @@ class Set:
 
     def check_number(self, n: object) -> int:
         """Return n. ValueError: there are fewer than n tokens in all."""
-        hint = ", the number of tokens there are"
-        return check_integer(self.name, "n", n, 1, self.total(), hint)
+        return check_integer(self.name, "n", n, 1, self.total(), ", the number of tokens there are")
 
     def ask(self, call: Callable[..., Result], *arguments: Any) -> Result:
         """Make a call of the library on this set. Its error is ``failure``."""

@@ -23,7 +23,8 @@ try:
 except NotImplementedError as refusal:
     pytest.skip(str(refusal), allow_module_level=True)
 
-README = Path(__file__).resolve().parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+PROJECT = Path(__file__).resolve().parent.parent
+README = PROJECT.joinpath("README.md").read_text(encoding="utf-8")
 # (language, code) of each fenced block; other tests run "python zookeeper".
 BLOCKS = re.findall(r"^```(\w[^\n]*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -74,6 +75,24 @@ def test_all_blocks_are_found():
 def test_the_prose_is_short():
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
     assert len(re.findall(r"\S*\w\S*", prose)) <= 1000
+
+
+def test_contributors_find_each_module_and_what_it_is_built_on():
+    contributing, package = PROJECT / ".github" / "CONTRIBUTING.md", PROJECT / "named_semaphores"
+    if not contributing.exists():
+        pytest.skip("the sdist has no .github")
+    house = contributing.read_text(encoding="utf-8").partition("| module |")[2].partition("\n\n")[0]
+    seen = []
+    for row in house.splitlines()[2:]:
+        names, built_on = (re.findall(r"`([\w/]+)`", row.split("|")[cell]) for cell in (1, 3))
+        seen += names
+        files = [package / f"{module}.py" for module in names if module != "cli/"]
+        imports = re.findall(r"^ *from \.(.*)", "".join(map(Path.read_text, files)), re.MULTILINE)
+        for module in built_on:
+            assert re.search(rf"\b{module}\b", "\n".join(imports)), (names, module)
+    assert sorted(seen) == sorted(["cli/", *(file.stem for file in package.glob("*.py"))])
+    for file in package.rglob("*.py"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 430, file
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: NAME.search(code)[2])
