@@ -210,8 +210,9 @@ def _value_of(start: bytes, is_glibc: bool) -> int:
 def _openers() -> tuple[dict[tuple[bytes, ...], list[int]], bool]:
     """Return who has files mapped, by device and inode, and whether all could be looked at."""
     openers: dict[tuple[bytes, ...], list[int]] = {}
-    pids = sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-    # Without 1, /proc is not mounted, or with hidepid, which hides other users' processes.
+    entries = os.listdir("/proc") if os.path.isdir("/proc") else ()
+    pids = sorted(int(entry) for entry in entries if entry.isdigit())
+    # Without 1, /proc is missing, or mounted with hidepid, which hides other users' processes.
     all_pids = 1 in pids
     for pid in pids:
         try:

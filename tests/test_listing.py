@@ -231,6 +231,16 @@ def test_without_their_directory_there_are_none(monkeypatch, tmp_path):
     assert list_posix() == []
 
 
+@on_linux
+def test_without_proc_the_processes_are_not_known(sem, monkeypatch):
+    def isdir(path):
+        return path != "/proc" and os.path.isdir(path)
+
+    path = types.SimpleNamespace(**{**vars(os.path), "isdir": isdir})
+    monkeypatch.setattr(listing, "os", types.SimpleNamespace(**{**vars(os), "path": path}))
+    assert [info[2:4] for info in list_posix() if info.name == sem.name] == [((), False)]
+
+
 # --- robust ones
 
 
