@@ -25,9 +25,9 @@ def main() -> NoReturn:
         _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
 
     try:
-        from .cli.parser import main
+        from .cli import parser
 
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(parser.main(sys.argv[1:]))
     except ImportError as error:  # WASI's Python has no ctypes
         print(f"named-semaphores needs ctypes, and cannot import it: {error}", file=sys.stderr)
         sys.exit(2)

@@ -45,10 +45,11 @@ def _robust(name: str, idle_too: bool = False) -> Set:
     library = _sysv.system()
     try:
         semid = find(library, name)
-        values = [] if semid is None else library.values(semid)
-        if semid is not None and values and values[TOTAL] and name_of(values[NAME:]) == name:
-            if idle_too or values[USERS] or values[PERSIST]:
-                return Set(library, name, semid)
+        if semid is not None:
+            values = library.values(semid)  # none of a larger set, which is another program's
+            if values and values[TOTAL] and name_of(values[NAME:]) == name:
+                if idle_too or values[USERS] or values[PERSIST]:
+                    return Set(library, name, semid)
         raise OSError(errno.ENOENT, "")
     except OSError as error:
         raise failure(library, error, name) from None

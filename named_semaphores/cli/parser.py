@@ -243,7 +243,8 @@ Prints the number of free tokens, and takes none.
 Example: PROG create pool --slots 4 --mode 0660
 
 Makes a robust semaphore, or with --posix a POSIX one. It exists until unlink
-or a restart of the machine, also without users. Fails if the name exists.
+or a restart of the machine, also without users. Fails if one of the same kind
+has the name.
 
 {_NAME}\
   --slots N        its number of tokens (default 1); 0 only with --posix

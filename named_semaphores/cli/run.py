@@ -36,12 +36,13 @@ def run(options: dict[str, Any]) -> int:
     """Execute the command. Return the exit code if no token was free in time, or if that fails."""
     name, variable = options["NAME"], options.get("--slot-env")
     library = _sysv.system()
+    slots: int = options.get("--slots", 1)
+    n: int = options.get("--take", 1)
+    no_token: int = options.get("--conflict-exit-code", NO_TOKEN)
     most = library.system.bias - 1
-    slots = check_integer(name, "--slots", options.get("--slots", 1), 1, most)
-    most = options.get("--slots", most)
-    n = check_integer(name, "--take", options.get("--take", 1), 1, most)
-    no_token = options.get("--conflict-exit-code", NO_TOKEN)
-    no_token = check_integer(name, "--conflict-exit-code", no_token, 0, 255)
+    check_integer(name, "--slots", slots, 1, most)
+    check_integer(name, "--take", n, 1, options.get("--slots", most))
+    check_integer(name, "--conflict-exit-code", no_token, 0, 255)
     semset, created = _sets.open_set(library, name, slots, mode=options.get("--mode", 0o600))
     try:
         if created:
@@ -89,7 +90,8 @@ def _take_or_tell(semset: _set.Set, n: int, options: dict[str, Any]) -> bool:
     """Take the tokens, or say why not."""
     if take(semset, n, 0):
         return True
-    name, timeout = semset.name[1:], 0 if "--no-wait" in options else options.get("--timeout")
+    name = semset.name[1:]
+    timeout = 0 if "--no-wait" in options else options.get("--timeout")
     deadline = deadline_of(timeout)
     refusal = _waits_for_itself(semset, n)
     if refusal and deadline is None:
@@ -224,8 +226,8 @@ def complain(problem: object) -> None:
     """Write one line to standard error: a text or an exception. Names lose their slash."""
     text = str(problem).replace("semaphore '/", "semaphore '")
     if isinstance(problem, OSError) and problem.filename is not None:
-        is_name = problem.filename.rfind("/") == 0
-        text = f"{problem.filename[is_name:]}: {problem.strerror}"
+        folder, _, name = problem.filename.rpartition("/")
+        text = f"{problem.filename if folder else name}: {problem.strerror}"
     try:
         os.write(2, os.fsencode(f"{prog()}: {text}\n"))  # bytes: a file's name may not be encodable
     except OSError:  # nobody reads it
