@@ -237,6 +237,18 @@ def test_unlink_removes_an_idle_one_and_goes_on_after_a_failure(alone, name, bar
     assert quick(capfd, "unlink", bare)[2] == 2
 
 
+@on_linux
+@pytest.mark.parametrize("more", [-3, 5])
+def test_another_programs_set_is_left_alone(name, bare, capfd, more):
+    library = _sysv.system()
+    foreign = library.get(_set.key(name), library.system.size + more, _sysv.IPC_CREAT | 0o600)
+    for words in ("value", "holders", "unlink", "resize 2", "create", "unlink --unused --yes"):
+        command, *others = words.split()
+        _, err, code = quick(capfd, command, bare, *others)
+        assert (code, err.count("\n")) == (2, 1)
+    library.remove(foreign)
+
+
 # Other users
 
 
