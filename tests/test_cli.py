@@ -647,12 +647,13 @@ def test_holders_that_are_not_known_well(robust, bare, capfd, monkeypatch):
 
 @on_linux
 def test_holders_of_a_posix_one(sem, bare, capfd):
-    out, err, code = quick(capfd, "holders", bare)
-    assert code == 0
-    assert out.splitlines()[1].split()[:2] == [str(os.getpid()), "?"]
-    assert err.startswith(f"named-semaphores: {bare} is a POSIX semaphore: these processes have it")
-    shown = json.loads(call(line("holders", bare, "--json")).stdout)  # not the command itself
+    done = call(line("holders", bare))
+    assert done.returncode == 0
+    assert [row.split()[:2] for row in done.stdout.splitlines()[1:]] == [[str(os.getpid()), "?"]]
+    assert f"{bare} is a POSIX semaphore: these processes have it open" in done.stderr
+    shown = json.loads(call(line("holders", bare, "--json")).stdout)
     assert [(holder["pid"], holder["tokens"]) for holder in shown] == [(os.getpid(), None)]
+    assert quick(capfd, "holders", bare)[0].count("\n") == 1  # not the command itself
 
 
 # unlink --unused

@@ -114,7 +114,8 @@ def do_holders(options: Options) -> None:
     info = _listed(name)
     if info is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    _show_processes(options, [(pid, None) for pid in info.pids or ()])
+    me = os.getpid()  # PyPy still has open what is_posix opened
+    _show_processes(options, [(pid, None) for pid in info.pids or () if pid != me])
     others = "" if info.all_pids else ", and perhaps others that this user may not look into"
     complain(
         f"{name[1:]} is a POSIX semaphore: these processes have it open{others}; which of them "
