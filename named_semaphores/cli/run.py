@@ -40,7 +40,7 @@ def run(options: dict[str, Any]) -> int:
     n: int = options.get("--take", 1)
     no_token: int = options.get("--conflict-exit-code", NO_TOKEN)
     most = library.system.bias - 1
-    check_integer(name, "--slots", slots, 1, most)
+    check_integer(name, "--slots", slots, 1, _set.NUMBERS if variable else most)
     check_integer(name, "--take", n, 1, options.get("--slots", most))
     check_integer(name, "--conflict-exit-code", no_token, 0, 255)
     semset, created = _sets.open_set(library, name, slots, mode=options.get("--mode", 0o600))
