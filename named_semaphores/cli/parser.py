@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Callable
 
+    Reader = Callable[[str], Any]
+
 
 def main(words: Sequence[str]) -> int:
     """Do what the words say, and return the exit code."""
@@ -50,16 +52,7 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
 
     ValueError: the command's help has no such words.
     """
-    known: dict[str, tuple[str, Callable[[str], Any] | None]] = {}
-    arguments = []
-    for line in _HELP[command].splitlines():
-        # "  -w --timeout S   wait no longer than S seconds"
-        entry = line[2:].partition("  ")[0].split() if line.startswith("  ") else []
-        names = [part for part in entry if part.startswith("-")]
-        known.update((name, (names[-1], _READERS.get(entry[-1]))) for name in names)
-        if not names:
-            arguments += entry
-
+    known, arguments = _known(command)
     found: dict[str, Any] = {}
     given: list[str] = []
     rest = list(words)
@@ -107,7 +100,24 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read(what: str, reader: Callable[[str], Any], text: str) -> Any:
+def _known(command: str) -> tuple[dict[str, tuple[str, Reader | None]], list[str]]:
+    """Return what the command's help tells: {option: (long name, reader)}, and the arguments.
+
+    "  -w --timeout S   wait no longer than S seconds": two options, which _READERS["S"] reads.
+    "  NAME             the semaphore": an argument. A line that begins with more spaces: neither.
+    """
+    known: dict[str, tuple[str, Reader | None]] = {}
+    arguments = []
+    for line in _HELP[command].splitlines():
+        entry = line[2:].partition("  ")[0].split() if line.startswith("  ") else []
+        names = [part for part in entry if part.startswith("-")]
+        known.update((name, (names[-1], _READERS.get(entry[-1]))) for name in names)
+        if not names:
+            arguments += entry
+    return known, arguments
+
+
+def _read(what: str, reader: Reader, text: str) -> Any:
     try:
         return reader(text)
     except ValueError as error:
@@ -140,8 +150,8 @@ def _variable(text: str) -> str:
     return text
 
 
-# What reads a value, by its name in the tables below.
-_READERS: dict[str, Callable[[str], Any]] = {
+# What reads a value, by the value's name in the help.
+_READERS: dict[str, Reader] = {
     "NAME": check_name,
     "N": _number,
     "K": _number,
@@ -171,7 +181,7 @@ _MODE = """\
   --mode MODE      who may use a new semaphore, in octal, whatever the umask
                    (default 0600: this user; 0660: the group, too)
 """
-# What a line says that begins with two spaces, "parse" reads.
+# _known reads the lines that begin with two spaces.
 _HELP = {
     "--version": f"named-semaphores {__version__}",
     "--help": """usage: PROG COMMAND ...
