@@ -20,7 +20,7 @@ from .._libc import system as posix_system
 from .._set import NAME, PERSIST, TOTAL, USERS, Set, failure, name_of
 from .._sets import find, removable, remove_idle
 from ..core import unlink_name
-from ..listing import list_posix, list_semaphores, user_name
+from ..listing import list_posix, list_robust, user_name
 from .run import ERROR, NO_TOKEN, SILENCE, complain, is_posix, show
 
 TYPE_CHECKING: bool = False
@@ -210,10 +210,18 @@ def _unlink_unused(options: Options) -> int | None:
     return ERROR if left else None
 
 
-def do_list(options: Options) -> None:
+def do_list(options: Options) -> int | None:
     columns = "NAME KIND FREE SLOTS WAITING USERS HOLDERS PIDS MODE OWNER AGE"
-    found = list_semaphores()
+    found, code = [], None
+    for look in (list_posix, list_robust):
+        try:
+            found += look()
+        except NotImplementedError as error:
+            complain(error)
+            code = ERROR
+    found.sort(key=lambda info: (info.name, info.kind))
     _show(options, list(map(_json_of, found)), columns, map(_row_of, found))
+    return code
 
 
 # --- What they show -------------------------------------------------------------------------------
