@@ -163,12 +163,14 @@ class NamedSemaphore(Semaphore):
 
 def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tuple[Handle, bool]:
     """Return the open semaphore, and whether it existed."""
+    exists = False
     while True:  # until no other process comes between two steps
         creating = False
         try:
             try:
                 if existence is Flags.UNLINK_AND_CREATE:
-                    libc.unlink(name)
+                    if exists:  # else this could fail to create one, and have unlinked the other
+                        libc.unlink(name)
                 elif existence is not Flags.RAISE_IF_EXISTS:
                     return libc.link(name), True
             except FileNotFoundError:
@@ -180,7 +182,8 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
             continue
         except OSError as error:
             number: Any = error.errno
-        if creating and number == errno.EEXIST and existence is not Flags.RAISE_IF_EXISTS:
+        exists = creating and number == errno.EEXIST
+        if exists and existence is not Flags.RAISE_IF_EXISTS:
             continue
         if creating and number == errno.ENOENT:
             # glibc from 2.34 on: /dev/shm is missing, or this user may not search it.

@@ -297,7 +297,7 @@ def test_made_by_another_before_it_is_created_it_is_linked(name):
 
 @pytest.mark.parametrize(
     ("step", "number", "do"),
-    [("unlink", 1, Libc.unlink), ("unlink", 1, replace), ("create", 1, make)],
+    [("unlink", 1, Libc.unlink), ("unlink", 1, replace), ("create", 2, make)],
 )
 def test_unlink_and_create_makes_its_own_whoever_comes_between(name, step, number, do):
     theirs = kinds.kind("musl").cls(name, 5, unlink_on_delete=False)
@@ -306,6 +306,17 @@ def test_unlink_and_create_makes_its_own_whoever_comes_between(name, step, numbe
     theirs.close()
     sem.close()
     assert not os.path.exists(file_of(name, type(sem)))
+
+
+def test_unlink_and_create_leaves_what_it_cannot_replace(name):
+    def refuse(libc, name):
+        raise OSError(errno.EMFILE, "")
+
+    theirs = kinds.kind("musl").cls(name, 5)
+    with pytest.raises(OSError, match="too many open files"):
+        raced(name, "create", 1, refuse)[0](name, 1, Flags.UNLINK_AND_CREATE)
+    assert kinds.exists(name, type(theirs))
+    theirs.close()
 
 
 # --- other programs and processes
