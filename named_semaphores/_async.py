@@ -122,9 +122,10 @@ class _Queue:
                 pause = _FIRST_PAUSE
         except Exception as error:
             self._fail(error)
-        self.is_served = bool(self.waiters)
-        if self.is_served:
-            self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
+        finally:  # Ctrl-C ends the loop, which may run again
+            self.is_served = bool(self.waiters)
+            if self.is_served:
+                self.loop.call_later(pause, self._look, min(2 * pause, _LONGEST_PAUSE))
 
     def _deliver(self) -> None:
         with suppress(IndexError):  # the thread has it back, or has called this once more

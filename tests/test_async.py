@@ -480,6 +480,25 @@ def test_a_callback_that_a_signal_handler_ends_before_it_begins_is_called_again(
     sem.close()
 
 
+def test_ctrl_c_while_the_loop_looks_for_tokens_leaves_it_looking(name, monkeypatch):
+    def strike(queue):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_async, "patched_sleep", lambda: time.sleep)  # so that no thread waits
+    monkeypatch.setattr(_async._Queue, "_hand_over", strike)
+    sem = NamedSemaphore(name, 0)
+    loop = asyncio.new_event_loop()
+    waiter = loop.run_until_complete(begin(sem))
+    sem.release(2)
+    with pytest.raises(KeyboardInterrupt):  # which may cost a token
+        loop.run_until_complete(waiter)
+    assert loop.run_until_complete(asyncio.wait_for(waiter, 20 * SLOW))
+    loop.close()
+    assert_nothing_is_left(sem, 0)
+    sem.close()
+
+
 # --- Several loops, processes, semaphores ---------------------------------------------------------
 
 
