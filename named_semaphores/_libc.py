@@ -54,17 +54,17 @@ def call(function: Any, *arguments: Any) -> Iterator[int]:
     return chain(starmap(function, (arguments,)), starmap(ctypes.get_errno, repeat((), 1)))
 
 
-def timespec(integer: Any) -> Any:
-    """Return ``struct timespec``, of two such integers."""
-    fields = [("tv_sec", integer), ("tv_nsec", integer)]
+def timespec(time_t: Any, long: Any) -> Any:
+    """Return ``struct timespec`` with these types."""
+    fields = [("tv_sec", time_t), ("tv_nsec", long)]
     return type("timespec", (ctypes.Structure,), {"_fields_": fields})
 
 
 # Made here, because at the interpreter's end CPython 3.14 can make no new type.
-Timespec = timespec(c_long)
-# Of the symbols that take 64-bit time on 32 bits: the long is followed by padding, on big-endian
-# machines preceded by it. An int64 fits both.
-Timespec64 = Timespec if ctypes.sizeof(c_long) == 8 else timespec(c_int64)
+Timespec, TimespecBSD = timespec(c_long, c_long), timespec(c_int64, c_long)
+# Of Linux's symbols that take 64-bit time on 32 bits: the long is followed by padding, on
+# big-endian machines preceded by it. An int64 fits both.
+Timespec64 = timespec(c_int64, c_int64)
 
 
 class Ignored(c_int):
@@ -93,14 +93,14 @@ _MUSL = {**_LINUX, "longest_name": 256, "files": "/dev/shm/"}
 _MACOS = {"sem_failed": -1, "longest_name": 30, "value_max": 32767}
 _FREEBSD = {
     # A time has 32 bits on i386 alone, which aligns 64-bit integers to 4 bytes.
-    "timespec": Timespec if ctypes.alignment(c_int64) == 4 else Timespec64,
+    "timespec": Timespec if ctypes.alignment(c_int64) == 4 else TimespecBSD,
     "longest_name": 252,
     "value_max": 2**31 - 1,
     "files": "/tmp/SEMD",
 }
 _DRAGONFLY = {"libraries": (None, "libpthread.so")}
 # NetBSD and OpenBSD allow values up to 2**32 - 1, but sem_getvalue's int does not tell them.
-_OPENBSD = {**_DRAGONFLY, "value_max": 2**31 - 1, "timespec": Timespec64}
+_OPENBSD = {**_DRAGONFLY, "value_max": 2**31 - 1, "timespec": TimespecBSD}
 _CYGWIN = {
     "libraries": ("cygwin1.dll", "msys-2.0.dll"),  # the process itself is only the .exe
     "longest_name": 251,

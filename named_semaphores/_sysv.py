@@ -15,7 +15,7 @@ from itertools import chain
 from struct import pack
 
 from ._common import FIRST_SLICE
-from ._libc import Ignored, Timespec, Timespec64, address_of, call, system_of
+from ._libc import Ignored, Timespec, Timespec64, TimespecBSD, address_of, call, system_of
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class _Linux:
 
 class _MacOS(_Linux):
     GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 4, 5, 6, 3, 7
-    timespec: Any = Timespec64
+    timespec: Any = TimespecBSD
     limits = "kern.sysv"
     operations = 5
     can_ignore_undo = False
