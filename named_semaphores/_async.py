@@ -92,8 +92,7 @@ class _Queue:
             return await waiter
         except BaseException:
             # Cancelled after the token was handed over and before this task ran.
-            is_decided = waiter.done() and not waiter.cancelled() and not waiter.exception()
-            if is_decided and waiter.result():
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
                 self._give_back()
             raise
         finally:
