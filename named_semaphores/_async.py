@@ -83,7 +83,8 @@ class _Queue:
         waiter: asyncio.Future[bool] = self.loop.create_future()
         self.waiters[waiter] = None
         try:
-            self._serve()
+            if deadline is None or deadline > clock():  # a timeout of 0 starts no thread
+                self._serve()
             while deadline is not None and not waiter.done():
                 left = deadline - clock()  # again afterwards: uvloop's timers may come early
                 await asyncio.wait([waiter], timeout=max(0, left) / 1e9)

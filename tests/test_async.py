@@ -133,6 +133,7 @@ def test_a_timeout_that_is_over_at_once_lets_the_loop_run(sem):
         asyncio.get_running_loop().call_soon(ran.append, True)
         assert not await sem.acquire_async(0)
         assert ran
+        assert not threads()
 
     run(main(), sem, 0)
 
