@@ -77,8 +77,8 @@ class Ignored(c_int):
 
 # A call keeps the GIL. PyPy's ctypes has no such flag.
 _PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
-# sizeof(sem_t) of glibc and of musl, and that of programs of the other word size.
-SIZE, OTHER_SIZE, OTHERS = (32, 16, "32-bit") if sys.maxsize > 2**32 else (16, 32, "64-bit")
+# sizeof(sem_t) of glibc and of musl, and the programs that have another.
+SIZE, OTHERS = (32, "32-bit") if sys.maxsize > 2**32 else (16, "64-bit")
 
 # What a library cannot be asked. Libc has the defaults, those of an unknown POSIX system.
 _LINUX: dict[str, Any] = {

@@ -217,7 +217,7 @@ def unlink_name(
         raise _error(error.errno, libc, name) from None
 
 
-# In a file system that is missing: glibc before 2.34, Cygwin; it is a file; see _open.
+# Of a directory that is missing (glibc before 2.34; Cygwin), or is a file; the last one: see _open.
 _NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR, errno.EACCES)
 
 
@@ -233,8 +233,8 @@ def _error(number: Any, libc: Libc, name: str, hint: str = "") -> Exception:
         hint = f"with its slash a name has at most {longest} bytes here, this one {length}"
     elif number in _NO_DIRECTORY and directory and not os.path.isdir(directory):
         number = errno.ENOSYS
-        hint = "the shared memory file system that holds semaphores, is missing"
-        hint = f"{directory}, {hint}: mount a tmpfs there"
+        missing = "the shared memory file system that holds semaphores, is missing"
+        hint = f"{directory}, {missing}: mount a tmpfs there"
     elif number == errno.ENOSYS:
         reason = f"this system ({libc.platform}) has no POSIX named semaphores"
         return NotImplementedError(f"semaphore {name!r}: {reason}")
