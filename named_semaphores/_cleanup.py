@@ -51,19 +51,21 @@ class Owner:
 
 
 def _unlink(key: object) -> None:
-    found = _names.pop(key, None)  # atomic, so only one thread gets it
-    # A child may have been forked by C code, which calls no hooks of Python.
-    if found is None or found[0] != os.getpid():
-        return
-    try:
-        found[1](*found[2])
-    except FileNotFoundError:
-        pass
-    except OSError:  # it would be refused later, too
-        raise
-    except BaseException:  # a signal handler's: _run tries again
-        _names[key] = found
-        raise
+    # Atomic, so only one thread gets it; and no signal loses it: see _base.
+    for found in map(_names.pop, (key,), (None,)):
+        if found is None:
+            return
+        try:
+            # A child may have been forked by C code, which calls no hooks of Python.
+            if found[0] == os.getpid():
+                found[1](*found[2])
+        except FileNotFoundError:
+            pass
+        except PermissionError:  # it would be refused later, too
+            raise
+        except BaseException:  # a signal handler's, maybe a TimeoutError: try again later
+            _names[key] = found
+            raise
 
 
 def _run() -> None:

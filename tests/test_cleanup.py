@@ -13,7 +13,7 @@ import pytest
 from holders import beside
 from kinds import bound, exists, file_of
 from profiles.posix import Musl
-from support import SLOW, collect, run_python
+from support import SLOW, Struck, collect, run_python
 
 from named_semaphores import NamedSemaphore
 
@@ -244,6 +244,24 @@ def test_a_finalizer_reports_a_name_that_may_not_be_unlinked(name, broken, monke
     collect()
     assert len(said) == 1
     assert name in said[0]
+
+
+@pytest.mark.parametrize("error", [Struck, TimeoutError])
+def test_a_signal_handler_that_ends_close_leaves_the_name_to_the_finalizer(
+    name, monkeypatch, error
+):
+    def strike():
+        monkeypatch.undo()
+        raise error
+
+    sem = NamedSemaphore(name)
+    monkeypatch.setattr(os, "getpid", strike)
+    with pytest.raises(error):
+        sem.close()
+    assert sem.closed
+    sem = None
+    collect()
+    assert not exists(name)
 
 
 def test_at_exit_each_name_and_set_has_its_turn_whatever_a_signal_or_a_refusal_ended():
