@@ -423,7 +423,9 @@ _HINTS[errno.EPERM] = _HINTS[errno.EACCES]
 
 def failure(library: SysV, error: OSError, name: str) -> Exception:
     """Return the exception for the caller: with the name, and a hint that helps."""
-    number = error.errno or 0
+    number = error.errno
+    if number is None:  # a signal handler's, say TimeoutError
+        return error
     if number == errno.ENOSYS:
         return NotImplementedError(refusal(library.platform))
     hint = error.strerror or _HINTS.get(number, "").format(limits=library.system.limits)

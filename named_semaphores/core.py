@@ -182,6 +182,8 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
             continue
         except OSError as error:
             number: Any = error.errno
+            if number is None:  # a signal handler's, say TimeoutError
+                raise
         exists = creating and number == errno.EEXIST
         if exists and existence is not Flags.RAISE_IF_EXISTS:
             continue
@@ -214,6 +216,8 @@ def unlink_name(
     try:
         libc.unlink(name)
     except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
         raise _error(error.errno, libc, name) from None
 
 

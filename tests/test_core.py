@@ -288,6 +288,19 @@ def test_an_opening_that_a_signal_interrupts_is_repeated(name, step):
     sem.close()
 
 
+@pytest.mark.parametrize("step", ["link", "create", "unlink"])
+def test_a_signal_handlers_timeout_error_stays_what_it_is(name, monkeypatch, step):
+    def strike(*_):
+        monkeypatch.undo()
+        raise TimeoutError("the handler's")
+
+    monkeypatch.setattr(type(libc_of()), step, strike)
+    with pytest.raises(TimeoutError, match=r"^the handler's$"):
+        NamedSemaphore(name).close()
+    collect()
+    assert not os.path.exists(file_of(name))
+
+
 def test_made_by_another_before_it_is_created_it_is_linked(name):
     sem = raced(name, "create", 1, make)[0](name, 1)
     assert (sem.linked_existing_semaphore, sem.unlink_on_delete, sem.value) == (True, False, 9)

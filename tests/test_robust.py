@@ -854,3 +854,13 @@ def test_neither_who_wants_several_nor_who_wants_one_starves(native):
     several, *singly = (entries for _, entries in sorted(results, reverse=True))
     assert several >= 0.5 * sum(singly) / len(singly)  # 0.95 to 1.05 on an idle machine
     assert min(singly) >= 0.3 * several
+
+
+def test_a_signal_handlers_timeout_error_stays_what_it_is(native, monkeypatch):
+    def strike(*_):
+        raise TimeoutError("the handler's")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(native._set.library), "value", strike)
+        with pytest.raises(TimeoutError, match=r"^the handler's$"):
+            native.resize(2)
