@@ -5,9 +5,9 @@ While tasks of a loop wait for a semaphore, one thread waits in the kernel's que
 like any other waiter. It takes one token at a time and hands it to the task that has waited
 longest. The thread ends when no task waits.
 
-The loop itself looks for tokens, 100 times a second at most, where the library has no timed wait
-(macOS), gevent or eventlet has made threads into greenlets, no thread can be started, or the main
-thread has ended: the interpreter waits for the thread.
+The loop itself looks for tokens, 100 times a second at most, where the library has no timed wait on
+a steady clock (macOS, old glibc), gevent or eventlet has made threads into greenlets, no thread can
+be started, or the main thread has ended: the interpreter waits for the thread.
 """
 
 from __future__ import annotations

@@ -249,6 +249,7 @@ class Semaphore:
         self._exit(*exception)
 
     def _take(self, handle: Any, timeout: float | None) -> bool:
+        """Take a token at once, or by a first wait that is ready, or by ``_wait``."""
         for taken in handle.tries:
             if taken:
                 return True

@@ -354,9 +354,8 @@ class Set:
         return self.ask(ask)
 
     def resize(self, total: int) -> None:
-        old = self.total()
-        while old != total and not self.operate(resize(old, total)):
-            old = self.total()
+        while (old := self.total()) != total and not self.operate(resize(old, total)):
+            pass  # another process has resized it meanwhile
 
     def remove(self) -> None:
         """Remove the set. Waiters fail with EIDRM."""
@@ -423,8 +422,7 @@ _HINTS[errno.EPERM] = _HINTS[errno.EACCES]
 
 def failure(library: SysV, error: OSError, name: str) -> Exception:
     """Return the exception for the caller: with the name, and a hint that helps."""
-    number = error.errno
-    if number is None:  # a signal handler's, say TimeoutError
+    if not (number := error.errno):  # a signal handler's, say TimeoutError
         return error
     if number == errno.ENOSYS:
         return NotImplementedError(refusal(library.platform))

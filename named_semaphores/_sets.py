@@ -161,6 +161,8 @@ def check_undo(library: SysV, semid: int) -> None:
     try:
         library.operate(semid, [(ZERO, 32767, UNDO), (ZERO, -32767, NOWAIT)] * 2)
     except OSError as error:  # another error than ERANGE will come again
+        if error.errno is None:  # a signal handler's, say TimeoutError
+            raise
         library.can_ignore_undo = error.errno != errno.ERANGE
         return
     library.remove(semid)

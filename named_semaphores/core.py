@@ -132,8 +132,8 @@ class NamedSemaphore(Semaphore):
                 if fits and not any(islice(handle.posts, n)):
                     return
         except ValueError as error:
-            # SemLock's, at the maximum, has no Python code in it. A bad n, a closed semaphore, and
-            # a signal handler, maybe after the post, have.
+            # SemLock's own error, at the maximum, has one traceback entry: this line's. Others come
+            # from Python code: a bad n, a closed semaphore, a signal handler, maybe after the post.
             if error.__traceback__ and error.__traceback__.tb_next:
                 raise
         handle = self._open_handle()

@@ -454,6 +454,18 @@ def test_a_kernel_that_ignores_undo_is_refused_and_nothing_is_left(name):
     assert _set.key(name) not in [row.key for row in _sets.rows()]
 
 
+def test_a_signal_handlers_timeout_is_no_answer_of_the_kernel(native, name, monkeypatch):
+    def interrupted(*arguments):
+        raise TimeoutError
+
+    library = _sysv.load()
+    monkeypatch.setattr(library, "operate", interrupted)
+    with pytest.raises(TimeoutError) as raised:
+        open_set(library, name)
+    assert raised.value.errno is None
+    join(native, name).leave()  # it is there, not ready
+
+
 def test_who_has_a_timed_wait():
     have = {name for name in profiles.SYSV_NAMES if profiles.sysv_library(name).semtimedop}
     assert have == {"native", "illumos", "musl", "glibc32", "musl32"}
