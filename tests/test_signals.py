@@ -11,7 +11,7 @@ import time
 
 import pytest
 from holders import in_child
-from peers import Naive, Named, NamedCtypes, NamedPolling, Robust
+from peers import Multiprocessing, Named, NamedCtypes, NamedPolling, Robust
 from stress import storm
 from support import EXACT, SLOW
 
@@ -53,8 +53,8 @@ def test_a_storm_on_with_hold_slot_and_several(interrupts, peer, statement):
     sys.implementation.name != "cpython",
     reason="PyPy promises nothing, and whether its compiled loop can be hit is luck",
 )
-def test_the_storm_would_show_a_naive_class():
-    outcome = storm.busy(Naive(), 500, "with")
+def test_the_storm_would_show_lost_tokens():
+    outcome = storm.busy(Multiprocessing(), 500, "with")
     assert outcome["lost"] > 0
 
 

@@ -17,7 +17,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -357,88 +356,6 @@ class Portalocker(Filelock):
         )
 
 
-class Naive(Peer):
-    """A class as one would write it with ctypes: right while nothing comes between its steps."""
-
-    label = "naive ctypes class"
-
-    def create(self, name: str, tokens: int = 1) -> Any:
-        return NaiveSemaphore(name, tokens, create=True)
-
-    def link(self, name: str) -> Any:
-        return NaiveSemaphore(name, 0, create=False)
-
-
-class _timespec(ctypes.Structure):
-    _fields_ = [("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long)]
-
-
-def _naive_library() -> Any:
-    lib = ctypes.CDLL(None, use_errno=True)
-    lib.sem_open.restype = ctypes.c_void_p
-    for name in ("sem_close", "sem_wait", "sem_trywait", "sem_post"):
-        getattr(lib, name).argtypes = [ctypes.c_void_p]
-    lib.sem_getvalue.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
-    lib.sem_timedwait.argtypes = [ctypes.c_void_p, ctypes.POINTER(_timespec)]
-    return lib
-
-
-def _check(failed: object) -> None:
-    if failed:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-class NaiveSemaphore:
-    lib: Any = None
-    handle: Any = None
-
-    def __init__(self, name: str, value: int, create: bool) -> None:
-        self.lib = NaiveSemaphore.lib = NaiveSemaphore.lib or _naive_library()
-        self.name, self.created = name.encode(), create
-        flags = os.O_CREAT | os.O_EXCL if create else 0
-        numbers = ctypes.c_uint(0o600), ctypes.c_uint(value)
-        self.handle = self.lib.sem_open(self.name, flags, *numbers)
-        _check(not self.handle)
-
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        if not blocking:
-            return not self.lib.sem_trywait(self.handle)
-        if timeout is None:
-            while self.lib.sem_wait(self.handle):
-                pass
-            return True
-        end = time.time() + timeout
-        return not self.lib.sem_timedwait(self.handle, _timespec(int(end), int(end % 1 * 1e9)))
-
-    def release(self) -> None:
-        _check(self.lib.sem_post(self.handle))
-
-    @property
-    def value(self) -> int:
-        value = ctypes.c_int()
-        _check(self.lib.sem_getvalue(self.handle, value))
-        return value.value
-
-    def __enter__(self) -> NaiveSemaphore:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def unlink(self) -> None:
-        _check(self.lib.sem_unlink(self.name))
-
-    def close(self) -> None:
-        if self.handle:
-            self.lib.sem_close(self.handle)
-            self.handle = None
-            if self.created:
-                self.lib.sem_unlink(self.name)
-
-    __del__ = close
-
-
 ALL: tuple[type[Peer], ...] = (
     Named,
     NamedCtypes,
@@ -451,7 +368,6 @@ ALL: tuple[type[Peer], ...] = (
     SysvIpc,
     Filelock,
     Portalocker,
-    Naive,
 )
 OURS = (Named, NamedCtypes, NamedPolling, Robust)
 FILES = (Filelock, Portalocker)

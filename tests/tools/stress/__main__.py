@@ -22,7 +22,7 @@ sys.path[:0] = [os.path.join(TESTS, "lib"), TOOLS]
 
 import peers  # noqa: E402
 from alone import peers_ready, run_alone  # noqa: E402
-from peers import FILES, OURS, Naive, Named, NamedPolling, Peer, Robust  # noqa: E402
+from peers import FILES, OURS, Named, NamedPolling, Peer, Robust  # noqa: E402
 from support import EXACT  # noqa: E402
 from tables import heading, put_into_readme, table  # noqa: E402
 
@@ -38,7 +38,7 @@ SEVERAL = {
     **{name: partial(storm.busy, statement=name) for name in ("hold", "slot", "release")},
     **{name: partial(storm.waiting, statement=name) for name in ("first", "rest")},
 }
-THREADS = {"closing": faults.closing, "forking": faults.forking, "succeeding": faults.succeeding}
+THREADS = {"closing": faults.closing}
 DEATHS = {kind: partial(deaths.dying, kind=kind) for kind in deaths.KINDS}
 KILLS = {"timeline": timeline.killing}
 FAULTS = {**SIGNALS, **SEVERAL, **THREADS, **DEATHS, **KILLS}
@@ -47,16 +47,15 @@ TIMES = {
     **dict.fromkeys((*SIGNALS, *SEVERAL), 100_000),
     **dict.fromkeys((*THREADS, *DEATHS), 100),
     "early-signal": 40_000,
-    **dict.fromkeys(("forking", "succeeding"), 1),
     "timeline": 10,
 }
-LOSERS = (peers.PosixIpc, peers.Multiprocessing, Naive)
+LOSERS = (peers.PosixIpc, peers.Multiprocessing)
 MORTAL = (peers.PosixIpc, peers.Multiprocessing, peers.SysvIpc, *FILES)
 # Key, title, peers, and faults.
 TABLES = (
     ("signals", "Signals, whose handlers raise", (*OURS, *LOSERS), SIGNALS),
     ("several", "Signals, where several tokens or a numbered one are taken", (Robust,), SEVERAL),
-    ("threads", "Threads, forks, successors", (*OURS, peers.PosixIpc, Naive), THREADS),
+    ("threads", "Threads that wait", (*OURS, peers.PosixIpc), THREADS),
     ("deaths", "Deaths of a process that holds a token", (Named, Robust, *MORTAL), DEATHS),
     ("kills", "A limit of three under SIGKILLs", (Named, Robust, peers.Portalocker), KILLS),
 )

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What threads, forks and successors do to a semaphore."""
+"""A semaphore is closed while threads wait for it."""
 
 from __future__ import annotations
 
-import gc
-import os
 import threading
 import time
 from typing import Any
@@ -48,38 +46,3 @@ def _hold_four(peer: Peer, sem: Any, held: Gate, closed: Gate) -> None:
 def _enter(sem: Any) -> None:
     with sem:
         pass
-
-
-def forking(peer: Peer, rounds: int) -> dict[str, Any]:
-    """Let a child of fork delete its parent's semaphore object and end. Once: it is no race."""
-    name = unique_name()
-    sem: Any = peer.create(name)
-    if os.fork() == 0:
-        try:
-            del sem
-            gc.collect()
-        finally:
-            os._exit(0)
-    os.wait()
-    return {"rounds": 1, "parent's names removed": _is_gone(peer, name, sem)}
-
-
-def succeeding(peer: Peer, rounds: int) -> dict[str, Any]:
-    """Remove a name, create a successor of the same name, and close the first one. Once."""
-    name = unique_name()
-    first = peer.create(name)
-    first.unlink()
-    second = peer.create(name)
-    peer.close(first)
-    return {"rounds": 1, "successor's names removed": _is_gone(peer, name, second)}
-
-
-def _is_gone(peer: Peer, name: str, sem: Any) -> int:
-    """Return whether the semaphore has lost its name, and discard it if not."""
-    try:
-        link = peer.link(name)
-    except Exception:  # each peer has its own
-        return 1
-    peer.close(link)
-    peer.discard(sem)
-    return 0
