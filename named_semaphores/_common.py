@@ -85,9 +85,15 @@ def check_wait(name: str | None, blocking: object, timeout: object) -> None:
 
 def deadline_of(timeout: float | None) -> int | None:
     """Return when the timeout ends, as ``clock()`` counts; None for never."""
-    if timeout is None or timeout > _LONGEST_TIMEOUT:  # the clock cannot count so far
+    if timeout is None:
         return None
-    return clock() - int(-float(timeout) * 1e9 // 1)  # rounded up, so that it is never early
+    try:
+        seconds = float(timeout)  # numpy's float16 cannot be compared to what follows
+    except OverflowError:  # an int of more than 308 digits
+        return None
+    if seconds > _LONGEST_TIMEOUT:  # the clock cannot count so far
+        return None
+    return clock() + int(seconds * 1e9) + bool(seconds)  # rounded up, so that it is never early
 
 
 def without_ctypes(error: ImportError) -> Callable[[], NoReturn]:
