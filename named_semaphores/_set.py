@@ -204,8 +204,7 @@ class Set:
 
     def __init__(self, library: SysV, name: str, semid: int) -> None:
         self.library, self.name, self.id = library, name, semid
-        self.words = words(name)
-        self.accounts, self.account, self.pid = NAME + len(self.words), 0, 0
+        self.accounts, self.account, self.pid = NAME + len(words(name)), 0, 0
         self.semid = c_int(semid)
         self.arrays: list[ref[Any]] = []  # made by ``prepare``
         self.handles: set[ref[Any]] = set()  # of the module _handles

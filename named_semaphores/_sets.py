@@ -73,7 +73,7 @@ def open_set(
             else:
                 raise OSError(errno.ENOENT, "")
             semset = Set(library, name, semid)
-            if not _is_ours(values, semset.words):
+            if not _is_ours(values, _set.words(name)):
                 raise _foreign(name)
             if anew and values[TOTAL]:
                 library.remove(semid)
@@ -174,7 +174,7 @@ def check_undo(library: SysV, semid: int) -> None:
 
 def _make_ready(semset: Set, values: list[int], total: int) -> bool:
     """Write what is missing of the name, make the set ready, and join it, as its first user."""
-    system, stored = semset.library.system, semset.words
+    system, stored = semset.library.system, _set.words(semset.name)
     step = system.operations - 2  # write_name has up to two operations besides the words
     for place in range(0, len(stored), step):
         part = _set.write_name(place, stored[place : place + step], system.size - 1)
