@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of arguments, deadlines, the clock, and how a wait is cut into slices.
+"""Checks of arguments, errors, deadlines, the clock, and how a wait is cut into slices.
 
 It imports no enum, which would slow ``run``, and no ctypes, without which the package is imported.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from _operator import index  # see _base
@@ -81,6 +82,11 @@ def check_wait(name: str | None, blocking: object, timeout: object) -> None:
             pass
         wrong = f"timeout must be a number of seconds from 0, or None, not {timeout!r}"
     raise ValueError(f"semaphore {name!r}: {wrong}")
+
+
+def os_error(number: int, name: str, hint: str = "") -> OSError:
+    """Return the exception for this errno, with the semaphore's name."""
+    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
 
 
 def deadline_of(timeout: float | None) -> int | None:

@@ -37,7 +37,7 @@ from ctypes import c_int
 from itertools import starmap
 from weakref import ref
 
-from ._common import check_integer, clock
+from ._common import check_integer, clock, os_error
 from ._sysv import NOWAIT, UNDO, SysV, prepare, refusal
 
 TYPE_CHECKING: bool = False
@@ -426,4 +426,4 @@ def failure(library: SysV, error: OSError, name: str) -> Exception:
     if number == errno.ENOSYS:
         return NotImplementedError(refusal(library.platform))
     hint = error.strerror or _HINTS.get(number, "").format(limits=library.system.limits)
-    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
+    return os_error(number, name, hint)

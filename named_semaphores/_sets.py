@@ -260,9 +260,10 @@ def removable(
             yield name, row.id, _set.MARK_UNUSED
 
 
-def shown_holders(found: list[tuple[int | None, int]]) -> str:
-    """Return the holders for a sentence: "held by 12, 13 (2 tokens)"."""
-    return "held by " + ", ".join(
+def held_by(holders: list[tuple[int | None, int]], before: str) -> str:
+    """Return the end of a sentence: "held by 12, 13 (2 tokens)"; nothing if nobody holds any."""
+    shown = ", ".join(
         ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
-        for pid, tokens in found
+        for pid, tokens in holders
     )
+    return f"{before}held by {shown}" if shown else ""

@@ -10,7 +10,7 @@ from itertools import islice
 
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
 from ._cleanup import Owner
-from ._common import check_integer, check_mode, check_name, without_ctypes
+from ._common import check_integer, check_mode, check_name, os_error, without_ctypes
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class NamedSemaphore(Semaphore):
             # In one that is too short the first wait would die of SIGBUS. A program of the other
             # word size keeps a semaphore differently, and would not wake our waiters.
             hint = f"its file has {file.st_size} bytes, not {SIZE}: it is no semaphore, or one of a"
-            raise _error(errno.EINVAL, libc, name, f"{hint} {OTHERS} program, which differs")
+            raise os_error(errno.EINVAL, name, f"{hint} {OTHERS} program, which differs")
         self._name = name
         owner = None
         if unlink_on_delete or (unlink_on_delete is None and not self._linked):
@@ -139,7 +139,7 @@ class NamedSemaphore(Semaphore):
         handle = self._open_handle()
         value, most = handle.value() or 0, handle.libc.value_max
         hint = f"its value is {value}, {n} more would pass the maximum, {most}"
-        raise _error(errno.EOVERFLOW, handle.libc, self.name, hint)
+        raise os_error(errno.EOVERFLOW, self.name, hint)
 
     def unlink(self) -> None:
         """Unlink the name. All that have the semaphore open, this object too, can still use it.
@@ -225,14 +225,13 @@ def unlink_name(
 _NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR, errno.EACCES)
 
 
-def _error(number: Any, libc: Libc, name: str, hint: str = "") -> Exception:
+def _error(number: Any, libc: Libc, name: str) -> Exception:
     """Return the exception for this errno. It names the semaphore, and says what helps."""
     length, longest = len(name.encode()), libc.longest_name
     directory, file = os.path.dirname(libc.files or ""), _file(libc, name)
     is_refused = number in (errno.EACCES, errno.EPERM)
-    if hint:
-        pass
-    elif length > longest:  # some systems have another error
+    hint = ""
+    if length > longest:  # some systems have another error
         number = errno.ENAMETOOLONG
         hint = f"with its slash a name has at most {longest} bytes here, this one {length}"
     elif number in _NO_DIRECTORY and directory and not os.path.isdir(directory):
@@ -260,4 +259,4 @@ def _error(number: Any, libc: Libc, name: str, hint: str = "") -> Exception:
         )
     elif directory and is_refused:
         hint = f"this user may not write in {directory}"
-    return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
+    return os_error(number, name, hint)

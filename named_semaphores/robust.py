@@ -37,7 +37,7 @@ try:
     from . import _set
     from ._handles import Ended, Handle, open_handle
     from ._set import NUMBER, NUMBERS
-    from ._sets import shown_holders
+    from ._sets import held_by
     from ._sysv import NOWAIT, UNDO, system
 except ImportError as error:
     system = without_ctypes(error)  # type: ignore[assignment]
@@ -244,10 +244,9 @@ class RobustSemaphore(Semaphore):
 
     def _who_holds(self) -> str:
         try:
-            found = self._set.holders()
+            return held_by(self._set.holders(), ": ")
         except OSError:
             return ""
-        return f": {shown_holders(found)}" if found else ""
 
     def _wait(self, deadline: int | None, handle: Any) -> bool:
         if handle.n == 1:

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 
 from .. import NamedSemaphore, RobustSemaphore, _sysv
-from .._common import check_integer, check_name, clock, deadline_of
+from .._common import check_integer, check_name, clock, deadline_of, os_error
 from .._libc import system as posix_system
 from .._set import NAME, PERSIST, TOTAL, USERS, Set, failure, name_of
 from .._sets import find, removable, remove_idle
@@ -77,8 +77,7 @@ def _posix(name: str) -> NamedSemaphore:
         return NamedSemaphore(name, 1, NamedSemaphore.Flags.RAISE_IF_NOT_EXISTS, False)
     except FileNotFoundError:
         hint = "no POSIX semaphore has this name; run takes the tokens of a robust one"
-        text = f"{os.strerror(errno.ENOENT)} ({hint})"
-        raise FileNotFoundError(errno.ENOENT, text, name) from None
+        raise os_error(errno.ENOENT, name, hint) from None
 
 
 def _listed(name: str) -> SemaphoreInfo | None:
@@ -113,7 +112,7 @@ def do_holders(options: Options) -> None:
         return
     info = _listed(name)
     if info is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        raise os_error(errno.ENOENT, name)
     me = os.getpid()  # PyPy still has open what is_posix opened
     _show_processes(options, [(pid, None) for pid in info.pids or () if pid != me])
     others = "" if info.all_pids else ", and perhaps others that this user may not look into"

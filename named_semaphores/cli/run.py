@@ -101,12 +101,14 @@ def _take_or_tell(semset: _set.Set, n: int, options: dict[str, Any]) -> bool:
     if tells and (deadline is None or silence_ends < deadline):
         if take(semset, n, silence_ends):
             return True
-        complain(f"waiting for {n} of {semset.total()} tokens of {name}{_held_by(semset)}")
+        held = _sets.held_by(semset.holders(), "; ")
+        complain(f"waiting for {n} of {semset.total()} tokens of {name}{held}")
     if timeout != 0 and take(semset, n, deadline):
         return True
     within = f" within {timeout:g} s" if timeout else ""
+    held = _sets.held_by(semset.holders(), "; ")
     not_free = f"{n} of {semset.total()} tokens were not free{within}"
-    complain(refusal or f"{name}: {not_free}{_held_by(semset)}")
+    complain(refusal or f"{name}: {not_free}{held}")
     return False
 
 
@@ -155,11 +157,6 @@ def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | N
             library.sleep(_PAUSE)
         except InterruptedError:  # SIGSTOP, then SIGCONT
             pass
-
-
-def _held_by(semset: _set.Set) -> str:
-    holders = semset.holders()
-    return f"; {_sets.shown_holders(holders)}" if holders else ""
 
 
 def _waits_for_itself(semset: _set.Set, n: int) -> str:
