@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands except run, and what they show. Each returns its exit code, None for 0.
 
-Signals have their default actions (``__main__`` sets them). Only acquire can lose a token by a
-signal, and blocks signals.
+Signals have their default actions (``__main__`` sets them). Acquire blocks them.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ _SLICE = 0.1  # seconds that acquire blocks signals at a time
 
 
 def _robust(name: str, idle_too: bool = False) -> Set:
-    """Return the robust semaphore of this name. This process does not become a user.
-
-    FileNotFoundError: there is none, or it is idle.
-    """
+    """Return the robust semaphore of this name, without becoming a user of it."""
     library = _sysv.system()
     try:
         semid = find(library, name)
@@ -56,7 +52,7 @@ def _robust(name: str, idle_too: bool = False) -> Set:
 
 
 def _robust_unless_posix(name: str, options: Options, idle_too: bool = False) -> Set | None:
-    """Return the robust semaphore of this name, or None if the command is for the POSIX one."""
+    """Return the robust semaphore, or None if the command is for the POSIX one."""
     if "--posix" in options:
         return None
     if "--robust" in options or not is_posix(name):
@@ -129,9 +125,7 @@ def do_acquire(options: Options) -> int | None:
     deadline = deadline_of(timeout)
     tell_at = clock() + SILENCE if "--verbose" in options or os.isatty(2) else None
     while True:
-        # The exit code must tell the truth: no signal may end this process between the acquire
-        # and its exit. So signals are blocked during each slice of the wait, and with a token for
-        # good.
+        # The exit code must tell the truth: no signal may end this process once it has a token.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         left = _SLICE if deadline is None else min(_SLICE, (deadline - clock()) / 1e9)
         if semaphore.acquire(timeout=max(0.0, left)):
@@ -188,7 +182,6 @@ def do_unlink(options: Options) -> int | None:
 
 
 def _unlink_unused(options: Options) -> int | None:
-    """Remove this user's idle sets, or the unused ones of these names. Name those that remain."""
     if "--posix" in options:
         raise ValueError("unlink: POSIX semaphores are removed by name only, without --unused")
     names = list(map(check_name, options["NAME"]))
@@ -231,7 +224,7 @@ def _shown(name: str) -> str:
 
 
 def _cell(value: object, unknown: str = "?") -> str:
-    """Return it as text, without control sequences for a terminal: other programs chose it."""
+    """Return it as text, without the control sequences that another program may have put there."""
     text = unknown if value is None else str(value)
     return text if text.isprintable() else ascii(text)[1:-1]
 
@@ -282,7 +275,6 @@ def _show_processes(options: Options, holders: Sequence[tuple[int | None, int | 
 
 
 def _process(pid: int | None, tokens: int | None) -> dict[str, Any]:
-    """Return what is known of a process; None for what is not."""
     user = elapsed = command = None
     if not pid:
         command = "(several processes)" if pid is None else "(of another PID namespace)"

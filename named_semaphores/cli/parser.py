@@ -48,10 +48,7 @@ def _do(command: str = "", *words: str) -> int | None:
 
 
 def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
-    """Return the given options by their long names, and the arguments by theirs.
-
-    ValueError: the command's help has no such words.
-    """
+    """Return the options by their long names, and the arguments by those in the command's help."""
     known, arguments = _known(command)
     found: dict[str, Any] = {}
     given: list[str] = []
@@ -70,7 +67,7 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
             name, equals, value = word[:2], word[2:], word[2:].lstrip("=")
         option, reader = known.get(name, ("", None))
         if not option or (equals and not reader):
-            import difflib  # takes long, and is needed for a mistyped word only
+            import difflib  # slow, and seldom needed
 
             like = difflib.get_close_matches(_FLOCK.get(name, name), known)
             hint = f"did you mean {' or '.join(like)}? " if like else ""
@@ -174,8 +171,7 @@ _JSON = "  --json           as JSON, with all that is known\n"
 _WAIT = """\
   -w --timeout S   wait no longer than S seconds
   -n --no-wait     do not wait
-  --verbose        say after a second that it waits, even if standard error is
-                   no terminal
+  --verbose        say after a second that it waits, as on a terminal
 """
 _MODE = """\
   --mode MODE      who may use a new semaphore, in octal, whatever the umask
@@ -188,9 +184,9 @@ _HELP = {
 Example: PROG run build --slots 2 make all
 
 Limits how many processes on one machine do something at the same time. They
-only need to agree on a name. There are two kinds. Robust semaphores: when a
-process ends, the kernel takes its tokens back. POSIX semaphores (--posix): for
-C programs and NamedSemaphore; the token of a killed process is lost.
+only need to agree on a name. Robust semaphores: when a process ends, its
+tokens are free at once. POSIX semaphores (--posix) are for C programs and
+NamedSemaphore: a killed process's token is lost.
 
   run              run a command with a token: at most so many at once
   list             list the semaphores of this machine
@@ -210,11 +206,10 @@ COMMAND --help tells more.""",
     "run": f"""usage: PROG run NAME [OPTION...] [--] COMMAND...
 Example: PROG run build --slots 2 make all
 
-Takes a token of the robust semaphore NAME, then executes the command in the
-same process: the exit code and all signals are the command's. The kernel
-takes the token back when the command ends, also when it is killed. A process
-that the command leaves in the background holds no token. The semaphore needs
-no creation and no removal: it exists while a process has it open.
+Takes a token of the robust semaphore NAME, and executes the command in the
+same process: exit code and signals are the command's. The kernel frees the
+token when the command ends, even by SIGKILL; a process that it leaves in the
+background holds none. The semaphore exists while a process has it open.
 
 {_NAME}\
   COMMAND...       begins with the first word after NAME that is no option
@@ -224,17 +219,15 @@ no creation and no removal: it exists while a process has it open.
   --slot-env VAR   set the environment variable VAR to a number from 0 to N-1
                    that no other holder has (N at most 32)
 {_WAIT}\
-  -E --conflict-exit-code CODE
-                   exit code if no token was free in time (default 1)
+  -E --conflict-exit-code CODE   if no token was free in time (default 1)
 {_MODE}""",
     "list": f"""usage: PROG list [OPTION...]
 Example: PROG list --json
 
-FREE: tokens that are free; below 0 after a resize to fewer than are taken.
-USERS: how many processes have it open. HOLDERS: the processes that hold
-tokens (robust ones). PIDS: the processes that have it open (POSIX ones). ?:
-not known to this user. Only Linux lists semaphores, and robust ones only if
-this user may read them.
+FREE is below 0 after a resize to fewer than are taken. USERS: how many
+processes have it open. HOLDERS: those that hold tokens (robust). PIDS: those
+that have it open (POSIX). ?: not known to this user. Only Linux lists
+semaphores, and robust ones only if this user may read them.
 
 {_JSON}""",
     "holders": f"""usage: PROG holders [OPTION...] NAME
@@ -252,13 +245,12 @@ Prints the number of free tokens, and takes none.
     "create": f"""usage: PROG create [OPTION...] NAME
 Example: PROG create pool --slots 4 --mode 0660
 
-Makes a robust semaphore, or with --posix a POSIX one. It exists until unlink
-or a restart of the machine, also without users. Fails if one of the same kind
-has the name.
+Makes a robust semaphore that exists until unlink or a restart of the machine,
+also without users. Fails if one of the same kind has the name.
 
 {_NAME}\
   --slots N        its number of tokens (default 1); 0 only with --posix
-  --posix          a POSIX semaphore, which run does not use
+  --posix          a POSIX semaphore instead, which run does not use
 {_MODE}""",
     "resize": f"""usage: PROG resize NAME N
 Example: PROG resize build 4
@@ -272,22 +264,21 @@ after a change to fewer, newcomers wait until enough are free.
     "unlink": f"""usage: PROG unlink [OPTION...] [NAME...]
 Example: PROG unlink pool
 
-Removes the names, in use or not. Processes that have a POSIX one open
-continue to use it. Processes that wait for a robust one get an error.
+Removes the names, in use or not. Users of a POSIX one continue to use it;
+waiters for a robust one get an error.
 
   [NAME...]        the semaphores
 {_KIND}\
-  --unused         only robust semaphores that no process has open. Without
-                   NAME: all of this user's, except those made by create.
-                   (Killed processes leave unused ones.) Asks first. Linux only
+  --unused         only robust ones that no process has open (kills leave some);
+                   without NAME: all of this user's, except those made by
+                   create. Asks first. Linux only
   --yes            do not ask
 """,
     "acquire": f"""usage: PROG acquire [OPTION...] NAME
 Example: PROG acquire pool --timeout 5
 
-The token stays taken after this command ends, until somebody releases it: use
-run if you can. The token of a killed process is lost: "release NAME" puts one
-back.
+The token stays taken after this command ends, until somebody releases it:
+"release NAME" puts one back. Use run if you can.
 
 {_NAME}{_WAIT}""",
     "release": f"""usage: PROG release [OPTION...] NAME

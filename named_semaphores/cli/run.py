@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line's run: take tokens, then execute the command in this process.
 
-The kernel gives the tokens back when the process ends. Nothing gives them back between the take
-and the exec: no finalizer of this process does, and there is no Python signal handler.
-
-This module imports neither argparse, enum nor typing, directly or not: each costs more than all
-the rest of run.
+The kernel gives the tokens back when the process ends. Before the exec nothing does, since no
+finalizer and no Python signal handler is concerned. No import here leads to argparse, enum or
+typing: each costs more than all the rest of run.
 """
 
 from __future__ import annotations
@@ -36,10 +34,9 @@ def run(options: dict[str, Any]) -> int:
     """Execute the command. Return the exit code if no token was free in time, or if that fails."""
     name, variable = options["NAME"], options.get("--slot-env")
     library = _sysv.system()
-    slots: int = options.get("--slots", 1)
-    n: int = options.get("--take", 1)
-    no_token: int = options.get("--conflict-exit-code", NO_TOKEN)
     most = library.system.bias - 1
+    slots, n = options.get("--slots", 1), options.get("--take", 1)
+    no_token: int = options.get("--conflict-exit-code", NO_TOKEN)
     check_integer(name, "--slots", slots, 1, _set.NUMBERS if variable else most)
     check_integer(name, "--take", n, 1, options.get("--slots", most))
     check_integer(name, "--conflict-exit-code", no_token, 0, 255)
@@ -113,13 +110,10 @@ def _take_or_tell(semset: _set.Set, n: int, options: dict[str, Any]) -> bool:
 
 
 def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
-    """Take n tokens. ValueError: there are fewer in all.
+    """Return True with n tokens; False if they were not free when ``clock()`` was the deadline.
 
-    No Python signal handler runs, so one call waits to the end, and what it returns is not lost.
-    ``_several`` does the same for RobustSemaphore, in slices that signals may interrupt.
-
-    Returns:
-        False: they were not free when ``clock()`` was the deadline (None: never, 0: at once).
+    No Python signal handler runs, so one call waits to the end, and its result is not lost.
+    RobustSemaphore waits in slices instead: see ``_several``.
     """
     bias, account = semset.library.system.bias, semset.account
     semset.check_number(n)
