@@ -93,9 +93,6 @@ class Semaphore:
         RAISE_IF_NOT_EXISTS: link to it; FileNotFoundError if there is none.
         UNLINK_AND_CREATE: create it, and unlink an existing one first. Users of an unlinked
         NamedSemaphore keep it; users of an unlinked RobustSemaphore get FileNotFoundError.
-
-        A RobustSemaphore exists while a process has it open; one that was opened with
-        ``unlink_on_delete=False`` exists until ``unlink()``.
         """
 
         RAISE_IF_EXISTS = 0
@@ -156,9 +153,6 @@ class Semaphore:
 
         Returns:
             True with a token, False without one.
-
-        Raises:
-            ValueError: a bad argument, or the semaphore is closed; no token is taken.
         """
         if timeout is None:
             if blocking is not True and blocking is not False:
@@ -201,7 +195,6 @@ class Semaphore:
             timeout: the longest wait, in seconds, as for ``acquire``.
 
         Raises:
-            ValueError: a bad argument, or the semaphore is closed.
             TimeoutError: raised on entering, if the tokens were not free in time.
         """
         if n is not ONE:
@@ -219,15 +212,7 @@ class Semaphore:
         A thread waits for the tasks, and may wait for up to a second after they have given up.
         Meanwhile ``waiting`` counts it, and a released token is free some milliseconds later.
 
-        Args:
-            timeout: the longest wait, in seconds, as for ``acquire``.
-
-        Returns:
-            True with a token, False without one.
-
-        Raises:
-            ValueError: a bad timeout, or the semaphore is closed.
-            RuntimeError: this is no task of asyncio.
+        Timeout and result are those of ``acquire``. RuntimeError: this is no task of asyncio.
         """
         check_wait(self._name, True, timeout)
         return await self._acquire_async(self._open_handle(), timeout)
@@ -303,7 +288,6 @@ class Semaphore:
         return handle
 
     def _handle_for(self, n: int) -> Any:
-        """Return the handle that takes and puts back n tokens at once."""
         return self._open_handle()
 
     def _check_number(self, n: object) -> int:
@@ -312,15 +296,14 @@ class Semaphore:
         return check_integer(self._name, "n", n, 1, 1, hint)
 
     def _who_holds(self) -> str:
-        """Return the holders for an error's text, or an empty string where nothing tells."""
+        """Return the end of an error's text; empty where nothing tells."""
         return ""
 
     def close(self) -> None:
         """Close the semaphore, and unlink its name if ``unlink_on_delete`` says so.
 
-        Threads already waiting still get a token. Every other use is a ValueError from now on,
-        ``release()`` too; but a with statement that began before puts its token back. For that, a
-        NamedSemaphore stays mapped until this object is deleted. A second call does nothing.
+        Threads already waiting still get a token, and a with statement that began before puts its
+        token back. Every other use is a ValueError from now on. A second call does nothing.
 
         A newer semaphore of this name keeps the name where semaphores are files (Linux, FreeBSD,
         Cygwin), unless it is created during this call.
@@ -336,9 +319,9 @@ class Semaphore:
             self._owner.unlink()
 
     def __getstate__(self) -> tuple[str, dict[str, Any]]:
-        """Pickle as a link: the copy opens the name anew, and so a successor if there is one.
+        """Pickle as a link: the copy opens the name anew, or its successor, and never unlinks it.
 
-        The copy never unlinks the name. It keeps the attributes that a subclass added.
+        It keeps the attributes that a subclass added.
         """
         self._open_handle()
         own = {key: value for key, value in self.__dict__.items() if key not in _OURS}
@@ -370,7 +353,6 @@ _OURS = frozenset(("_name", "_handle", "_linked", "_tries", "_posts", "_exit", "
 
 
 def check_existence(name: str, given: object) -> None:
-    """ValueError: it is no member of Flags."""
     if not isinstance(given, Flags):
         wrong = f"handle_existence must be a member of Flags, not {given!r}"
         raise ValueError(f"semaphore {name!r}: {wrong}")

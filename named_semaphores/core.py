@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from itertools import islice
 
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
@@ -42,17 +41,15 @@ class NamedSemaphore(Semaphore):
         initial_value: The number of tokens, from 0. Ignored if the semaphore exists.
         handle_existence: What to do if the semaphore exists, or does not.
         unlink_on_delete: Whether the name is unlinked when this object is closed or deleted, or the
-            interpreter ends. None: only if this object created the semaphore. Processes that have
-            it open keep the unlinked semaphore, and the next process creates another. So use False
-            where processes start and end at different times.
+            interpreter ends. None: only if this object created the semaphore. Users keep the
+            unlinked semaphore, and the next process creates another. So use False where processes
+            start and end at different times.
         mode: The permission bits of a new semaphore, e.g. 0o660. Except on macOS, the umask cuts
             them: call ``os.umask(0o007)`` before.
 
     Raises:
-        ValueError: A bad argument.
-        TypeError: A name that is no str.
-        FileExistsError: The semaphore exists, and ``handle_existence`` is RAISE_IF_EXISTS.
-        FileNotFoundError: It does not exist, and ``handle_existence`` is RAISE_IF_NOT_EXISTS.
+        ValueError, TypeError: A bad argument; in a method, also: this object is closed.
+        FileExistsError, FileNotFoundError: As ``handle_existence`` says.
         PermissionError: It belongs to another user, or this user may not create any.
         OSError: The name is too long; the file system for semaphores is full or missing; a file of
             this name is no semaphore, or one of a program of the other word size (32 or 64 bits).
@@ -93,12 +90,7 @@ class NamedSemaphore(Semaphore):
 
     @property
     def value(self) -> int:
-        """The number of free tokens now.
-
-        Raises:
-            NotImplementedError: The system does not tell (macOS).
-            ValueError: This object is closed.
-        """
+        """The number of free tokens now. NotImplementedError: the system does not tell (macOS)."""
         handle: Handle = self._open_handle()
         value = handle.value()
         if value is None:
@@ -116,7 +108,6 @@ class NamedSemaphore(Semaphore):
             OSError: EOVERFLOW: the value would pass the system's maximum. (macOS, OpenBSD and
                 Cygwin do not check it.) If other processes release meanwhile, some of several
                 tokens may have been put back.
-            ValueError: A bad ``n``, or this object is closed.
         """
         try:
             if n is ONE:
@@ -144,10 +135,7 @@ class NamedSemaphore(Semaphore):
     def unlink(self) -> None:
         """Unlink the name. All that have the semaphore open, this object too, can still use it.
 
-        Raises:
-            FileNotFoundError: The name is unlinked already.
-            PermissionError: It belongs to another user.
-            ValueError: This object is closed.
+        FileNotFoundError: it is unlinked already. PermissionError: it belongs to another user.
         """
         handle: Handle = self._open_handle()
         unlink_name(handle.libc, self.name)
@@ -194,7 +182,7 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:
-    """Return the status of the semaphore's file. None: it has none, or it cannot be looked at."""
+    """Return the status of the semaphore's file, or None."""
     if libc.files is None:
         return None
     try:
@@ -249,12 +237,10 @@ def _error(number: Any, libc: Libc, name: str) -> Exception:
         hint = "there is no semaphore of this name"
     elif number == errno.ENOSPC and directory:
         hint = f"{directory}, the file system that holds semaphores, is full"
-    elif file and not stat.S_ISREG(file.st_mode):
-        hint = f"{libc.files}{name[1:]} is no regular file, so no semaphore"
     elif file and is_refused:
-        mode = stat.S_IMODE(file.st_mode)
+        owner = f"it belongs to user {file.st_uid}, group {file.st_gid}"
         hint = (
-            f"it belongs to user {file.st_uid}, group {file.st_gid}, with mode {mode:04o}; "
+            f"{owner}, with mode {file.st_mode & 0o777:04o}; "
             "opening it needs read and write permission, unlinking it its owner or root"
         )
     elif directory and is_refused:

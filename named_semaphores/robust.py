@@ -64,37 +64,34 @@ class RobustSemaphore(Semaphore):
     joins it again at the end, after 10, 20 and 120 ms, 1.1 and 11.1 s, then every 60 s.
 
     **Several tokens** are taken all or none. A process that waits for several takes the first one,
-    then keeps newcomers waiting until it has the rest, so it does not starve: give it a timeout.
-    Take in one call all that you need: a process that holds some tokens and waits for more of the
-    same name can wait for ever. Where asyncio's loop itself must look for tokens (macOS, gevent),
-    its tasks take several only when all are free at once, and so may starve.
+    then keeps newcomers waiting until it has the rest: give it a timeout. Take in one call all that
+    you need: a process that holds some tokens and waits for more can wait for ever. Where asyncio's
+    loop itself must look for tokens (macOS, gevent), a task that wants several may starve.
 
-    **The number given last is the limit.** A process that opens the semaphore with another number
-    resizes it for all processes, immediately. If others have it open, a RuntimeWarning names both
-    numbers before the change. Give the number in one place, and None elsewhere.
+    **The number given last is the limit** for all processes, immediately. If others have the
+    semaphore open, a RuntimeWarning names both numbers before the change. Give the number in one
+    place, and None elsewhere.
 
     The name disappears when the last process that has it open closes it or dies. A subprocess that
-    was started with ``preexec_fn`` has it open until it ends. Once this package's atexit function
-    has run, every use raises ValueError; the kernel frees what is still held.
+    was started with ``preexec_fn`` has it open until it ends. At the interpreter's end, after
+    atexit, every object is closed.
 
     Args:
         name, handle_existence: As for ``NamedSemaphore``.
         initial_value: The number of tokens, 1 to 16,383 (8,191 on FreeBSD). None: what an existing
             semaphore has, else 1.
         unlink_on_delete: None: the name disappears with its last user. False: it exists until
-            ``unlink()``, also without users. True: it is unlinked when this object is closed or
-            deleted, or the interpreter ends.
+            ``unlink()``. True: as for ``NamedSemaphore``.
         mode: The permission bits of a new semaphore, e.g. 0o660. The umask does not cut them.
 
     Raises:
-        ValueError, TypeError: A bad argument.
+        ValueError, TypeError: A bad argument; in a method, also: this object is closed.
         FileExistsError, FileNotFoundError: As for ``NamedSemaphore``; or another program's System
-            V semaphore has the name's key.
+            V semaphore has the name's key; in a method: the semaphore was unlinked.
         PermissionError: It belongs to another user.
         OSError: The name is too long, or the system allows no more semaphores.
-        NotImplementedError: This system has no System V semaphores, its calls would end the
-            process (Cygwin, Android), it does not give a dead process's tokens back (gVisor), or
-            this Python has no ctypes.
+        NotImplementedError: This system has no System V semaphores, its calls would end the process
+            (Cygwin, Android), it ignores a process's death (gVisor), or this Python has no ctypes.
     """
 
     _library = None  # type: Any  # a SysV; None: the running system's
@@ -151,12 +148,7 @@ class RobustSemaphore(Semaphore):
 
     @property
     def value(self) -> int:
-        """The number of free tokens now; 0, too, while more than ``total`` are held.
-
-        Raises:
-            ValueError: the semaphore is closed.
-            FileNotFoundError: it was unlinked.
-        """
+        """The number of free tokens now; 0, too, while more than ``total`` are held."""
         return max(0, self._open_set().free())
 
     @property
@@ -176,10 +168,9 @@ class RobustSemaphore(Semaphore):
     def holders(self) -> list[Holder]:
         """The processes that hold tokens, as named tuples ``(pid, tokens)``.
 
-        The kernel keeps the list, so it is exact, even after kills. pid 0 is a process of another
-        PID namespace. On Linux some 200 processes have an entry each; any more that have the
-        semaphore open share one entry, with pid None, and can release each other's tokens. After
-        ``os.execv`` a process holds what it held before.
+        The kernel keeps the list, so it is exact, even after kills and ``os.execv``. pid 0 is a
+        process of another PID namespace. On Linux some 200 processes have an entry each; any more
+        that have the semaphore open share one, with pid None, and can release each other's tokens.
         """
         return [Holder(*holder) for holder in self._open_set().holders()]
 
@@ -188,11 +179,8 @@ class RobustSemaphore(Semaphore):
 
         Args:
             blocking, timeout: as for ``NamedSemaphore.acquire``.
-            n: how many tokens. While this waits for several, newcomers wait.
-
-        Raises:
-            ValueError: a bad argument, or more tokens than there are; the semaphore is closed.
-            FileNotFoundError: it was unlinked.
+            n: how many tokens. While this waits for several, newcomers wait. ValueError: there are
+                fewer in all.
         """
         if n is ONE:
             if timeout is None and blocking is True:  # what follows, without another call
@@ -214,13 +202,9 @@ class RobustSemaphore(Semaphore):
     def slot(self, timeout: float | None = None) -> Slot:
         """Return a context manager that holds a token and a number: ``with sem.slot() as k:``.
 
-        The number is the lowest from 0 to ``total - 1`` that nobody has, for GPUs, ports, accounts;
-        the kernel gives both back when the process ends. Also async. Call this anew for each with
-        statement: what it returns keeps one number. The timeout is that of ``acquire``.
-
-        Raises:
-            ValueError: a bad argument, more than 32 tokens in all, or the semaphore is closed.
-            TimeoutError: raised on entering, if no token was free in time.
+        The number is the lowest from 0 to ``total - 1`` that nobody has; the kernel gives both back
+        when the process ends. Also async. Call this anew for each with statement: what it returns
+        keeps one number. The timeout is that of ``hold``. ValueError: more than 32 tokens in all.
         """
         check_wait(self._name, True, timeout)
         return Slot(self, timeout)
@@ -269,11 +253,7 @@ class RobustSemaphore(Semaphore):
         """Give ``n`` tokens back, all or none, in one step that no signal interrupts.
 
         Any thread of the process that took them may, in whatever calls. If the semaphore was
-        unlinked meanwhile, this does nothing.
-
-        Raises:
-            ValueError: n is no int of at least 1, or more than this process holds (a child of fork
-                holds nothing); the semaphore is closed.
+        unlinked, this does nothing. ValueError: this process holds fewer.
         """
         if n is ONE:
             for failed in self._posts:
@@ -291,14 +271,10 @@ class RobustSemaphore(Semaphore):
             )
 
     def resize(self, total: int) -> None:
-        """Change the number of tokens for all processes, immediately. It never waits.
+        """Change the number of tokens for all processes, immediately; see ``initial_value``.
 
         After a change to fewer, holders keep their tokens, and newcomers wait until enough are
         free. A wait for more than ``total`` tokens raises ValueError.
-
-        Raises:
-            ValueError: total is no int from 1 to 16,383; the semaphore is closed.
-            FileNotFoundError: it was unlinked.
         """
         semset = self._open_set()
         most = semset.library.system.bias - 1
@@ -307,18 +283,12 @@ class RobustSemaphore(Semaphore):
     def unlink(self) -> None:
         """Remove the semaphore. Waits and later calls raise FileNotFoundError; to release does not.
 
-        Raises:
-            FileNotFoundError: it was removed.
-            PermissionError: it belongs to another user.
-            ValueError: this object is closed.
+        PermissionError: it belongs to another user.
         """
         self._open_set().remove()
 
     def close(self) -> None:
-        """Close the semaphore; the last process that closes it removes it.
-
-        Threads already waiting still get a token. Every other use is a ValueError from now on, but
-        a with statement that began before gives its token back. A second call does nothing.
+        """Close the semaphore, as ``NamedSemaphore.close``; the last process removes it.
 
         This process remains a user while it holds tokens, and while an object exists that
         ``hold()`` or ``slot()`` has returned; on PyPy, until the garbage collector has run.
