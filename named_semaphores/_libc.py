@@ -2,8 +2,8 @@
 """The C library's named semaphores through ctypes: every symbol, prototype and constant.
 
 ``Libc`` binds the library object it is given, so that a test can hand in one that behaves like
-another platform's. It asks the library which symbols it has; ``_SYSTEMS`` has what cannot be asked.
-``SemLockLibc`` makes the calls that run hot by the interpreter's own C object, in half the time.
+another platform's. ``SemLockLibc`` makes hot calls by the interpreter's own C object, in half the
+time.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def address_of(lib: Any, symbol: str) -> int:
 def call(function: Any, *arguments: Any) -> Iterator[int]:
     """Return an iterator that calls the function, and gives its result, then errno.
 
-    ``status, error = call(...)`` takes both in one instruction, so no signal handler's call can
-    change errno in between. ``list.extend`` keeps the result also if the step for errno fails (a
-    Python audit hook runs code inside ``ctypes.get_errno``).
+    ``status, error = call(...)`` takes both in one instruction, so no signal handler changes errno
+    in between. ``list.extend`` keeps the result even if an audit hook fails in ``get_errno``.
     """
     return chain(starmap(function, (arguments,)), starmap(ctypes.get_errno, repeat((), 1)))
 
@@ -62,8 +61,7 @@ def timespec(time_t: Any, long: Any) -> Any:
 
 # Made here, because at the interpreter's end CPython 3.14 can make no new type.
 Timespec, TimespecBSD = timespec(c_long, c_long), timespec(c_int64, c_long)
-# Of Linux's symbols that take 64-bit time on 32 bits: the long is followed by padding, on
-# big-endian machines preceded by it. An int64 fits both.
+# Linux's 64-bit time on 32 bits: an int64 fits the long and its padding, in either byte order.
 Timespec64 = timespec(c_int64, c_int64)
 
 
@@ -145,18 +143,15 @@ class Handle:
 
     is_robust = False
     slices = (FIRST_SLICE, 100_000_000, 1_000_000_000)
-    tries: Iterator[Any]
-    first_waits: Iterator[Any]
-    posts: Iterator[Any]
-    exit: Any
 
     def __init__(self, libc: Libc, pointer: int) -> None:
         self.libc, self.is_steady = libc, libc.is_steady
         self.pointer = pointer  # on macOS, a descriptor
-        self.tries = self.first_waits = map(not_, starmap(libc.sem_trywait, repeat((pointer,))))
-        self.posts = starmap(libc.sem_post, repeat((pointer,)))
+        self.tries: Iterator[Any] = map(not_, starmap(libc.sem_trywait, repeat((pointer,))))
+        self.first_waits: Iterator[Any] = self.tries
+        self.posts: Iterator[Any] = starmap(libc.sem_post, repeat((pointer,)))
         # The method is C code, which calls libc.exit with the pointer.
-        self.exit = MethodType(libc.exit, pointer)
+        self.exit: Any = MethodType(libc.exit, pointer)
 
     def value(self) -> int | None:
         """Return the number of tokens. None: the system does not tell."""
@@ -176,10 +171,9 @@ class Handle:
 
 
 class Libc:
-    """The sem_* functions of one library.
+    """The sem_* functions of one library. An opened semaphore stays open until the process ends.
 
-    Methods raise OSError with the plain errno; ``core`` adds what helps. An opened semaphore stays
-    open until the process ends.
+    Methods raise OSError with the plain errno; ``core`` adds what helps.
     """
 
     libraries: tuple[str | None, ...] = (None,)  # may have sem_open; None is the process itself
@@ -205,8 +199,8 @@ class Libc:
         # glibc's takes a lock that fork does not reset. Without the GIL, a fork in another thread
         # would copy it locked, and the child's next sem_open would hang.
         # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes
-        # the other two on the stack. Both are passed as c_uint, whatever mode_t is. The result is
-        # an integer: as a c_void_p, macOS's handle 0 would become None.
+        # the other two on the stack. The result is an integer: as a c_void_p, macOS's handle 0
+        # would become None.
         self.sem_open = self._function("sem_open", c_char_p, c_int, keep_gil=True)
         self.sem_open.restype = c_ssize_t
         # int sem_unlink(const char *name);
@@ -220,8 +214,7 @@ class Libc:
         self.sem_trywait = self._function("sem_trywait", c_void_p, keep_gil=True)
         # int sem_post(sem_t *sem);
         self.sem_post = self._function("sem_post", c_void_p, keep_gil=True)
-        # sem_post once more, as the end of a with statement: it drops the exception's three
-        # arguments, and returns None, so that no exception is swallowed.
+        # sem_post once more, to end a with statement: drops the exception, and returns None.
         self.exit = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
         self.exit.restype = None
         self._choose_wait()
@@ -261,9 +254,9 @@ class Libc:
         before, after = [c_int] * len(self._before), [c_void_p] * len(self._after)
         types = (c_void_p, *before, ctypes.POINTER(self._timespec), *after)
         self.sem_timedwait = self._function(symbol, *types)
-        # A wait until a time of the wall clock: most systems compute what is left of it and sleep
-        # that long, so that a step of the clock costs a slice at most. glibc hands the time itself
-        # to the kernel (futex_abstimed_wait), and sleeps on if the clock is set back.
+        # On the wall clock, most systems compute what is left and sleep that long, so that a step
+        # of the clock costs a slice at most. glibc hands the time itself to the kernel
+        # (futex_abstimed_wait), and sleeps on if the clock is set back.
         self.is_steady = bool(before) or not self.is_glibc
 
     def until(self, nanoseconds: int) -> tuple[Any, ...]:
@@ -273,13 +266,11 @@ class Libc:
         return (*self._before, self._timespec(*divmod(end, 1_000_000_000)), *self._after)
 
     def link(self, name: str) -> Handle:
-        """Open an existing semaphore."""
         # Without O_CREAT: with it, the sysctl fs.protected_regular refuses another user's semaphore
         # in the sticky /dev/shm, whatever its mode.
         return Handle(self, self._open(name, 0))
 
     def create(self, name: str, mode: int, value: int) -> Handle:
-        """Create a semaphore, and open it."""
         return Handle(self, self._open_new(name, mode, value))
 
     def _open_new(self, name: str, mode: int, value: int) -> int:
@@ -292,7 +283,6 @@ class Libc:
         return pointer
 
     def unlink(self, name: str) -> None:
-        """Remove the name."""
         status, error = call(self.sem_unlink, name.encode())
         if status:
             raise OSError(error, os.strerror(error))
@@ -321,10 +311,9 @@ class SemLockLibc(Libc):
     """The same with ``_multiprocessing.SemLock`` (CPython, PyPy).
 
     ``SemLock._rebuild(address, 1, maximum, None)`` takes over an open semaphore; with a name
-    instead of None it opens that name itself. Its deallocator closes the semaphore, and it is not a
-    finalizer: the collector never runs it before the last call. It opens and closes with the GIL
-    kept. ``multiprocessing`` itself is never imported: its resource tracker removes other
-    processes' names.
+    instead of None it opens that name. Its deallocator closes the semaphore; a finalizer could do
+    so before the last call. Both keep the GIL. ``multiprocessing`` itself is never imported: its
+    resource tracker removes other processes' names.
     """
 
     def link(self, name: str) -> Handle:

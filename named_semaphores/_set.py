@@ -347,10 +347,8 @@ class Set:
         return self.ask(self.library.waiting, TOKENS, TURN)
 
     def holders(self) -> list[tuple[int | None, int]]:
-        def ask(semid: Any) -> list[tuple[int | None, int]]:
-            return holders_of(self.library, semid, self.library.values(semid), self.accounts)
-
-        return self.ask(ask)
+        library, accounts = self.library, self.accounts
+        return self.ask(lambda semid: holders_of(library, semid, library.values(semid), accounts))
 
     def resize(self, total: int) -> None:
         while (old := self.total()) != total and not self.operate(resize(old, total)):

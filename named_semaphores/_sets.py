@@ -119,10 +119,7 @@ def _is_ours(values: list[int], stored: list[int]) -> bool:
 
 
 def _join(semset: Set, values: list[int], total: int, link: bool, create: bool) -> bool | None:
-    """Join the set, which has these values; see ``open_set``.
-
-    Return whether it is new; None if another process came between.
-    """
+    """Join the set of these values. Return whether it is new; None: another process came first."""
     library, semid = semset.library, semset.id
     if not values[TOTAL]:  # it is not ready
         if not create:
@@ -188,7 +185,7 @@ def _make_ready(semset: Set, values: list[int], total: int) -> bool:
 
 
 class Row:
-    """One line of /proc/sysvipc/sem: a set of whatever program."""
+    """One line of /proc/sysvipc/sem."""
 
     def __init__(self, line: str) -> None:
         key, semid, mode, size, uid, _, _, _, otime, ctime = line.split()
@@ -199,26 +196,16 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Yield all sets of this IPC namespace. OSError where the system does not list them."""
+    """Yield the sets that may be ours, by their size. OSError: the system does not list sets."""
     with open("/proc/sysvipc/sem", encoding="utf-8") as lines:
         next(lines)
-        yield from map(Row, lines)
-
-
-def rows_of_our_size() -> Iterator[Row]:
-    return (row for row in rows() if row.key and row.size == system().system.size)
+        for row in map(Row, lines):
+            if row.key and row.size == system().system.size:
+                yield row
 
 
 def remove_idle(names: Container[str] | None = None, most: int | None = None) -> list[str]:
-    """Remove this user's idle sets, and return their names.
-
-    Each is looked at once more in the step that removes it. Sets that were never made ready, since
-    their creator was killed, are removed too.
-
-    Args:
-        names: remove only these, of whatever user, persistent ones included.
-        most: how many sets to look at, at most.
-    """
+    """Remove the sets that ``removable`` finds, if they still are, and return their names."""
     removed = []
     with suppress(OSError):  # the system does not list sets
         for name, semid, mark in removable(names, most):
@@ -231,13 +218,16 @@ def remove_idle(names: Container[str] | None = None, most: int | None = None) ->
 def removable(
     names: Container[str] | None = None, most: int | None = None
 ) -> Iterator[tuple[str, int, list[Operation]]]:
-    """Yield name, id and mark of each set that ``remove_idle`` removes; "" for a nameless one.
+    """Yield name, id and mark of this user's idle sets. OSError: the system does not list sets.
 
-    Raises:
-        OSError: the system does not list sets.
+    The name is "" if the set was never made ready, since its creator was killed.
+
+    Args:
+        names: look for these only, of whatever user, persistent ones included.
+        most: how many sets to look at, at most.
     """
     me = os.geteuid()
-    found = (row for row in rows_of_our_size() if names is not None or row.uid == me)
+    found = (row for row in rows() if names is not None or row.uid == me)
     for row in islice(found, most):
         try:
             values = system().values(row.id)
@@ -261,7 +251,7 @@ def removable(
 
 
 def held_by(holders: list[tuple[int | None, int]], before: str) -> str:
-    """Return the end of a sentence: "held by 12, 13 (2 tokens)"; nothing if nobody holds any."""
+    """Return the end of a sentence: "held by 12, 13 (2 tokens)", or nothing."""
     shown = ", ".join(
         ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
         for pid, tokens in holders

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System V semaphores through ctypes: every symbol, prototype and constant. ``_set`` says what the
-semaphores of a set mean.
-"""
+"""System V semaphores through ctypes: every symbol, prototype and constant."""
 
 from __future__ import annotations
 
@@ -88,10 +86,7 @@ class sembuf(ctypes.Structure):
 
 
 def prepare(semid: Any, *transitions: list[Operation]) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Return the operations in one array, and for each transition the arguments of ``semop``.
-
-    ctypes passes the arguments on as they are, to a function without argtypes, the fastest kind.
-    """
+    """Return the operations in one array, and for each transition the arguments of ``semop``."""
     operations = list(chain(*transitions))
     array_type: Any = sembuf * len(operations)
     # An array of tuples would keep a dict for each.
@@ -115,7 +110,8 @@ class Removed(OSError):
 class SysV:
     """The System V semaphore calls of one library.
 
-    Three are ctypes functions, with arguments of ``prepare``. They return 0, or -1 if they fail:
+    Three are ctypes functions, for arguments of ``prepare``: without argtypes, which is fastest.
+    They return 0, or -1 if they fail:
 
     - ``semop`` releases the GIL; ``ctypes.get_errno()`` has the errno.
     - ``semop_now`` is for operations that cannot wait: it keeps the GIL, has no errno, is faster.
@@ -134,9 +130,8 @@ class SysV:
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do
         self._semget = self._function("semget", c_long, c_int, c_int)
         # int semctl(int semid, int semnum, int cmd, ... /* union semun */);
-        # Three parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes
-        # the fourth on the stack. The fourth is always a pointer here: an int would be in the
-        # wrong half of the union on 64-bit big-endian machines. NetBSD's plain semctl is for
+        # Variadic, as sem_open in _libc. The fourth is always a pointer here: an int would be in
+        # the wrong half of the union on 64-bit big-endian machines. NetBSD's plain semctl is for
         # programs built before 5.0.
         symbol = "__semctl50" if hasattr(lib, "__semctl50") else "semctl"
         self._semctl = self._function(symbol, c_int, c_int, c_int)
@@ -185,10 +180,7 @@ class SysV:
         return semid
 
     def operate(self, semid: Any, operations: list[Operation], within: int | None = None) -> bool:
-        """Return False if one with NOWAIT would have to wait, or ``within`` nanoseconds are over.
-
-        ``within`` needs a ``semtimedop``.
-        """
+        """Return False if one with NOWAIT would have to wait, or so many nanoseconds are over."""
         _, (arguments,) = prepare(semid, operations)
         try:
             if within is None:
@@ -251,11 +243,7 @@ class SysV:
 
 
 def load(platform: str = sys.platform) -> SysV:
-    """Return the running system's calls.
-
-    Raises:
-        NotImplementedError: before any call, where the calls are missing or kill the process.
-    """
+    """Return the running system's calls. NotImplementedError: it lacks them, or they kill."""
     if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
     library = ctypes.CDLL(None) if system_of(platform, _SYSTEMS) else None

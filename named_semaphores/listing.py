@@ -107,7 +107,7 @@ def list_robust() -> list[SemaphoreInfo]:
 def all_robust() -> Iterator[SemaphoreInfo]:
     """Yield the same, and idle ones. OSError: the system does not list them."""
     library = _sysv.system()
-    for row in _sets.rows_of_our_size():
+    for row in _sets.rows():
         try:
             values = library.values(row.id)
             name = _set.name_of(values[_set.NAME :])
