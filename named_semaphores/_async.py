@@ -19,9 +19,8 @@ from contextlib import suppress
 from time import sleep
 from weakref import WeakValueDictionary
 
-from ._common import FIRST_SLICE, clock, patched_sleep
+from ._common import FIRST_SLICE, TYPE_CHECKING, clock, patched_sleep
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any
 

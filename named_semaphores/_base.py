@@ -27,14 +27,13 @@ import errno
 from _operator import attrgetter  # operator and functools would import half as much as ctypes
 from itertools import repeat
 
-from ._common import check_integer, check_wait, deadline_of, patched_sleep, waits
+from ._common import TYPE_CHECKING, check_integer, check_wait, deadline_of, patched_sleep, waits
 
 try:
     from _functools import partial  # type: ignore[import-not-found,unused-ignore]
 except ImportError:  # PyPy until 3.9
     from functools import partial
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Callable, NoReturn, TypeVar

@@ -12,7 +12,7 @@ import time
 from _operator import index  # see _base
 from itertools import chain, repeat
 
-TYPE_CHECKING: bool = False
+TYPE_CHECKING: bool = False  # what typing has; importing typing takes long
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Callable, NoReturn

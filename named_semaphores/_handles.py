@@ -23,12 +23,11 @@ from weakref import WeakValueDictionary, ref
 from . import _set
 from ._base import ending
 from ._cleanup import at_exit
-from ._common import FIRST_SLICE, clock
+from ._common import FIRST_SLICE, TYPE_CHECKING, clock
 from ._libc import call
 from ._sets import open_set
 from ._sysv import NOWAIT
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Callable

@@ -17,14 +17,13 @@ from ctypes import c_char_p, c_int, c_int64, c_long, c_ssize_t, c_uint, c_void_p
 from itertools import chain, repeat, starmap
 from types import MethodType
 
-from ._common import FIRST_SLICE
+from ._common import FIRST_SLICE, TYPE_CHECKING
 
 try:  # with the package: a fork in another thread would cut a later import off in the child
     from _multiprocessing import SemLock  # type: ignore[import-not-found,unused-ignore]
 except ImportError:  # an interpreter built without it
     SemLock = None
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any, TypeVar

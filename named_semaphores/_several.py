@@ -11,9 +11,8 @@ from __future__ import annotations
 import errno
 
 from ._base import RETRY
-from ._common import FIRST_SLICE, clock, waits
+from ._common import FIRST_SLICE, TYPE_CHECKING, clock, waits
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, Callable

@@ -12,10 +12,9 @@ from functools import cache, partial
 from itertools import chain
 from struct import pack
 
-from ._common import FIRST_SLICE
+from ._common import FIRST_SLICE, TYPE_CHECKING
 from ._libc import Ignored, Timespec, Timespec64, TimespecBSD, address_of, call, system_of
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -9,9 +9,8 @@ from itertools import islice
 
 from ._base import DEFAULT_MODE, ONE, RETRY, Flags, Semaphore, check_existence
 from ._cleanup import Owner
-from ._common import check_integer, check_mode, check_name, os_error, without_ctypes
+from ._common import TYPE_CHECKING, check_integer, check_mode, check_name, os_error, without_ctypes
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any
 

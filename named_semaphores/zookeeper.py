@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 from . import _base
-from ._common import check_integer, check_name, clock, deadline_of
+from ._common import TYPE_CHECKING, check_integer, check_name, clock, deadline_of
 
 try:
     from kazoo import exceptions
@@ -23,7 +23,6 @@ except ImportError as error:
     command = 'pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
     raise ImportError(f"ZooKeeperSemaphore needs kazoo: {command}") from error
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any
 Holder = namedtuple("Holder", ("host", "pid", "tokens"))  # noqa: PYI024

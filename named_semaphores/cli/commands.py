@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 
 from .. import NamedSemaphore, RobustSemaphore, _sysv
-from .._common import check_integer, check_name, clock, deadline_of, os_error
+from .._common import TYPE_CHECKING, check_integer, check_name, clock, deadline_of, os_error
 from .._libc import system as posix_system
 from .._set import NAME, PERSIST, TOTAL, USERS, Set, failure, name_of
 from .._sets import find, removable, remove_idle
@@ -22,7 +22,6 @@ from ..core import unlink_name
 from ..listing import list_posix, list_robust, user_name
 from .run import ERROR, NO_TOKEN, SILENCE, complain, is_posix, show
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any

@@ -8,10 +8,9 @@ longer than all that run does.
 from __future__ import annotations
 
 from .. import __version__
-from .._common import check_name
+from .._common import TYPE_CHECKING, check_name
 from .run import ERROR, complain, prog, run, show
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Callable
