@@ -37,10 +37,9 @@ from ctypes import c_int
 from itertools import starmap
 from weakref import ref
 
-from ._common import check_integer, clock, os_error
+from ._common import TYPE_CHECKING, check_integer, clock, os_error
 from ._sysv import NOWAIT, UNDO, SysV, prepare, refusal
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Callable, TypeVar
@@ -350,9 +349,13 @@ class Set:
         library, accounts = self.library, self.accounts
         return self.ask(lambda semid: holders_of(library, semid, library.values(semid), accounts))
 
-    def resize(self, total: int) -> None:
-        while (old := self.total()) != total and not self.operate(resize(old, total)):
-            pass  # another process has resized it meanwhile
+    def resize(self, total: int, tell: Callable[[str], object] | None = None) -> None:
+        """Change the number of tokens. If others have the set open, first ``tell`` both numbers."""
+        while (old := self.total()) != total:
+            if tell and self.users() > 1:
+                tell(f"semaphore {self.name!r}: now {total} tokens for all processes, before {old}")
+            if self.operate(resize(old, total)):
+                break  # else another process has resized it meanwhile
 
     def remove(self) -> None:
         """Remove the set. Waiters fail with EIDRM."""

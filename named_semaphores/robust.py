@@ -43,6 +43,8 @@ except ImportError as error:
     system = without_ctypes(error)  # type: ignore[assignment]
 
 
+# For whoever calls the constructor, which calls Set.resize.
+_warn = partial(warnings.warn, category=RuntimeWarning, stacklevel=3)
 Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is not imported
 Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
@@ -125,7 +127,7 @@ class RobustSemaphore(Semaphore):
             )
             try:
                 if initial_value is not None and not created:
-                    self._warn_and_resize(handle.set, initial_value)
+                    handle.set.resize(initial_value, _warn)
                 if unlink_on_delete is not None and not unlink_on_delete:
                     handle.set.operate(_set.STAY)
                 break
@@ -134,17 +136,6 @@ class RobustSemaphore(Semaphore):
         self._set: Set = handle.set
         self._linked = not created
         self._use(handle, Owner(handle.set.remove) if unlink_on_delete else None)
-
-    def _warn_and_resize(self, semset: Any, total: int) -> None:
-        old = semset.total()
-        if old != total and semset.users() > 1:
-            warnings.warn(
-                f"semaphore {self._name!r} has {old} tokens, and other processes have it open: "
-                f"now it has {total}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        semset.resize(total)
 
     @property
     def value(self) -> int:

@@ -229,7 +229,7 @@ def test_a_semaphore_begins_anew_when_nobody_has_it_open(name):
 def test_the_number_named_last_holds(opened, bare):
     opened.acquire(n=2)
     result = run(bare, "--slots", "3", "true")
-    said = f"{PROG}: {bare}: now 3 slots for all processes, before 2\n"
+    said = f"{PROG}: semaphore '{bare}': now 3 tokens for all processes, before 2\n"
     assert (result.returncode, result.stderr, opened.total) == (0, said, 3)
     assert (run(bare, "true").stderr, opened.total) == ("", 3)
     result = run(bare, "--slots", "1", "--no-wait", "true")

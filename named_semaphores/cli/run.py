@@ -14,9 +14,8 @@ import sys
 from itertools import cycle
 
 from .. import _libc, _set, _sets, _sysv
-from .._common import check_integer, clock, deadline_of
+from .._common import TYPE_CHECKING, check_integer, clock, deadline_of
 
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -50,10 +49,7 @@ def run(options: dict[str, Any]) -> int:
                 )
             _sets.remove_idle(most=100)  # earlier runs left sets: nobody remained to remove them
         elif "--slots" in options:  # the number named last holds
-            before = semset.total()
-            if before != slots and semset.users() > 1:
-                complain(f"{name[1:]}: now {slots} slots for all processes, before {before}")
-            semset.resize(slots)
+            semset.resize(slots, complain)
         if variable and semset.total() > _set.NUMBERS:
             raise ValueError(f"run: --slot-env has {_set.NUMBERS} numbers, fewer than the slots")
         if not _take_or_tell(semset, n, options):
