@@ -167,7 +167,7 @@ class Semaphore:
             if taken:
                 return True
             break
-        return self._take(self._open_handle(), timeout if blocking else 0)
+        return self._wait_for(timeout if blocking else 0, self._open_handle())
 
     def __enter__(self: Self) -> Self:
         """Take a token as ``acquire()`` does, and return this semaphore.
@@ -179,7 +179,7 @@ class Semaphore:
             if taken:
                 return self
             break
-        self._take(self._open_handle(), None)
+        self._wait_for(None, self._open_handle())
         return self
 
     __exit__ = Bound(attrgetter("_exit"), "Put the token back. Never swallows an exception.")
@@ -232,12 +232,8 @@ class Semaphore:
         """Put the token back. Never swallows an exception."""
         self._exit(*exception)
 
-    def _take(self, handle: Any, timeout: float | None) -> bool:
-        """Take a token at once, or by a first wait that is ready, or by ``_wait``."""
-        for taken in handle.tries:
-            if taken:
-                return True
-            break
+    def _wait_for(self, timeout: float | None, handle: Any) -> bool:
+        """Return True with a token; False without, after so many seconds."""
         # An endless wait's first slice is a call that is ready: most waits need no more, and
         # building a call takes as long as a hand-over between two processes.
         if timeout is None and patched_sleep() is None:
@@ -370,7 +366,11 @@ class Hold:
     def __enter__(self) -> Any:
         sem = self._sem
         sem._open_handle()
-        if sem._take(self._handle, self._timeout):
+        for taken in self._handle.tries:
+            if taken:
+                return sem
+            break
+        if sem._wait_for(self._timeout, self._handle):
             return sem
         raise self._too_late()
 

@@ -182,7 +182,11 @@ class RobustSemaphore(Semaphore):
             return super().acquire(blocking, timeout)
         check_wait(self._name, blocking, timeout)
         handle = self._handle_for(self._check_number(n))
-        return self._take(handle, timeout if blocking else 0)
+        for taken in handle.tries:
+            if taken:
+                return True
+            break
+        return self._wait_for(timeout if blocking else 0, handle)
 
     async def acquire_async(self, timeout: float | None = None, *, n: int = 1) -> bool:
         """Take ``n`` tokens as ``acquire`` does. See ``NamedSemaphore.acquire_async``."""

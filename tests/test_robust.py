@@ -39,6 +39,7 @@ from support import NOBODY, SLOW, collect, elapsed, in_threads, set_of, thread, 
 
 from named_semaphores import NamedSemaphore, RobustSemaphore, _handles, _set, _sysv
 from named_semaphores._sysv import NOWAIT, UNDO
+from named_semaphores.robust import Slot
 
 KINDS = ROBUST
 Flags = RobustSemaphore.Flags
@@ -125,8 +126,8 @@ def test_hold_tells_in_time_who_holds(native, monkeypatch):
             assert f"semaphore {native.name!r}: {said} within 0.01 seconds: held by " in text
             assert f"{os.getpid()} (2 tokens)" in text
             assert str(other) in text
-        take = native._take  # it is unlinked before the holders are looked up
-        monkeypatch.setattr(native, "_take", lambda *how: take(*how) or native.unlink())
+        wait = native._wait_for  # it is unlinked before the holders are looked up
+        monkeypatch.setattr(native, "_wait_for", lambda *how: wait(*how) or native.unlink())
         with pytest.raises(TimeoutError, match=r"within 0.01 seconds$"):
             native.hold(timeout=0.01).__enter__()
 
@@ -217,8 +218,8 @@ def test_a_slot_waits_for_a_number_that_its_holder_is_about_to_give_back(native)
 
 
 def test_a_slot_of_a_semaphore_that_is_unlinked_meanwhile(native, monkeypatch):
-    slot, take = native.slot(), native._take
-    monkeypatch.setattr(native, "_take", lambda *how: take(*how) and (native.unlink() or True))
+    slot, take = native.slot(), Slot._take_number
+    monkeypatch.setattr(Slot, "_take_number", lambda slot: native.unlink() or take(slot))
     with pytest.raises(FileNotFoundError, match="it was removed"), slot:
         pytest.fail("it entered")
 
