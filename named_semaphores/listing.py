@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The semaphores of this machine, of both kinds: only Linux lists them.
 
-Import it with ``from named_semaphores.listing import list_semaphores``; the package itself does
-not.
+The package does not import this module: ``from named_semaphores.listing import list_semaphores``.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOOK = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK"))  # not on Windows
-
 
 class SemaphoreInfo(NamedTuple):
     """One semaphore, as it was when it was looked at.
@@ -31,16 +28,14 @@ class SemaphoreInfo(NamedTuple):
         name: With its slash. Other programs' names may have characters that NamedSemaphore refuses.
         value: Free tokens; below 0 after a resize to fewer than are taken. None: this user may not
             read it.
-        pids: The processes that have it open; POSIX ones only.
+        pids: The processes that have it open; POSIX ones only. A container knows its own.
         all_pids: Whether every process could be looked at. Only root may look into other users'.
         mode: The permission bits.
         created: When it was created, as ``time.time`` counts.
-        kind: "posix" for a NamedSemaphore, "robust" for a RobustSemaphore.
-        total: All tokens, free and taken; robust ones only, as ``waiting``, ``holders``, ``stays``.
-        waiting: How many waiters there are.
+        kind: "posix" or "robust".
+        total, waiting, holders: As for ``RobustSemaphore``; robust ones only.
         users: How many processes have it open; of POSIX ones, how many ``pids`` there are.
-        holders: Who holds tokens, as ``RobustSemaphore.holders`` tells.
-        stays: Whether it exists also without users.
+        stays: Whether it exists also without users; robust ones only.
     """
 
     name: str
@@ -69,7 +64,6 @@ class SemaphoreInfo(NamedTuple):
 
 
 def user_name(uid: int) -> str:
-    """Return the user's name, or the number of a user without a name."""
     import pwd
 
     try:
@@ -79,21 +73,14 @@ def user_name(uid: int) -> str:
 
 
 def list_semaphores() -> list[SemaphoreInfo]:
-    """Return ``list_posix()`` and ``list_robust()``, sorted by name.
-
-    Raises:
-        NotImplementedError: this system does not list both kinds. Only Linux does.
-    """
+    """Return both kinds, sorted by name. NotImplementedError: this system does not list both."""
     return sorted(list_posix() + list_robust(), key=lambda info: (info.name, info.kind))
 
 
 def list_robust() -> list[SemaphoreInfo]:
     """Return the robust semaphores that this user may read, sorted by name.
 
-    A set that nobody has open and that is not to stay counts as not there.
-
-    Raises:
-        NotImplementedError: this system has none, or does not list them.
+    NotImplementedError: this system has none, or does not list them.
     """
     try:
         found = [info for info in all_robust() if info.users or info.stays]
@@ -105,7 +92,7 @@ def list_robust() -> list[SemaphoreInfo]:
 
 
 def all_robust() -> Iterator[SemaphoreInfo]:
-    """Yield the same, and idle ones. OSError: the system does not list them."""
+    """Yield the same, and idle ones, which count as not there. OSError: the system lists none."""
     library = _sysv.system()
     for row in _sets.rows():
         try:
@@ -138,13 +125,10 @@ def all_robust() -> Iterator[SemaphoreInfo]:
 def list_posix() -> list[SemaphoreInfo]:
     """Return the POSIX named semaphores, sorted by name.
 
-    Values are read from the files, which takes no token and wakes nobody. ``pids`` are those of
-    this PID namespace: a container's own. A semaphore is a regular file of /dev/shm with glibc's
-    prefix "sem.", and the size and contents of a semaphore. musl has no prefix: other shared
-    memory that looks the same is listed, too.
+    They are the files of /dev/shm that have a semaphore's prefix, size and contents. musl has no
+    prefix: other shared memory that looks the same is listed, too.
 
-    Raises:
-        NotImplementedError: this system has none, or does not list them.
+    NotImplementedError: this system has none, or does not list them.
     """
     libc = system()
     if libc.files is None or not libc.opens_any_file:
@@ -183,7 +167,8 @@ def _read(path: str, is_glibc: bool) -> int | None:
     """Return the value; None: this user may not read it. ValueError: it is no semaphore."""
     try:
         # Read, not mapped: if its owner truncates the file, a mapping raises SIGBUS.
-        with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | _LOOK)) as file:
+        look = os.O_NOFOLLOW | os.O_NONBLOCK
+        with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | look)) as file:
             start = file.read(SIZE + 1)
     except PermissionError:
         return None
@@ -193,7 +178,6 @@ def _read(path: str, is_glibc: bool) -> int | None:
 
 
 def _value_of(start: bytes, is_glibc: bool) -> int:
-    """Return the value that a semaphore's file tells. ValueError: it is other shared memory."""
     # glibc's 64-bit struct new_sem: the value is the low half of 64 bits, the high half counts
     # waiters; then "private", 128 in a named semaphore. Its 32-bit one: value << 1, and a bit that
     # says that there are waiters; "private". musl's sem_t is an int[]: the value (its top bit says
