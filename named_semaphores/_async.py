@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting in an asyncio event loop. The package imports this module with the first such wait.
 
-While tasks of a loop wait for a semaphore, one thread waits in the kernel's queue on their behalf,
-like any other waiter. It takes one token at a time and hands it to the task that has waited
-longest. The thread ends when no task waits.
+While tasks of a loop wait for a semaphore, one thread waits for them in the kernel's queue. It
+takes one token at a time and hands it to the task that has waited longest.
 
 The loop itself looks for tokens, 100 times a second at most, where the library has no timed wait on
 a steady clock (macOS, old glibc), gevent or eventlet has made threads into greenlets, no thread can
@@ -27,17 +26,15 @@ if TYPE_CHECKING:
     from ._base import Semaphore
 
 # How long the thread waits at a time, in nanoseconds. It cannot be woken, so the last slice bounds
-# the delay when the last task gives up, and at the interpreter's end. The kernel gives the tokens
-# of a RobustSemaphore back whatever becomes of the thread: there it is a daemon, which delays
-# nothing, and keeps its place in the queue for longer.
+# the delay when the last task gives up, and at the interpreter's end. For a RobustSemaphore it is a
+# daemon, which delays no end: the kernel gives its tokens back.
 _SLICES = (FIRST_SLICE, 100_000_000, 250_000_000)
 _ROBUST_SLICES = (FIRST_SLICE, 100_000_000, 1_000_000_000)
 _FIRST_PAUSE = 0.001  # seconds
 _LONGEST_PAUSE = 0.01
 _CHECK = 0.1  # seconds; how often the thread looks whether a loop that does not run was closed
 
-# By the ids of loop and handle, which the queue keeps alive. The tasks that wait keep the queue: it
-# dies with them, also if their loop is closed.
+# By the ids of loop and handle, which the queue keeps alive. The tasks that wait keep the queue.
 _queues: WeakValueDictionary[tuple[int, int], _Queue] = WeakValueDictionary()
 
 
@@ -67,8 +64,7 @@ class _Queue:
     """The tasks of one loop that wait for one semaphore, and the thread that waits for them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sem: Semaphore, handle: Any) -> None:
-        self.loop = loop
-        self.sem = sem
+        self.loop, self.sem = loop, sem
         self.handle = handle  # the semaphore may be closed meanwhile
         self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()  # the oldest first
         self.is_served = False  # a thread runs, or the loop looks
@@ -184,8 +180,7 @@ class _Queue:
                     self._give_back()
                 return
             self.delivered.clear()
-            # Once more if it did not come: a signal handler's exception may end a callback before
-            # it begins.
+            # In a loop: a signal handler's exception may end a callback before it begins.
             self._call(self._deliver)
             self.delivered.wait(_CHECK)
 

@@ -30,9 +30,6 @@ class Owner:
     """Unlinks a name once: by ``unlink()``, when garbage-collected, or at the process's end.
 
     Only the process that made this object does it, and no child, however it was forked.
-
-    Args:
-        unlink: Unlinks the name, called with the other arguments. It may raise OSError.
     """
 
     _key: object = None  # for __del__, if a signal's exception ends __init__ early
@@ -82,10 +79,10 @@ def _run() -> None:
 
 def _register() -> None:
     # Children of multiprocessing may need the names, so _run must be called after they have ended.
-    # Of two atexit functions the later one runs first. So atexit is right if multiprocessing is
-    # imported later, or not at all. Else its finalizers are: those below 0 run after its children
-    # have ended. Before 3.14 its children run finalizers, but no atexit functions; a child forgets
-    # its parent's, then calls what is registered for it. multiprocess is pathos' multiprocessing.
+    # The atexit function registered last runs first: atexit is right unless multiprocessing was
+    # imported before. Then its finalizers are: those below 0 run after its children have ended.
+    # Before 3.14 its children run finalizers, but no atexit functions; a child forgets its
+    # parent's, then calls what is registered for it. multiprocess is pathos' multiprocessing.
     utils = [sys.modules.get(f"{package}.util") for package in ("multiprocessing", "multiprocess")]
     utils = [util for util in utils if hasattr(util, "register_after_fork")]  # imported completely
     for util in utils:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of arguments, errors, deadlines, the clock, and how a wait is cut into slices.
 
-It imports no enum, which would slow ``run``, and no ctypes, without which the package is imported.
+A check raises a ValueError that names the semaphore, and returns the checked argument.
+No enum is imported, which would slow ``run``, and no ctypes, without which the package is imported.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ def check_name(name: object) -> str:
 def check_integer(
     name: str | None, what: str, given: object, least: int, most: int | None = None, hint: str = ""
 ) -> int:
-    """Return the given integer. ValueError: it is no int, or out of bounds."""
     try:
         value = index(given)  # type: ignore[arg-type]
     except TypeError:
@@ -58,7 +58,6 @@ def check_integer(
 
 
 def check_mode(name: str | None, mode: object) -> int:
-    """Return the permission bits. ValueError: they are no int from 0 to 0o777."""
     hint = " (0o777)"
     if isinstance(mode, int) and mode > 0o777 and set(str(mode)) <= set("01234567"):
         hint += f" (did you mean 0o{mode}?)"
@@ -66,7 +65,6 @@ def check_mode(name: str | None, mode: object) -> int:
 
 
 def check_wait(name: str | None, blocking: object, timeout: object) -> None:
-    """ValueError: acquire cannot wait like that."""
     if blocking is not True and blocking is not False:
         wrong = f"blocking must be True or False, not {blocking!r}; for seconds, say timeout=..."
     elif timeout is None:
@@ -85,7 +83,6 @@ def check_wait(name: str | None, blocking: object, timeout: object) -> None:
 
 
 def os_error(number: int, name: str, hint: str = "") -> OSError:
-    """Return the exception for this errno, with the semaphore's name."""
     return OSError(number, os.strerror(number) + (f" ({hint})" if hint else ""), name)
 
 
@@ -126,12 +123,10 @@ LONGEST_PAUSE = 15_000_000
 
 
 def waits(waiter: Any, deadline: int | None) -> Iterator[Iterator[int]]:
-    """Yield calls, each to be made when the one before it got no token.
+    """Yield calls of a handle, each to be made when the one before it got no token.
 
     The last one is made once ``clock()`` is ``deadline``. In a process that gevent or eventlet has
     patched, and where the library has no timed wait that serves, the calls do not wait.
-
-    waiter: a handle, or what has its ``slices``, ``is_steady``, ``wait`` and ``try_once``.
     """
     pause, slices = FIRST_PAUSE, waiter.slices
     for longest in chain(slices, repeat(slices[-1])):

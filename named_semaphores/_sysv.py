@@ -125,6 +125,7 @@ class SysV:
         system = system_of(platform, _SYSTEMS)
         assert system is not None  # load() refuses other platforms
         self.system = system
+        self.most = system.bias - 1  # tokens that a semaphore can have
         self.can_ignore_undo = system.can_ignore_undo  # until this system has refused an undo sum
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do
         self._semget = self._function("semget", c_long, c_int, c_int)

@@ -110,9 +110,8 @@ class RobustSemaphore(Semaphore):
         name = check_name(name)
         check_existence(name, handle_existence)
         library: SysV = self._library or system()
-        most = library.system.bias - 1
         if initial_value is not None:
-            initial_value = check_integer(name, "initial_value", initial_value, 1, most)
+            initial_value = check_integer(name, "initial_value", initial_value, 1, library.most)
         mode = check_mode(name, mode)
         self._name = name
         while True:
@@ -272,8 +271,7 @@ class RobustSemaphore(Semaphore):
         free. A wait for more than ``total`` tokens raises ValueError.
         """
         semset = self._open_set()
-        most = semset.library.system.bias - 1
-        semset.resize(check_integer(self._name, "total", total, 1, most))
+        semset.resize(check_integer(self._name, "total", total, 1, semset.library.most))
 
     def unlink(self) -> None:
         """Remove the semaphore. Waits and later calls raise FileNotFoundError; to release does not.

@@ -149,14 +149,14 @@ def do_create(options: Options) -> None:
     if kind is NamedSemaphore:
         check_integer(name, "--slots", slots, 0, posix_system().value_max)
     else:
-        check_integer(name, "--slots", slots, 1, _sysv.system().system.bias - 1)
+        check_integer(name, "--slots", slots, 1, _sysv.system().most)
     os.umask(0)  # the mode is exact, as with mkdir -m
     kind(name, slots, kind.Flags.RAISE_IF_EXISTS, False, mode=mode)
 
 
 def do_resize(options: Options) -> None:
     name, total = options["NAME"], options["N"]
-    check_integer(name, "N", total, 1, _sysv.system().system.bias - 1)
+    check_integer(name, "N", total, 1, _sysv.system().most)
     _robust(name).resize(total)
 
 

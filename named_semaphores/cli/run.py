@@ -33,11 +33,10 @@ def run(options: dict[str, Any]) -> int:
     """Execute the command. Return the exit code if no token was free in time, or if that fails."""
     name, variable = options["NAME"], options.get("--slot-env")
     library = _sysv.system()
-    most = library.system.bias - 1
     slots, n = options.get("--slots", 1), options.get("--take", 1)
     no_token: int = options.get("--conflict-exit-code", NO_TOKEN)
-    check_integer(name, "--slots", slots, 1, _set.NUMBERS if variable else most)
-    check_integer(name, "--take", n, 1, options.get("--slots", most))
+    check_integer(name, "--slots", slots, 1, _set.NUMBERS if variable else library.most)
+    check_integer(name, "--take", n, 1, options.get("--slots", library.most))
     check_integer(name, "--conflict-exit-code", no_token, 0, 255)
     semset, created = _sets.open_set(library, name, slots, mode=options.get("--mode", 0o600))
     try:
