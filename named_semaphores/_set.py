@@ -182,7 +182,6 @@ def write_name(place: int, words: list[int], last: int) -> list[Operation]:
 
 
 def make_ready(account: int, total: int, bias: int) -> list[Operation]:
-    """Give a new set its tokens, and join it."""
     tokens = [(TOTAL, 0, NOWAIT), (TOTAL, total, 0), (TOKENS, bias + total, 0)]
     return [*tokens, (account, 1, UNDO), (USERS, 1, UNDO)]
 

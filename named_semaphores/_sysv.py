@@ -234,7 +234,6 @@ class SysV:
         return status
 
     def error(self, error: int, semid: Any) -> OSError:
-        """Return the exception for this errno of a failed call on the set."""
         if error == errno.EINVAL:  # on the BSDs and macOS also: too many semaphores to undo
             status, reason = call(self._semctl, semid, 0, self.system.GETVAL)
             if status == -1 and reason in (errno.EINVAL, errno.EIDRM):

@@ -22,6 +22,7 @@ except ImportError as error:
     system = without_ctypes(error)
 
 
+_LINKING = (Flags.LINK_OR_CREATE, Flags.RAISE_IF_NOT_EXISTS)
 _MOST = 1_000_000  # tokens put back at once, with the GIL kept and signals unheard: some 50 ns each
 
 
@@ -150,34 +151,32 @@ class NamedSemaphore(Semaphore):
 
 def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tuple[Handle, bool]:
     """Return the open semaphore, and whether it existed."""
-    exists = False
     while True:  # until no other process comes between two steps
-        creating = False
         try:
-            try:
-                if existence is Flags.UNLINK_AND_CREATE:
-                    if exists:  # else this could fail to create one, and have unlinked the other
-                        libc.unlink(name)
-                elif existence is not Flags.RAISE_IF_EXISTS:
+            if existence in _LINKING:
+                try:
                     return libc.link(name), True
-            except FileNotFoundError:
-                if existence is Flags.RAISE_IF_NOT_EXISTS:
+                except FileNotFoundError:
+                    if existence is Flags.RAISE_IF_NOT_EXISTS:
+                        raise
+            try:
+                return libc.create(name, mode, value), False
+            except FileNotFoundError:  # glibc from 2.34: /dev/shm is missing, or not searchable
+                raise PermissionError(errno.EACCES, "") from None
+            except FileExistsError:
+                if existence is Flags.RAISE_IF_EXISTS:
                     raise
-            creating = True
-            return libc.create(name, mode, value), False
+            if existence is Flags.UNLINK_AND_CREATE:  # it stays if creating fails otherwise
+                try:
+                    libc.unlink(name)
+                except FileNotFoundError:
+                    pass
         except InterruptedError:  # POSIX allows it; the signal's handler has run
-            continue
+            pass
         except OSError as error:
-            number: Any = error.errno
-            if number is None:  # a signal handler's, say TimeoutError
+            if error.errno is None:  # a signal handler's, say TimeoutError
                 raise
-        exists = creating and number == errno.EEXIST
-        if exists and existence is not Flags.RAISE_IF_EXISTS:
-            continue
-        if creating and number == errno.ENOENT:
-            # glibc from 2.34 on: /dev/shm is missing, or this user may not search it.
-            number = errno.EACCES
-        raise _error(number, libc, name)
+            raise _error(error.errno, libc, name) from None
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:

@@ -70,7 +70,6 @@ def run(options: dict[str, Any]) -> int:
 
 
 def is_posix(name: str) -> bool:
-    """Return whether there is a POSIX semaphore of this name."""
     try:
         _libc.system().link(name)
     except (NotImplementedError, OSError) as error:
@@ -79,7 +78,6 @@ def is_posix(name: str) -> bool:
 
 
 def _take_or_tell(semset: _set.Set, n: int, options: dict[str, Any]) -> bool:
-    """Take the tokens, or say why not."""
     if take(semset, n, 0):
         return True
     name = semset.name[1:]
