@@ -37,8 +37,8 @@ def sem(kind, name):
     sem.close()
 
 
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("waits for ")]
+def threads(sem):
+    return [thread for thread in threading.enumerate() if thread.name == f"waits for {sem.name}"]
 
 
 def queues_of(sem):
@@ -47,7 +47,7 @@ def queues_of(sem):
 
 def assert_nothing_is_left(sem, count):
     """Assert that there are so many tokens, no thread, and nothing that is remembered."""
-    wait_for(lambda: not threads())
+    wait_for(lambda: not threads(sem))
     assert tokens(sem) == count
     collect()
     if PYPY:  # it finalizes a chain of objects one by one
@@ -126,7 +126,7 @@ def test_a_timeout_is_never_early(sem, monkeypatch, early):
         for timeout in (0, 0.001, 0.02):
             start = time.monotonic()
             assert not await sem.acquire_async(timeout)
-            assert timeout <= time.monotonic() - start < timeout + 5 * SLOW
+            assert timeout <= time.monotonic() - start < timeout + 20 * SLOW
 
     run(main(), sem, 0)
 
@@ -137,7 +137,7 @@ def test_a_timeout_that_is_over_at_once_lets_the_loop_run(sem):
         asyncio.get_running_loop().call_soon(ran.append, True)
         assert not await sem.acquire_async(0)
         assert ran
-        assert not threads()
+        assert not threads(sem)
 
     run(main(), sem, 0)
 
@@ -147,7 +147,7 @@ def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
         waiter = await begin(sem, 0.02)
         sem.release()
         wait_for(
-            lambda: asyncio.get_running_loop()._ready or not threads()
+            lambda: asyncio.get_running_loop()._ready or not threads(sem)
         )  # the thread has sent it
         time.sleep(0.03)  # then the loop has both to do
         assert await waiter
@@ -304,7 +304,7 @@ def test_a_loop_that_is_closed_while_tasks_wait_keeps_nothing(sem, name):
         task._log_destroy_pending = False
     del loop, tasks, task
     other.clear()
-    wait_for(lambda: not threads())
+    wait_for(lambda: not threads(sem))
     wait_for(lambda: collect() and not any(reference() for reference in references))
     assert not exists(name + "x")
     assert_nothing_is_left(sem, 1)
@@ -540,7 +540,7 @@ def test_500_tasks_wait_with_one_thread_or_cost_what_one_does(sem, monkeypatch):
         waiting = [asyncio.ensure_future(sem.acquire_async()) for _ in range(MANY)]
         await asyncio.sleep(0.02)
         if sem._handle.is_steady:
-            assert len(threads()) == 1
+            assert len(threads(sem)) == 1
         else:  # it polls: after 0, 1, 3, 7 and 15 milliseconds, then 100 times a second at most
             await asyncio.sleep(0.1)
             assert 1 <= len(looks) <= (time.monotonic() - start) * 100 + 5
@@ -563,14 +563,13 @@ def test_where_no_thread_can_be_started_it_polls(name, monkeypatch):
         error = RuntimeError
         waiter = await begin(sem)
         timed = await begin(sem, 0.02)
-        assert not threads()
+        assert not threads(sem)
         assert not await asyncio.wait_for(timed, 60)
         sem.release()
         assert await asyncio.wait_for(waiter, 60)
         monkeypatch.undo()
-        await asyncio.sleep(0.05)
         again = await begin(sem)
-        assert threads()  # the next that waits tries again
+        assert threads(sem)  # the next that waits tries again
         sem.release()
         assert await again
 
