@@ -156,7 +156,7 @@ def nothing_left() -> Iterator[None]:
     yield
     threads = [thread for thread in threading.enumerate() if thread not in threads_before]
     for thread in threads:  # the one that waits for an event loop's tasks ends within a slice
-        thread.join(5 * SLOW)
+        thread.join(20 * SLOW)
     threads = [thread for thread in threads if thread.is_alive()]
     if not PYPY:
         collect()

@@ -619,8 +619,8 @@ def test_other_programs_names_that_the_output_cannot_show(name, bare, encoding, 
 @on_linux
 def test_holders_of_a_robust_one(robust, bare, capfd):
     steps(capfd, (f"holders {bare}", "PID  TOKENS  USER  ELAPSED  COMMAND\n"))
-    words = line("run", bare, "sh", "-c", "sleep 600; :", "a b")
-    with robust.hold(2), Child(words, env=ENVIRONMENT) as process:
+    words = line("run", bare, "sh", "-c", "read it; :", "a b")
+    with robust.hold(2), Child(words, stdin=subprocess.PIPE, env=ENVIRONMENT) as process:
         wait_for(lambda: robust.value == 0)
         wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sh"))
         table = quick(capfd, "holders", bare)[0].splitlines()
@@ -629,7 +629,7 @@ def test_holders_of_a_robust_one(robust, bare, capfd):
     rows = {int(row.split()[0]): row.split(None, 4)[1:] for row in table[1:]}
     assert rows[os.getpid()][0] == "2"
     assert rows[process.pid][0] == "1"
-    assert rows[process.pid][3] == "sh -c sleep 600; : a b"
+    assert rows[process.pid][3] == "sh -c read it; : a b"
     assert (err, code) == ("", 0)
     found = {holder["pid"]: holder for holder in json.loads(out)}
     assert sorted(found) == sorted(rows)

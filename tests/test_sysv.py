@@ -139,7 +139,7 @@ def test_a_wait_ends_in_time_and_gives_the_first_of_several_up(library, name):
     for n, free in ((2, 1), (2, 0), (1, 0)):
         start = time.monotonic()
         assert not take_until(semset, n, _set.clock() + SECOND // 50)
-        assert 0.02 <= time.monotonic() - start < 5 * SLOW
+        assert 0.02 <= time.monotonic() - start < 20 * SLOW
         assert (semset.free(), library.value(semset.id, TURN)) == (free, 0)
         if free:
             assert take(semset)

@@ -99,8 +99,9 @@ def three(cls, name):
     yield sem
     if not sem.closed:
         with contextlib.suppress(FileNotFoundError):
-            wait_for(lambda: (sem.holders, turn(sem), sem.waiting) == ([], 0, 0))
-            assert sem.value == sem.total
+            # In one condition: a thread that waits for tasks may take a token once more.
+            nothing = [], 0, 0, sem.total
+            wait_for(lambda: (sem.holders, turn(sem), sem.waiting, sem.value) == nothing)
         close(sem)
 
 

@@ -25,7 +25,7 @@ PYTEST = os.path.join(os.path.dirname(sys.executable), "pytest")
 COVERAGE = [sys.executable, "-m", "coverage"]
 # Half of the suite. Not at once: any run removes this user's idle sets, which tests in others of
 # these files make.
-IN_TURN = [f"tests/test_{name}.py" for name in "cli forks readme robust run sysv".split()]
+IN_TURN = [f"tests/test_{name}.py" for name in "cli forks listing readme robust run sysv".split()]
 
 
 def is_tox_s() -> bool:

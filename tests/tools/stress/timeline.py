@@ -73,7 +73,7 @@ def killing(peer: Peer, seconds: int) -> dict[str, Any]:
                 pids[victim] = children.start(work, victim)
                 killed += 1
                 next_kill += KILL_EVERY
-        lost = min(map(count_lost, range(5)))
+        lost = min(map(count_lost, range(50)))
         for number in range(WORKERS):
             see(number, 0, now)
     peer.discard(sem)
