@@ -33,6 +33,7 @@ from __future__ import annotations
 import errno
 import os
 from binascii import crc32
+from collections import namedtuple
 from ctypes import c_int
 from itertools import starmap
 from weakref import ref
@@ -53,6 +54,9 @@ NUMBERS = 32
 NAME = NUMBER + NUMBERS
 FORKING = 1_000_000_000  # nanoseconds that a fork's child has to join: see Set.leave
 LEFT, LOST = -1, -2  # instead of the id: this process left, or is a child that could not join
+
+Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is not imported
+Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
 # --- The name -------------------------------------------------------------------------------------
 
@@ -134,7 +138,6 @@ def take_number(number: int) -> list[Operation]:
 
 
 def give_number(account: int, number: int) -> list[Operation]:
-    """Give a token and its number back."""
     return [*give(account, 1), (NUMBER + number, -1, UNDO | NOWAIT)]
 
 
@@ -192,8 +195,7 @@ def make_ready(account: int, total: int, bias: int) -> list[Operation]:
 class Set:
     """A set that this process has joined, once: one user, with one account.
 
-    semid: the id, as all calls have it. LEFT once this process has left: another may have its
-        account.
+    semid: the id, as all calls have it; LEFT once this process has left.
     accounts, account: the places of the first one, and of this process's.
     pid: the process that has joined.
     """
@@ -344,7 +346,7 @@ class Set:
     def waiting(self) -> int:
         return self.ask(self.library.waiting, TOKENS, TURN)
 
-    def holders(self) -> list[tuple[int | None, int]]:
+    def holders(self) -> list[Holder]:
         library, accounts = self.library, self.accounts
         return self.ask(lambda semid: holders_of(library, semid, library.values(semid), accounts))
 
@@ -383,17 +385,15 @@ class Set:
         return failure(self.library, error, self.name)
 
 
-def holders_of(
-    library: SysV, semid: int, values: list[int], accounts: int
-) -> list[tuple[int | None, int]]:
-    """Return (pid, tokens) of each process that holds some; pid None: with the last account."""
-    found: dict[int, tuple[int | None, int]] = {}
+def holders_of(library: SysV, semid: int, values: list[int], accounts: int) -> list[Holder]:
+    """Return the processes that hold tokens; pid None: those with the last account."""
+    found: dict[int, Holder] = {}
     for account in range(accounts, len(values)):
         if values[account] > 1:
             pid = None if account == len(values) - 1 else library.pid(semid, account)
             holder = pid or -account  # after exec, a process has two accounts
-            before = found.get(holder, (pid, 0))[1]
-            found[holder] = (pid, before + values[account] - 1)
+            before = found[holder].tokens if holder in found else 0
+            found[holder] = Holder(pid, before + values[account] - 1)
     return [found[holder] for holder in sorted(found, key=lambda one: (one < 0, abs(one)))]
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import islice
 
 from . import _set
-from ._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, USERS, ZERO, Set, failure, remove_marked
+from ._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, USERS, ZERO, Holder, Set
 from ._sysv import IPC_CREAT, IPC_EXCL, NOWAIT, UNDO, Removed, system
 
 TYPE_CHECKING: bool = False
@@ -84,7 +84,7 @@ def open_set(
         except OSError as error:
             if error.errno == errno.ENOSPC and remove_idle():  # exec and kill leave some
                 continue
-            raise failure(library, error, name) from None
+            raise _set.failure(library, error, name) from None
         if is_new is not None:
             return semset, is_new
 
@@ -128,7 +128,7 @@ def _join(semset: Set, values: list[int], total: int, link: bool, create: bool) 
         return _make_ready(semset, values, total) or None
     if values[DEAD]:  # a process is about to remove it, and may be stopped
         mark = _set.MARK_UNUSED if values[TOKENS] else _set.MARK_AGAIN  # without TOKENS: not ready
-        if not remove_marked(library, semid, mark):
+        if not _set.remove_marked(library, semid, mark):
             library.sleep(0.001)
         return None
     if values[USERS] or values[PERSIST]:
@@ -137,7 +137,7 @@ def _join(semset: Set, values: list[int], total: int, link: bool, create: bool) 
         return False if semset.join() else None
     # It is idle, so it counts as not there. Look again if it is removed now, or if another process
     # has changed it; go on only without the right to remove it.
-    if remove_marked(library, semid, _set.MARK_IDLE) or library.may_remove(semid):
+    if _set.remove_marked(library, semid, _set.MARK_IDLE) or library.may_remove(semid):
         return None
     if not create:
         raise OSError(errno.ENOENT, "")
@@ -250,7 +250,7 @@ def removable(
             yield name, row.id, _set.MARK_UNUSED
 
 
-def held_by(holders: list[tuple[int | None, int]], before: str) -> str:
+def held_by(holders: list[Holder], before: str) -> str:
     """Return the end of a sentence: "held by 12, 13 (2 tokens)", or nothing."""
     shown = ", ".join(
         ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")

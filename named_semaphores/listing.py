@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from . import _set, _sets, _sysv
 from ._libc import SIZE, system
-from .robust import Holder
+from ._set import Holder
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def all_robust() -> Iterator[SemaphoreInfo]:
             total=values[_set.TOTAL],
             waiting=waiting,
             users=values[_set.USERS],
-            holders=tuple(Holder(*holder) for holder in holders),
+            holders=tuple(holders),
             stays=bool(values[_set.PERSIST]),
         )
 

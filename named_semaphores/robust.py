@@ -5,23 +5,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import namedtuple
 from functools import partial
 from itertools import repeat, starmap
 from time import sleep
 
-from . import _several
-from ._base import (
-    DEFAULT_MODE,
-    ONE,
-    RETRY,
-    Flags,
-    Hold,
-    Semaphore,
-    check_existence,
-    ending,
-    refuse_closed,
-)
+from . import _base, _several
+from ._base import DEFAULT_MODE, ONE, Flags, Hold, Semaphore
 from ._cleanup import Owner
 from ._common import check_integer, check_mode, check_name, check_wait, without_ctypes
 
@@ -36,7 +25,7 @@ if TYPE_CHECKING:
 try:
     from . import _set
     from ._handles import Ended, Handle, open_handle
-    from ._set import NUMBER, NUMBERS
+    from ._set import NUMBER, NUMBERS, Holder
     from ._sets import held_by
     from ._sysv import NOWAIT, UNDO, system
 except ImportError as error:
@@ -45,8 +34,6 @@ except ImportError as error:
 
 # For whoever calls the constructor, which calls Set.resize.
 _warn = partial(warnings.warn, category=RuntimeWarning, stacklevel=3)
-Holder = namedtuple("Holder", ("pid", "tokens"))  # noqa: PYI024  # typing is not imported
-Holder.__doc__ = "A process that holds tokens; see ``RobustSemaphore.holders``."
 
 
 class RobustSemaphore(Semaphore):
@@ -108,7 +95,7 @@ class RobustSemaphore(Semaphore):
         mode: int = DEFAULT_MODE,
     ) -> None:
         name = check_name(name)
-        check_existence(name, handle_existence)
+        _base.check_existence(name, handle_existence)
         library: SysV = self._library or system()
         if initial_value is not None:
             initial_value = check_integer(name, "initial_value", initial_value, 1, library.most)
@@ -162,7 +149,7 @@ class RobustSemaphore(Semaphore):
         process of another PID namespace. On Linux some 200 processes have an entry each; any more
         that have the semaphore open share one, with pid None, and can release each other's tokens.
         """
-        return [Holder(*holder) for holder in self._open_set().holders()]
+        return self._open_set().holders()
 
     def acquire(self, blocking: bool = True, timeout: float | None = None, *, n: int = 1) -> bool:
         """Take ``n`` tokens, all or none. Return True with them, False without any.
@@ -240,7 +227,7 @@ class RobustSemaphore(Semaphore):
         return take(handle, nanoseconds, is_wanted)
 
     def _raise_unless_retry(self, status: int, error: int) -> None:
-        if error not in RETRY:
+        if error not in _base.RETRY:
             raise self._set.failure(error)
 
     def release(self, n: int = 1) -> None:
@@ -258,7 +245,7 @@ class RobustSemaphore(Semaphore):
         semset = self._open_set()
         held = semset.give_refused(n)
         if semset.semid.value == _set.LEFT:  # at exit
-            refuse_closed(self._name)
+            _base.refuse_closed(self._name)
         if held is not None:
             raise ValueError(
                 f"semaphore {self._name!r}: cannot release {n}: this process holds {held}"
@@ -311,7 +298,7 @@ class Slot(Hold):
         self._tries = starmap(semset.library.semop_now, repeat(taken))
         ended = Ended(partial(_end_slot, semset), self._operations)
         end = semset.library.end_of_with(given, len(give), ended.__getitem__)
-        self._exit = ending(end, sem, self._handle)
+        self._exit = _base.ending(end, sem, self._handle)
 
     def _check_total(self) -> None:
         total = self._handle.set.total()
