@@ -152,6 +152,9 @@ class Semaphore:
 
         Returns:
             True with a token, False without one.
+
+        Raises:
+            ValueError: a bad argument, or this object is closed; no token is taken.
         """
         if timeout is None:
             if blocking is not True and blocking is not False:
@@ -194,6 +197,7 @@ class Semaphore:
             timeout: the longest wait, in seconds, as for ``acquire``.
 
         Raises:
+            ValueError: a bad argument, or this object is closed.
             TimeoutError: raised on entering, if the tokens were not free in time.
         """
         if n is not ONE:
@@ -211,7 +215,15 @@ class Semaphore:
         A thread waits for the tasks, and may wait for up to a second after they have given up.
         Meanwhile ``waiting`` counts it, and a released token is free some milliseconds later.
 
-        Timeout and result are those of ``acquire``. RuntimeError: this is no task of asyncio.
+        Args:
+            timeout: the longest wait, in seconds, as for ``acquire``.
+
+        Returns:
+            True with a token, False without one.
+
+        Raises:
+            ValueError: a bad timeout, or this object is closed.
+            RuntimeError: this is no task of asyncio.
         """
         check_wait(self._name, True, timeout)
         return await self._acquire_async(self._open_handle(), timeout)

@@ -156,8 +156,11 @@ class RobustSemaphore(Semaphore):
 
         Args:
             blocking, timeout: as for ``NamedSemaphore.acquire``.
-            n: how many tokens. While this waits for several, newcomers wait. ValueError: there are
-                fewer in all.
+            n: how many tokens. While this waits for several, newcomers wait.
+
+        Raises:
+            ValueError: a bad argument, or more tokens than there are; this object is closed.
+            FileNotFoundError: the semaphore was unlinked.
         """
         if n is ONE:
             if timeout is None and blocking is True:  # what follows, without another call
@@ -185,7 +188,11 @@ class RobustSemaphore(Semaphore):
 
         The number is the lowest from 0 to ``total - 1`` that nobody has; the kernel gives both back
         when the process ends. Also async. Call this anew for each with statement: what it returns
-        keeps one number. The timeout is that of ``hold``. ValueError: more than 32 tokens in all.
+        keeps one number. The timeout is that of ``hold``.
+
+        Raises:
+            ValueError: a bad argument, more than 32 tokens in all, or this object is closed.
+            TimeoutError: raised on entering, if no token was free in time.
         """
         check_wait(self._name, True, timeout)
         return Slot(self, timeout)
@@ -234,7 +241,11 @@ class RobustSemaphore(Semaphore):
         """Give ``n`` tokens back, all or none, in one step that no signal interrupts.
 
         Any thread of the process that took them may, in whatever calls. If the semaphore was
-        unlinked, this does nothing. ValueError: this process holds fewer.
+        unlinked, this does nothing.
+
+        Raises:
+            ValueError: a bad ``n``, or this process holds fewer (a child of fork holds nothing);
+                this object is closed.
         """
         if n is ONE:
             for failed in self._posts:
@@ -256,6 +267,10 @@ class RobustSemaphore(Semaphore):
 
         After a change to fewer, holders keep their tokens, and newcomers wait until enough are
         free. A wait for more than ``total`` tokens raises ValueError.
+
+        Raises:
+            ValueError: total is no int from 1 to 16,383 (8,191 on FreeBSD); this object is closed.
+            FileNotFoundError: the semaphore was unlinked.
         """
         semset = self._open_set()
         semset.resize(check_integer(self._name, "total", total, 1, semset.library.most))
@@ -263,7 +278,10 @@ class RobustSemaphore(Semaphore):
     def unlink(self) -> None:
         """Remove the semaphore. Waits and later calls raise FileNotFoundError; to release does not.
 
-        PermissionError: it belongs to another user.
+        Raises:
+            FileNotFoundError: it was unlinked already.
+            PermissionError: it belongs to another user.
+            ValueError: this object is closed.
         """
         self._open_set().remove()
 
