@@ -74,7 +74,8 @@ def open_set(
                 raise OSError(errno.ENOENT, "")
             semset = Set(library, name, semid)
             if not _is_ours(values, _set.words(name)):
-                raise _foreign(name)
+                others = f"another program, or another name, has the key {_set.key(name):#x}"
+                raise OSError(errno.EEXIST, f"{others}: use another name")
             if anew and values[TOTAL]:
                 library.remove(semid)
                 continue
@@ -92,22 +93,9 @@ def open_set(
 def find(library: SysV, name: str) -> int | None:
     """Return the id of the set that has the name's key, or None."""
     try:
-        return library.get(_set.key(name), library.system.size)
+        return library.get(_set.key(name))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        try:
-            library.get(_set.key(name), 0)
-        except FileNotFoundError:
-            raise error from None  # the system allows no set of this size
-        raise _foreign(name) from None  # it is smaller
-
-
-def _foreign(name: str) -> OSError:
-    text = f"another program, or another name, has the key {_set.key(name):#x}: use another name"
-    return OSError(errno.EEXIST, text)
 
 
 def _is_ours(values: list[int], stored: list[int]) -> bool:

@@ -172,8 +172,8 @@ class SysV:
 
     # Each of these raises an OSError without a name if it fails: Removed if the set was removed.
 
-    def get(self, key: int, size: int, flags: int = 0) -> int:
-        """Return the id of the key's set. EINVAL: the set has fewer semaphores than ``size``."""
+    def get(self, key: int, size: int = 0, flags: int = 0) -> int:
+        """Return the id of the key's set, whatever its size. The flags may create one."""
         semid, error = call(self._semget, key, size, flags)
         if semid == -1:
             raise OSError(error, "")
@@ -205,14 +205,15 @@ class SysV:
         )
 
     def values(self, semid: Any) -> list[int]:
-        """Return all values; none if the set is larger than ours, so another program's."""
+        """Return all values; none if the set has not the size of ours: it is another program's."""
         size = self.system.size
         status, _ = call(self._semctl, semid, size, self.system.GETVAL)
         if status != -1:  # GETALL would write past the end of the array
             return []
         array = (c_ushort * size)()
+        array[-1] = 0xFFFF  # stays in a smaller set; no value is above 32,767
         self._on_set(self._semctl, semid, 0, self.system.GETALL, ctypes.byref(array))
-        return list(array)
+        return [] if array[-1] == 0xFFFF else list(array)
 
     def may_remove(self, semid: Any) -> bool:
         """Return whether IPC_SET, which needs the same right, may set what IPC_STAT returned."""

@@ -60,7 +60,7 @@ class Calls(SysV):
             return result
         raise Pause(*call)
 
-    def get(self, key, size, flags=0):
+    def get(self, key, size=0, flags=0):
         result = self.call("get", flags)
         if result == MISSING:
             raise FileNotFoundError(2, "")

@@ -41,7 +41,7 @@ def _robust(name: str, idle_too: bool = False) -> Set:
     try:
         semid = find(library, name)
         if semid is not None:
-            values = library.values(semid)  # none of a larger set, which is another program's
+            values = library.values(semid)
             if values and values[TOTAL] and name_of(values[NAME:]) == name:
                 if idle_too or values[USERS] or values[PERSIST]:
                     return Set(library, name, semid)
