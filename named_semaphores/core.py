@@ -48,7 +48,7 @@ class NamedSemaphore(Semaphore):
             them: call ``os.umask(0o007)`` before.
 
     Raises:
-        ValueError, TypeError: A bad argument; in a method, also: this object is closed.
+        ValueError, TypeError: A bad argument.
         FileExistsError, FileNotFoundError: As ``handle_existence`` says.
         PermissionError: It belongs to another user, or this user may not create any.
         OSError: The name is too long; the file system for semaphores is full or missing; a file of
@@ -90,7 +90,12 @@ class NamedSemaphore(Semaphore):
 
     @property
     def value(self) -> int:
-        """The number of free tokens now. NotImplementedError: the system does not tell (macOS)."""
+        """The number of free tokens now.
+
+        Raises:
+            NotImplementedError: The system does not tell (macOS).
+            ValueError: This object is closed.
+        """
         handle: Handle = self._open_handle()
         value = handle.value()
         if value is None:
@@ -108,6 +113,7 @@ class NamedSemaphore(Semaphore):
             OSError: EOVERFLOW: the value would pass the system's maximum. (macOS, OpenBSD and
                 Cygwin do not check it.) If other processes release meanwhile, some of several
                 tokens may have been put back.
+            ValueError: A bad ``n``, or this object is closed.
         """
         try:
             if n is ONE:
@@ -135,7 +141,10 @@ class NamedSemaphore(Semaphore):
     def unlink(self) -> None:
         """Unlink the name. All that have the semaphore open, this object too, can still use it.
 
-        FileNotFoundError: it is unlinked already. PermissionError: it belongs to another user.
+        Raises:
+            FileNotFoundError: It is unlinked already.
+            PermissionError: It belongs to another user.
+            ValueError: This object is closed.
         """
         handle: Handle = self._open_handle()
         unlink_name(handle.libc, self.name)

@@ -73,14 +73,19 @@ def user_name(uid: int) -> str:
 
 
 def list_semaphores() -> list[SemaphoreInfo]:
-    """Return both kinds, sorted by name. NotImplementedError: this system does not list both."""
+    """Return both kinds, sorted by name.
+
+    Raises:
+        NotImplementedError: this system does not list both.
+    """
     return sorted(list_posix() + list_robust(), key=lambda info: (info.name, info.kind))
 
 
 def list_robust() -> list[SemaphoreInfo]:
     """Return the robust semaphores that this user may read, sorted by name.
 
-    NotImplementedError: this system has none, or does not list them.
+    Raises:
+        NotImplementedError: this system has none, or does not list them.
     """
     try:
         found = [info for info in all_robust() if info.users or info.stays]
@@ -128,7 +133,8 @@ def list_posix() -> list[SemaphoreInfo]:
     They are the files of /dev/shm that have a semaphore's prefix, size and contents. musl has no
     prefix: other shared memory that looks the same is listed, too.
 
-    NotImplementedError: this system has none, or does not list them.
+    Raises:
+        NotImplementedError: this system has none, or does not list them.
     """
     libc = system()
     if libc.files is None or not libc.opens_any_file:
