@@ -59,11 +59,11 @@ class Calls:
     """The calls that take and give n tokens of a set. All handles share them."""
 
     def __init__(self, semset: _set.Set, n: int) -> None:
-        library, account, bias = semset.library, semset.account, semset.library.system.bias
+        library, account, bias = semset.library, semset.account, semset.library.bias
         give = _set.give(account, n)
         transitions = [_set.take(account, n, bias, flags) for flags in (NOWAIT, 0)] + [give]
         if n > 1:
-            notice = library.system.operations > 5
+            notice = library.operations > 5
             for flags in (NOWAIT, 0):
                 transitions.append(_set.take_first(account, bias, flags))
                 transitions.append(_set.take_rest(account, n, bias, notice, flags))

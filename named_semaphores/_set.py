@@ -220,7 +220,7 @@ class Set:
 
     def join(self) -> bool:
         """Become a user. Return False if the set is about to be removed."""
-        last = self.library.system.size - 1
+        last = self.library.size - 1
         account = self.accounts + os.getpid() % (last - self.accounts)  # usually it is free
         if self.enter(account, join(account)):
             return True
@@ -271,7 +271,7 @@ class Set:
         library, semid = self.library, self.id
         if self.pid != os.getpid() or not self.is_usable():  # forked in C: the parent is the user
             return True
-        operations = leave(self.account, self.account == library.system.size - 1)
+        operations = leave(self.account, self.account == library.size - 1)
         _, (arguments,) = self.prepare(operations)  # a signal handler may fork meanwhile
         for failed in starmap(library.semop_now, (arguments,)):
             if not failed:  # no call before this, so that a signal cannot make it leave twice
@@ -297,7 +297,7 @@ class Set:
         than n, and none was given. OSError: it has lost its rights to the set (setuid).
         """
         try:
-            if n >= self.library.system.bias:  # more than an operation can give, and than there are
+            if n >= self.library.bias:  # more than an operation can give, and than there are
                 return self.held()
             if not self.is_usable() or self.operate(give(self.account, n)):
                 return None
@@ -332,7 +332,7 @@ class Set:
         return self.ask(self.library.operate, operations)
 
     def free(self) -> int:
-        return self.ask(self.library.value, TOKENS) - self.library.system.bias
+        return self.ask(self.library.value, TOKENS) - self.library.bias
 
     def total(self) -> int:
         return self.ask(self.library.value, TOTAL)
@@ -425,5 +425,5 @@ def failure(library: SysV, error: OSError, name: str) -> Exception:
         return error
     if number == errno.ENOSYS:
         return NotImplementedError(refusal(library.platform))
-    hint = error.strerror or _HINTS.get(number, "").format(limits=library.system.limits)
+    hint = error.strerror or _HINTS.get(number, "").format(limits=library.limits)
     return os_error(number, name, hint)

@@ -52,7 +52,7 @@ def open_set(
             f"semaphore {name!r}: mode must allow its owner to read and to change it (0o600), "
             f"not 0o{mode:o}"
         )
-    size = library.system.size
+    size = library.size
     longest = min(_LONGEST_NAME, (size - NAME - 3) * 15 // 8 - 1)  # there are three accounts, too
     while True:
         try:
@@ -159,14 +159,14 @@ def check_undo(library: SysV, semid: int) -> None:
 
 def _make_ready(semset: Set, values: list[int], total: int) -> bool:
     """Write what is missing of the name, make the set ready, and join it, as its first user."""
-    system, stored = semset.library.system, _set.words(semset.name)
-    step = system.operations - 2  # write_name has up to two operations besides the words
+    library, stored = semset.library, _set.words(semset.name)
+    step = library.operations - 2  # write_name has up to two operations besides the words
     for place in range(0, len(stored), step):
-        part = _set.write_name(place, stored[place : place + step], system.size - 1)
-        if not values[NAME + place] and not semset.library.operate(semset.id, part):
+        part = _set.write_name(place, stored[place : place + step], library.size - 1)
+        if not values[NAME + place] and not library.operate(semset.id, part):
             return False
     account = semset.accounts
-    return semset.enter(account, _set.make_ready(account, total, system.bias))
+    return semset.enter(account, _set.make_ready(account, total, library.bias))
 
 
 # --- All sets -------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def rows() -> Iterator[Row]:
     with open("/proc/sysvipc/sem", encoding="utf-8") as lines:
         next(lines)
         for row in map(Row, lines):
-            if row.key and row.size == system().system.size:
+            if row.key and row.size == system().size:
                 yield row
 
 

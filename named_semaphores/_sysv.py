@@ -30,53 +30,39 @@ UNDO = 0o10000
 _PYFUNCTYPE = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
 _SEMOP_EXIT = _PYFUNCTYPE(c_int, c_int, ctypes.c_void_p, c_size_t, Ignored, Ignored, Ignored)
 
-
-class _Linux:
-    """What a library cannot be asked."""
-
-    IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
-    GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 11, 12, 13, 14, 15
-    timespec: Any = Timespec  # what the plain semtimedop takes
-    limits = "kernel.sem"  # where the system's limits are set
-    size = 250  # of every set: SEMMSL of older kernels, and of hosts tuned for databases
-    bias = 16384  # half of SEMVMX, 32767; an undo sum has that limit too
-    operations = 32  # in one call: so many on hosts tuned for databases, else 500
-    can_ignore_undo = True  # gVisor says that it is Linux
-
-
-class _MacOS(_Linux):
-    GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 4, 5, 6, 3, 7
-    timespec: Any = TimespecBSD
-    limits = "kern.sysv"
-    operations = 5
-    can_ignore_undo = False
-
-
-class _FreeBSD(_MacOS):
-    limits = "kern.ipc"
-    size = 80  # the whole system has 340 semaphores by default
-    bias = 8192  # an undo sum ends at 16384 (SEMAEM); DragonFly's does too
-
-
-class _NetBSD(_MacOS):
-    limits = "kern.ipc"  # OpenBSD: kern.seminfo
-    size = 60  # so many semaphores has the whole system by default
-
-
-class _Illumos(_MacOS):
-    IPC_RMID, IPC_SET, IPC_STAT = 10, 11, 12
-    timespec = Timespec
-    limits = "project.max-sem-ids"
-
-
-_SYSTEMS = {
-    "linux": _Linux,
-    "darwin": _MacOS,
-    "freebsd": _FreeBSD,
-    "dragonfly": _FreeBSD,
-    "netbsd": _NetBSD,
-    "openbsd": _NetBSD,
-    "sunos": _Illumos,
+# What a library cannot be asked, where it is not as on Linux: see SysV.
+_BSD_COMMANDS = {"GETPID": 4, "GETVAL": 5, "GETALL": 6, "GETNCNT": 3, "GETZCNT": 7}
+_ILLUMOS_COMMANDS = {**_BSD_COMMANDS, "IPC_RMID": 10, "IPC_SET": 11, "IPC_STAT": 12}
+_BSD: dict[str, Any] = {
+    **_BSD_COMMANDS,
+    "timespec": TimespecBSD,
+    "operations": 5,
+    "can_ignore_undo": False,
+}
+_FREEBSD = {
+    **_BSD,
+    "limits": "kern.ipc",
+    "size": 80,  # the whole system has 340 semaphores by default
+    "bias": 8192,  # an undo sum ends at 16384 (SEMAEM); DragonFly's does too
+}
+_NETBSD = {
+    **_BSD,
+    "limits": "kern.ipc",  # OpenBSD: kern.seminfo
+    "size": 60,  # so many semaphores has the whole system by default
+}
+_SYSTEMS: dict[str, dict[str, Any]] = {
+    "linux": {},
+    "darwin": {**_BSD, "limits": "kern.sysv"},
+    "freebsd": _FREEBSD,
+    "dragonfly": _FREEBSD,
+    "netbsd": _NETBSD,
+    "openbsd": _NETBSD,
+    "sunos": {
+        **_BSD,
+        **_ILLUMOS_COMMANDS,
+        "timespec": Timespec,
+        "limits": "project.max-sem-ids",
+    },
 }
 
 
@@ -117,16 +103,21 @@ class SysV:
     - ``semtimedop`` takes ``timeout(nanoseconds)``, too. None where the library lacks it.
     """
 
+    IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
+    GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 11, 12, 13, 14, 15
+    timespec: Any = Timespec  # what the plain semtimedop takes
+    limits = "kernel.sem"  # where the system's limits are set
+    size = 250  # of every set: SEMMSL of older kernels, and of hosts tuned for databases
+    bias = 16384  # half of SEMVMX, 32767; an undo sum has that limit too
+    operations = 32  # in one call: so many on hosts tuned for databases, else 500
+    can_ignore_undo = True  # until it has refused an undo sum: gVisor says that it is Linux
     sleep = staticmethod(time.sleep)
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
         self.lib = lib  # a test's library dies with its last reference
         self.platform = platform
-        system = system_of(platform, _SYSTEMS)
-        assert system is not None  # load() refuses other platforms
-        self.system = system
-        self.most = system.bias - 1  # tokens that a semaphore can have
-        self.can_ignore_undo = system.can_ignore_undo  # until this system has refused an undo sum
+        self.__dict__.update(system_of(platform, _SYSTEMS) or {})
+        self.most = self.bias - 1  # tokens that a semaphore can have
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do
         self._semget = self._function("semget", c_long, c_int, c_int)
         # int semctl(int semid, int semnum, int cmd, ... /* union semun */);
@@ -145,7 +136,7 @@ class SysV:
         timespecs = {
             "__semtimedop64": Timespec64,
             "__semtimedop_time64": Timespec64,
-            "semtimedop": system.timespec,
+            "semtimedop": self.timespec,
         }
         symbol = next((each for each in timespecs if hasattr(lib, each)), "")
         self._timespec: Any = timespecs.get(symbol)
@@ -192,41 +183,40 @@ class SysV:
         return True
 
     def value(self, semid: Any, number: int) -> int:
-        return self._on_set(self._semctl, semid, number, self.system.GETVAL)
+        return self._on_set(self._semctl, semid, number, self.GETVAL)
 
     def pid(self, semid: Any, number: int) -> int:
         """Return the process that changed the semaphore last; 0 in another PID namespace."""
-        return self._on_set(self._semctl, semid, number, self.system.GETPID)
+        return self._on_set(self._semctl, semid, number, self.GETPID)
 
     def waiting(self, semid: Any, growing: int, ending: int) -> int:
         """Return how many wait for one semaphore to grow, and for another to be 0."""
-        return self._on_set(self._semctl, semid, growing, self.system.GETNCNT) + self._on_set(
-            self._semctl, semid, ending, self.system.GETZCNT
-        )
+        count = self._on_set(self._semctl, semid, growing, self.GETNCNT)
+        return count + self._on_set(self._semctl, semid, ending, self.GETZCNT)
 
     def values(self, semid: Any) -> list[int]:
         """Return all values; none if the set has not the size of ours: it is another program's."""
-        size = self.system.size
-        status, _ = call(self._semctl, semid, size, self.system.GETVAL)
+        size = self.size
+        status, _ = call(self._semctl, semid, size, self.GETVAL)
         if status != -1:  # GETALL would write past the end of the array
             return []
         array = (c_ushort * size)()
         array[-1] = 0xFFFF  # stays in a smaller set; no value is above 32,767
-        self._on_set(self._semctl, semid, 0, self.system.GETALL, ctypes.byref(array))
+        self._on_set(self._semctl, semid, 0, self.GETALL, ctypes.byref(array))
         return [] if array[-1] == 0xFFFF else list(array)
 
     def may_remove(self, semid: Any) -> bool:
         """Return whether IPC_SET, which needs the same right, may set what IPC_STAT returned."""
         status = ctypes.create_string_buffer(1024)  # a semid_ds has at most some hundred bytes
         try:
-            self._on_set(self._semctl, semid, 0, self.system.IPC_STAT, ctypes.byref(status))
-            self._on_set(self._semctl, semid, 0, self.system.IPC_SET, ctypes.byref(status))
+            self._on_set(self._semctl, semid, 0, self.IPC_STAT, ctypes.byref(status))
+            self._on_set(self._semctl, semid, 0, self.IPC_SET, ctypes.byref(status))
         except PermissionError:
             return False
         return True
 
     def remove(self, semid: Any) -> None:
-        self._on_set(self._semctl, semid, 0, self.system.IPC_RMID)
+        self._on_set(self._semctl, semid, 0, self.IPC_RMID)
 
     def _on_set(self, function: Any, semid: Any, *arguments: Any) -> int:
         status, error = call(function, semid, *arguments)
@@ -236,7 +226,7 @@ class SysV:
 
     def error(self, error: int, semid: Any) -> OSError:
         if error == errno.EINVAL:  # on the BSDs and macOS also: too many semaphores to undo
-            status, reason = call(self._semctl, semid, 0, self.system.GETVAL)
+            status, reason = call(self._semctl, semid, 0, self.GETVAL)
             if status == -1 and reason in (errno.EINVAL, errno.EIDRM):
                 error = errno.EIDRM
         return Removed() if error == errno.EIDRM else OSError(error, "")
@@ -246,7 +236,7 @@ def load(platform: str = sys.platform) -> SysV:
     """Return the running system's calls. NotImplementedError: it lacks them, or they kill."""
     if hasattr(sys, "getandroidapilevel"):  # before 3.13 the platform is "linux" there too
         platform = "android"
-    library = ctypes.CDLL(None) if system_of(platform, _SYSTEMS) else None
+    library = ctypes.CDLL(None) if system_of(platform, _SYSTEMS) is not None else None
     if not hasattr(library, "semget"):
         raise NotImplementedError(refusal(platform))
     return SysV(library, platform)

@@ -112,7 +112,7 @@ def all_robust() -> Iterator[SemaphoreInfo]:
             continue
         yield SemaphoreInfo(
             name=name,
-            value=values[_set.TOKENS] - library.system.bias,
+            value=values[_set.TOKENS] - library.bias,
             pids=None,
             all_pids=False,
             mode=row.mode & 0o777,

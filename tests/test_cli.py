@@ -241,7 +241,7 @@ def test_unlink_removes_an_idle_one_and_goes_on_after_a_failure(alone, name, bar
 @pytest.mark.parametrize("more", [-3, 5])
 def test_another_programs_set_is_left_alone(name, bare, capfd, more):
     library = _sysv.system()
-    foreign = library.get(_set.key(name), library.system.size + more, _sysv.IPC_CREAT | 0o600)
+    foreign = library.get(_set.key(name), library.size + more, _sysv.IPC_CREAT | 0o600)
     for words in ("value", "holders", "unlink", "resize 2", "create", "unlink --unused --yes"):
         command, *others = words.split()
         _, err, code = quick(capfd, command, bare, *others)
@@ -684,7 +684,7 @@ def test_unlink_unused_takes_sets_that_were_never_made_ready(alone, name, capfd,
     if not alone:
         pytest.skip("others' new sets would be removed, too")
     library = _sysv.system()
-    library.get(_set.key(name), library.system.size, _sysv.IPC_CREAT | 0o600)
+    library.get(_set.key(name), library.size, _sysv.IPC_CREAT | 0o600)
     steps(capfd, ("unlink --unused --yes", "nothing to remove\n"))
     monkeypatch.setattr(_sets, "_UNREADY", -1)
     steps(capfd, ("unlink --unused --yes", "(a set that was never made ready)\n"))

@@ -772,7 +772,7 @@ def test_after_exec_a_process_holds_what_both_programs_took(native):
 def test_processes_that_find_no_account_share_the_last(name):
     library = sysv_library("openbsd")  # its sets are small
     sem = type("Small", (RobustSemaphore,), {"_library": library})(name, 40)
-    own = library.system.size - 1 - sem._set.accounts
+    own = library.size - 1 - sem._set.accounts
 
     def hold():
         with sem:

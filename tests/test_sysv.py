@@ -67,7 +67,7 @@ def join(library, name, total=1, **options):
 
 def take(semset, n=1):
     """Return whether n tokens were free, and are taken."""
-    bias = semset.library.system.bias
+    bias = semset.library.bias
     return semset.operate(_set.take(semset.account, n, bias, NOWAIT))
 
 
@@ -76,7 +76,7 @@ def give(semset, n=1):
 
 
 def first(semset):
-    return semset.operate(_set.take_first(semset.account, semset.library.system.bias, NOWAIT))
+    return semset.operate(_set.take_first(semset.account, semset.library.bias, NOWAIT))
 
 
 # --- Opening and leaving --------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_the_first_creates_the_second_links_the_last_removes(library, name):
 
 
 def test_a_set_that_was_not_made_ready_is_made_ready(library, name):
-    last = library.system.size - 1
+    last = library.size - 1
     semid = library.get(_set.key(name), last + 1, _sysv.IPC_CREAT | 0o600)
     library.operate(semid, _set.write_name(0, _set.words(name)[:3], last))
     with pytest.raises(FileNotFoundError):
@@ -150,7 +150,7 @@ def test_a_wait_ends_in_time_and_gives_the_first_of_several_up(library, name):
 
 
 def test_as_many_tokens_as_there_can_be(library, name):
-    most = library.system.bias - 1
+    most = library.bias - 1
     semset = join(library, name, most)
     assert take(semset, most)
     semset.resize(1)
@@ -232,7 +232,7 @@ def idle(library, name, total=1):
 
 def unready(library, name):
     """Return the id of a set whose creator was killed before it was ready."""
-    return library.get(_set.key(name), library.system.size, _sysv.IPC_CREAT | 0o600)
+    return library.get(_set.key(name), library.size, _sysv.IPC_CREAT | 0o600)
 
 
 @pytest.mark.parametrize("mark", [_set.MARK_IDLE, _set.MARK_UNREADY], ids=["idle", "unready"])
@@ -280,7 +280,7 @@ def test_what_is_joined_or_removed_meanwhile_is_not_removed(native, name, monkey
 
 
 def test_what_another_process_removes_is_neither_removed_nor_listed(native, name, monkeypatch):
-    semid, last = unready(native, name), native.system.size - 1
+    semid, last = unready(native, name), native.size - 1
     (row,) = (row for row in _sets.rows() if row.id == semid)
     monkeypatch.setattr(_sets, "rows", lambda: iter([row]))
     words = _set.words(name)
@@ -328,7 +328,7 @@ def failing(monkeypatch, symbol, number, condition=lambda *arguments: True):
 
 @pytest.mark.parametrize("more", [-3, 0, 5])
 def test_another_programs_set_is_refused_and_left_alone(native, name, semget, more):
-    foreign = semget(_set.key(name), native.system.size + more)
+    foreign = semget(_set.key(name), native.size + more)
     assert native.operate(foreign, [(NAME, 4, 0)])
     for options in ({}, {"link": False}, {"create": False}, {"anew": True}):
         with pytest.raises(FileExistsError, match="another program.*another name") as raised:
@@ -339,7 +339,7 @@ def test_another_programs_set_is_refused_and_left_alone(native, name, semget, mo
 
 @pytest.mark.parametrize("place", [0, NAME, NAME + 9])
 def test_another_programs_set_that_is_old_is_not_removed(native, name, semget, monkeypatch, place):
-    foreign = semget(_set.key(name), native.system.size)
+    foreign = semget(_set.key(name), native.size)
     for change in (
         (1, -1) if place == 0 else (4,)
     ):  # it looks like new, or is empty where ours begins
@@ -486,5 +486,5 @@ def test_a_limit_of_five_operations_a_call_is_enough():
 @pytest.mark.skipif(not os.path.exists("/proc/sysvipc/sem"), reason="only Linux lists the sets")
 def test_sets_of_other_programs_are_not_listed(native, semget, name):
     semget(0, 1)
-    semget(_set.key(name), native.system.size)
+    semget(_set.key(name), native.size)
     assert name not in [one.name for one in all_robust()]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from named_semaphores import _set, _sets, _sysv
+from named_semaphores import _set, _sets
 from named_semaphores._set import DEAD, NAME, PERSIST, TOKENS, TOTAL, TURN, USERS, Set
 from named_semaphores._sysv import IPC_CREAT, NOWAIT, UNDO, Removed, SysV
 from named_semaphores.cli import run as cli_run
@@ -51,7 +51,8 @@ class Calls(SysV):
     sleep = staticmethod(lambda seconds: None)
 
     def __init__(self, system, script, results):
-        self.system, self.script, self.results = system, script, iter(results)
+        self.__dict__.update(system)
+        self.script, self.results = script, iter(results)
 
     def call(self, *call):
         for result in self.results:
@@ -351,8 +352,7 @@ class Search:
         self.size = NAME + len(_set.words(scripts[0].name)) + ACCOUNTS
         self.zeros = (0,) * self.size
         self.accounts = range(self.size - ACCOUNTS, self.size)
-        system = {"size": self.size, "bias": BIAS, "operations": operations}
-        self.system = type("System", (_sysv._Linux,), system)
+        self.system = {"size": self.size, "bias": BIAS, "operations": operations}
 
     def run(self):
         """Return how many states there are; Violation, with the way there, if one must not be."""

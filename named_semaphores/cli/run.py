@@ -108,7 +108,7 @@ def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
     No Python signal handler runs, so one call waits to the end, and its result is not lost.
     RobustSemaphore waits in slices instead: see ``_several``.
     """
-    bias, account = semset.library.system.bias, semset.account
+    bias, account = semset.library.bias, semset.account
     semset.check_number(n)
     if semset.operate(_set.take(account, n, bias, _sysv.NOWAIT)):
         return True
@@ -116,7 +116,7 @@ def take(semset: _set.Set, n: int, deadline: int | None) -> bool:
         return False
     if n == 1:
         return _wait(semset, _set.take(account, 1, bias), deadline)
-    notice = semset.library.system.operations > 5
+    notice = semset.library.operations > 5
     while _wait(semset, _set.take_first(account, bias), deadline):
         if _wait(semset, _set.take_rest(account, n, bias, notice), deadline):
             return True

@@ -200,7 +200,7 @@ def look(kept: RobustSemaphore | None, name: str) -> tuple[dict[int, int], int, 
         holders = dict(sem.holders)
     if sem is not kept:
         sem.close()
-    free = values[_set.TOKENS] - semset.library.system.bias
+    free = values[_set.TOKENS] - semset.library.bias
     return holders, values[_set.TURN], free, values[_set.TOTAL]
 
 
