@@ -70,10 +70,20 @@ class Ignored(c_int):
     from_param = callable  # a cheap builtin; the C function does not look at the bool it returns
 
 
+def bind(lib: Any, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
+    """Return a function of the library, which sets ``ctypes.get_errno()``."""
+    prototype: Any = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
+    if keep_gil:  # as PYFUNCTYPE, which cannot save errno
+        flags = prototype._flags_ | getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)  # not PyPy
+        members = {"_restype_": c_int, "_argtypes_": argtypes, "_flags_": flags}
+        prototype = type("prototype", prototype.__bases__, members)
+    function: Any = prototype(address_of(lib, symbol))
+    function.library = lib  # a test's callbacks must live as long as what calls them
+    return function
+
+
 # --- POSIX named semaphores
 
-# A call keeps the GIL. PyPy's ctypes has no such flag.
-_PYTHONAPI: int = getattr(ctypes, "_FUNCFLAG_PYTHONAPI", 0)
 # sizeof(sem_t) of glibc and of musl, and the programs that have another.
 SIZE, OTHERS = (32, "32-bit") if sys.maxsize > 2**32 else (16, "64-bit")
 
@@ -200,33 +210,23 @@ class Libc:
         # Two parameters are declared, so that ctypes makes a variadic call: Apple's arm64 passes
         # the other two on the stack. The result is an integer: as a c_void_p, macOS's handle 0
         # would become None.
-        self.sem_open = self._function("sem_open", c_char_p, c_int, keep_gil=True)
+        self.sem_open = bind(lib, "sem_open", c_char_p, c_int, keep_gil=True)
         self.sem_open.restype = c_ssize_t
         # int sem_unlink(const char *name);
-        self.sem_unlink = self._function("sem_unlink", c_char_p)
+        self.sem_unlink = bind(lib, "sem_unlink", c_char_p)
         # int sem_getvalue(sem_t *sem, int *value);
         pointer = ctypes.POINTER(c_int)
-        self.sem_getvalue = self._function("sem_getvalue", c_void_p, pointer, keep_gil=True)
+        self.sem_getvalue = bind(lib, "sem_getvalue", c_void_p, pointer, keep_gil=True)
         # int sem_wait(sem_t *sem);
-        self.sem_wait = self._function("sem_wait", c_void_p)
+        self.sem_wait = bind(lib, "sem_wait", c_void_p)
         # int sem_trywait(sem_t *sem);
-        self.sem_trywait = self._function("sem_trywait", c_void_p, keep_gil=True)
+        self.sem_trywait = bind(lib, "sem_trywait", c_void_p, keep_gil=True)
         # int sem_post(sem_t *sem);
-        self.sem_post = self._function("sem_post", c_void_p, keep_gil=True)
+        self.sem_post = bind(lib, "sem_post", c_void_p, keep_gil=True)
         # sem_post once more, to end a with statement: drops the exception, and returns None.
-        self.exit = self._function("sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
+        self.exit = bind(lib, "sem_post", c_void_p, Ignored, Ignored, Ignored, keep_gil=True)
         self.exit.restype = None
         self._choose_wait()
-
-    def _function(self, symbol: str, *argtypes: Any, keep_gil: bool = False) -> Any:
-        prototype: Any = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
-        if keep_gil:  # as PYFUNCTYPE, which cannot save errno
-            flags = prototype._flags_ | _PYTHONAPI
-            members = {"_restype_": c_int, "_argtypes_": argtypes, "_flags_": flags}
-            prototype = type("prototype", prototype.__bases__, members)
-        function: Any = prototype(address_of(self.lib, symbol))
-        function.library = self.lib  # a test's callbacks must live as long as what calls them
-        return function
 
     def _choose_wait(self) -> None:
         """Take the best timed wait this library has: on the clock that does not jump, if it can."""
@@ -252,7 +252,7 @@ class Libc:
         symbol, self._timespec, self._before, self._after = best
         before, after = [c_int] * len(self._before), [c_void_p] * len(self._after)
         types = (c_void_p, *before, ctypes.POINTER(self._timespec), *after)
-        self.sem_timedwait = self._function(symbol, *types)
+        self.sem_timedwait = bind(self.lib, symbol, *types)
         # On the wall clock, most systems compute what is left and sleep that long, so that a step
         # of the clock costs a slice at most. glibc hands the time itself to the kernel
         # (futex_abstimed_wait), and sleeps on if the clock is set back.

@@ -13,7 +13,7 @@ from itertools import chain
 from struct import pack
 
 from ._common import FIRST_SLICE, TYPE_CHECKING
-from ._libc import Ignored, Timespec, Timespec64, TimespecBSD, address_of, call, system_of
+from ._libc import Ignored, Timespec, Timespec64, TimespecBSD, address_of, bind, call, system_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -114,20 +114,19 @@ class SysV:
     sleep = staticmethod(time.sleep)
 
     def __init__(self, lib: Any, platform: str = sys.platform) -> None:
-        self.lib = lib  # a test's library dies with its last reference
         self.platform = platform
         self.__dict__.update(system_of(platform, _SYSTEMS) or {})
         self.most = self.bias - 1  # tokens that a semaphore can have
         # int semget(key_t key, int nsems, int semflg);  key_t is an int or a long: 31 bits do
-        self._semget = self._function("semget", c_long, c_int, c_int)
+        self._semget = bind(lib, "semget", c_long, c_int, c_int)
         # int semctl(int semid, int semnum, int cmd, ... /* union semun */);
         # Variadic, as sem_open in _libc. The fourth is always a pointer here: an int would be in
         # the wrong half of the union on 64-bit big-endian machines. NetBSD's plain semctl is for
         # programs built before 5.0.
         symbol = "__semctl50" if hasattr(lib, "__semctl50") else "semctl"
-        self._semctl = self._function(symbol, c_int, c_int, c_int)
+        self._semctl = bind(lib, symbol, c_int, c_int, c_int)
         # int semop(int semid, struct sembuf *sops, size_t nsops);
-        self.semop = self._function("semop")
+        self.semop = bind(lib, "semop")
         self._semop = address_of(lib, "semop")
         self.semop_now = _PYFUNCTYPE(c_int)(self._semop)
         # int semtimedop(int semid, struct sembuf *sops, size_t nsops,
@@ -140,7 +139,7 @@ class SysV:
         }
         symbol = next((each for each in timespecs if hasattr(lib, each)), "")
         self._timespec: Any = timespecs.get(symbol)
-        self.semtimedop = self._function(symbol) if symbol else None
+        self.semtimedop = bind(lib, symbol) if symbol else None
         self.first_slice = self.timeout(FIRST_SLICE) if symbol else None
 
     def end_of_with(self, arguments: tuple[Any, ...], count: int, result: Any) -> Any:
@@ -152,10 +151,6 @@ class SysV:
         function.restype = result
         semid, pointer, _ = arguments
         return partial(function, semid, pointer, count)
-
-    def _function(self, symbol: str, *argtypes: Any) -> Any:
-        prototype = ctypes.CFUNCTYPE(c_int, *argtypes, use_errno=True)
-        return prototype(address_of(self.lib, symbol))
 
     def timeout(self, nanoseconds: int) -> Any:
         """Return the last argument of ``semtimedop``."""
