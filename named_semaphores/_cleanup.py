@@ -1,13 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Free what is ours, once, and nothing else.
+"""Unlinks this process's names, each once, and calls what else is to be done at its end.
 
-Who frees what, when, and in which process::
-
-    | what | who and when | in a child of fork |
-    |---|---|---|
-    | an open POSIX semaphore | SemLock's deallocator, else the process's end | its own |
-    | the use of a System V set | ``_handles``: the last handle's finalizer, or at exit | its own |
-    | a name, if ``unlink_on_delete`` | ``Owner``: ``close()``, finalizer, or at exit | never |
+.github/CONTRIBUTING.md has the table of who frees what.
 """
 
 from __future__ import annotations
