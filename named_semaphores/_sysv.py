@@ -13,7 +13,7 @@ from itertools import chain
 from struct import pack
 
 from ._common import FIRST_SLICE, TYPE_CHECKING
-from ._libc import Ignored, Timespec, Timespec64, TimespecBSD, address_of, bind, call, system_of
+from ._libc import Ignored, Timespec, Timespec64, address_of, bind, call, system_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -35,7 +35,6 @@ _BSD_COMMANDS = {"GETPID": 4, "GETVAL": 5, "GETALL": 6, "GETNCNT": 3, "GETZCNT":
 _ILLUMOS_COMMANDS = {**_BSD_COMMANDS, "IPC_RMID": 10, "IPC_SET": 11, "IPC_STAT": 12}
 _BSD: dict[str, Any] = {
     **_BSD_COMMANDS,
-    "timespec": TimespecBSD,
     "operations": 5,
     "can_ignore_undo": False,
 }
@@ -57,12 +56,7 @@ _SYSTEMS: dict[str, dict[str, Any]] = {
     "dragonfly": _FREEBSD,
     "netbsd": _NETBSD,
     "openbsd": _NETBSD,
-    "sunos": {
-        **_BSD,
-        **_ILLUMOS_COMMANDS,
-        "timespec": Timespec,
-        "limits": "project.max-sem-ids",
-    },
+    "sunos": {**_BSD, **_ILLUMOS_COMMANDS, "limits": "project.max-sem-ids"},
 }
 
 
@@ -105,7 +99,6 @@ class SysV:
 
     IPC_RMID, IPC_SET, IPC_STAT = 0, 1, 2
     GETPID, GETVAL, GETALL, GETNCNT, GETZCNT = 11, 12, 13, 14, 15
-    timespec: Any = Timespec  # what the plain semtimedop takes
     limits = "kernel.sem"  # where the system's limits are set
     size = 250  # of every set: SEMMSL of older kernels, and of hosts tuned for databases
     bias = 16384  # half of SEMVMX, 32767; an undo sum has that limit too
@@ -135,7 +128,7 @@ class SysV:
         timespecs = {
             "__semtimedop64": Timespec64,
             "__semtimedop_time64": Timespec64,
-            "semtimedop": self.timespec,
+            "semtimedop": Timespec,
         }
         symbol = next((each for each in timespecs if hasattr(lib, each)), "")
         self._timespec: Any = timespecs.get(symbol)

@@ -12,8 +12,6 @@ from ._cleanup import Owner
 from ._common import TYPE_CHECKING, check_integer, check_mode, check_name, os_error, without_ctypes
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from ._libc import Handle, Libc
 
 try:
@@ -152,7 +150,7 @@ class NamedSemaphore(Semaphore):
     def _raise_unless_retry(self, status: int, error: int) -> None:
         number = error if status < 0 else status  # Cygwin's timed waits return the errno itself
         if number not in RETRY:
-            raise _error(number, self._libc or system(), self.name)
+            raise _error(OSError(number, ""), self._libc or system(), self.name)
 
     def _link(self, name: str) -> None:
         NamedSemaphore.__init__(self, name, 1, Flags.RAISE_IF_NOT_EXISTS, False)
@@ -183,9 +181,7 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
         except InterruptedError:  # POSIX allows it; the signal's handler has run
             pass
         except OSError as error:
-            if error.errno is None:  # a signal handler's, say TimeoutError
-                raise
-            raise _error(error.errno, libc, name) from None
+            raise _error(error, libc, name) from None
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:
@@ -211,17 +207,18 @@ def unlink_name(
     try:
         libc.unlink(name)
     except OSError as error:
-        if error.errno is None:  # a signal handler's
-            raise
-        raise _error(error.errno, libc, name) from None
+        raise _error(error, libc, name) from None
 
 
 # Of a directory that is missing (glibc before 2.34; Cygwin), or is a file; the last one: see _open.
 _NO_DIRECTORY = (errno.ENOSYS, errno.EINVAL, errno.ENOTDIR, errno.EACCES)
 
 
-def _error(number: Any, libc: Libc, name: str) -> Exception:
-    """Return the exception for this errno. It names the semaphore, and says what helps."""
+def _error(error: OSError, libc: Libc, name: str) -> Exception:
+    """Return the error with the semaphore's name, and with what helps."""
+    number = error.errno
+    if not number:  # a signal handler's, say TimeoutError
+        return error
     length, longest = len(name.encode()), libc.longest_name
     directory, file = os.path.dirname(libc.files or ""), _file(libc, name)
     is_refused = number in (errno.EACCES, errno.EPERM)
