@@ -26,8 +26,6 @@ clock: Callable[[], int] = (
     else time.monotonic_ns
 )
 
-_LONGEST_TIMEOUT = 2**62 / 1e9  # seconds
-
 
 def check_name(name: object) -> str:
     """Return the name with its leading slash. TypeError, ValueError: it is no name."""
@@ -94,7 +92,7 @@ def deadline_of(timeout: float | None) -> int | None:
         seconds = float(timeout)  # numpy's float16 cannot be compared to what follows
     except OverflowError:  # an int of more than 308 digits
         return None
-    if seconds > _LONGEST_TIMEOUT:  # the clock cannot count so far
+    if seconds > 2**62 / 1e9:  # the clock cannot count so far
         return None
     return clock() + int(seconds * 1e9) + bool(seconds)  # rounded up, so that it is never early
 

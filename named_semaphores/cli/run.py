@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NO_TOKEN, ERROR = 1, 2  # exit codes
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127  # a shell's
 SILENCE = 1_000_000_000  # nanoseconds of waiting before the message
-_PAUSE = 0.01  # seconds, where a timed wait must poll
 
 # "SET:PID" for each run among this process's ancestors, and for this process. Whether they still
 # hold tokens, the kernel tells.
@@ -141,7 +140,7 @@ def _wait(semset: _set.Set, operations: list[_sysv.Operation], deadline: int | N
                 return True
             if clock() >= deadline:
                 return False
-            library.sleep(_PAUSE)
+            library.sleep(0.01)
         except InterruptedError:  # SIGSTOP, then SIGCONT
             pass
 
