@@ -16,10 +16,6 @@ from . import _set, _sets, _sysv
 from ._libc import SIZE, system
 from ._set import Holder
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 class SemaphoreInfo(NamedTuple):
     """One semaphore, as it was when it was looked at.
@@ -81,25 +77,22 @@ def list_semaphores() -> list[SemaphoreInfo]:
     return sorted(list_posix() + list_robust(), key=lambda info: (info.name, info.kind))
 
 
-def list_robust() -> list[SemaphoreInfo]:
+def list_robust(idle_too: bool = False) -> list[SemaphoreInfo]:
     """Return the robust semaphores that this user may read, sorted by name.
+
+    Idle ones, which nobody has open and which are not to stay, count as not there.
 
     Raises:
         NotImplementedError: this system has none, or does not list them.
     """
+    library, found = _sysv.system(), []
     try:
-        found = [info for info in all_robust() if info.users or info.stays]
+        rows = list(_sets.rows())
     except OSError as error:
         raise NotImplementedError(
             f"this system does not list robust semaphores: {error.filename}: {error.strerror}"
         ) from None
-    return sorted(found, key=lambda info: info.name)
-
-
-def all_robust() -> Iterator[SemaphoreInfo]:
-    """Yield the same, and idle ones, which count as not there. OSError: the system lists none."""
-    library = _sysv.system()
-    for row in _sets.rows():
+    for row in rows:
         try:
             values = library.values(row.id)
             name = _set.name_of(values[_set.NAME :])
@@ -110,7 +103,7 @@ def all_robust() -> Iterator[SemaphoreInfo]:
             waiting = library.waiting(row.id, _set.TOKENS, _set.TURN)
         except (PermissionError, _sysv.Removed):  # another user's, or another program's
             continue
-        yield SemaphoreInfo(
+        info = SemaphoreInfo(
             name=name,
             value=values[_set.TOKENS] - library.bias,
             pids=None,
@@ -125,6 +118,9 @@ def all_robust() -> Iterator[SemaphoreInfo]:
             holders=tuple(holders),
             stays=bool(values[_set.PERSIST]),
         )
+        if idle_too or info.users or info.stays:
+            found.append(info)
+    return sorted(found, key=lambda info: info.name)
 
 
 def list_posix() -> list[SemaphoreInfo]:

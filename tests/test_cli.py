@@ -95,7 +95,7 @@ def leave_idle(name, mode=0o600):
 
 def sets():
     """Return the names of this run's sets, idle ones too, as users type them."""
-    return sorted(one.name[1:] for one in listing.all_robust() if PREFIX in one.name)
+    return sorted(one.name[1:] for one in listing.list_robust(idle_too=True) if PREFIX in one.name)
 
 
 # POSIX ones

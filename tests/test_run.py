@@ -23,7 +23,7 @@ from support import NOBODY, PREFIX, PYPY, SLOW, Child, set_of, wait_for, why_alw
 from named_semaphores import NamedSemaphore, RobustSemaphore, _sets, _sysv
 from named_semaphores.cli import parser
 from named_semaphores.cli import run as command
-from named_semaphores.listing import all_robust
+from named_semaphores.listing import list_robust
 
 try:
     _sysv.system()
@@ -66,7 +66,7 @@ def quick(capfd, *words):
 
 def users(name):
     """Return how many processes have the semaphore open."""
-    return next((each.users for each in all_robust() if each.name == name), 0)
+    return next((each.users for each in list_robust(idle_too=True) if each.name == name), 0)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def no_trace(monkeypatch):
     """Remove the sets that executed commands leave, and what run sets for a command."""
     monkeypatch.setenv(command.ANCESTORS, "")
     yield
-    _sets.remove_idle([each.name for each in all_robust() if PREFIX in each.name])
+    _sets.remove_idle([each.name for each in list_robust(idle_too=True) if PREFIX in each.name])
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_what_cannot_be_run(name, bare, capfd, tmp_path):
     err, code = quick(capfd, bare, "echo a; echo b")
     assert code == 127
     assert f"(for a shell: named-semaphores run {bare} sh -c 'echo a; echo b')" in err
-    assert name not in [found.name for found in all_robust()]
+    assert name not in [found.name for found in list_robust(idle_too=True)]
 
 
 def test_the_command_is_searched_for_as_a_shell_does(name, tmp_path):
@@ -221,7 +221,7 @@ def test_a_semaphore_begins_anew_when_nobody_has_it_open(name):
     for slots in ("3", "5"):
         with start(name, "--slots", slots, *HOLD) as process:
             process.stdout.readline()
-            assert [each.total for each in all_robust() if each.name == name] == [int(slots)]
+            assert [each.total for each in list_robust() if each.name == name] == [int(slots)]
             assert end(process)[1] == ""
     assert run(name, "--take", "2", "true").returncode == 2  # one token is the default
 

@@ -20,7 +20,7 @@ from named_semaphores._set import NAME, TURN, USERS
 from named_semaphores._sets import open_set
 from named_semaphores._sysv import NOWAIT
 from named_semaphores.cli.run import take as take_until
-from named_semaphores.listing import all_robust
+from named_semaphores.listing import list_robust
 
 try:
     _sysv.system()
@@ -289,7 +289,7 @@ def test_what_another_process_removes_is_neither_removed_nor_listed(native, name
     assert native.operate(semid, _set.MARK_UNREADY)
     assert list(_sets.removable()) == list(_sets.removable([name])) == []
     native.remove(semid)
-    assert list(_sets.removable()) == list(all_robust()) == []
+    assert list(_sets.removable()) == list_robust(idle_too=True) == []
 
 
 # --- Other users and other programs ---------------------------------------------------------------
@@ -487,4 +487,4 @@ def test_a_limit_of_five_operations_a_call_is_enough():
 def test_sets_of_other_programs_are_not_listed(native, semget, name):
     semget(0, 1)
     semget(_set.key(name), native.size)
-    assert name not in [one.name for one in all_robust()]
+    assert name not in [one.name for one in list_robust(idle_too=True)]

@@ -418,10 +418,10 @@ def sweep(process: int) -> list[str]:
 
 def _sweep_sets(process: int) -> Iterator[str]:
     from named_semaphores import _set, _sets, _sysv
-    from named_semaphores.listing import all_robust
+    from named_semaphores.listing import list_robust
 
     try:
-        names = {_set.key(one.name): one.name for one in all_robust()}
+        names = {_set.key(one.name): one.name for one in list_robust(idle_too=True)}
         for row in list(_sets.rows()):
             name = names.get(row.key, "")
             if name.startswith(f"/nst{process}_") or row.key & ~0xFF == _first_key(process):

@@ -23,7 +23,7 @@ from support import collect
 
 from named_semaphores import RobustSemaphore, _set, _sets
 from named_semaphores._sysv import system
-from named_semaphores.listing import all_robust
+from named_semaphores.listing import list_robust
 
 PROCESSES = 16
 TOKENS = 4
@@ -258,7 +258,7 @@ def measure(kills: int, names: list[str]) -> str:
             assert (sem.value, sem.total) == (TOKENS, TOKENS + 1), f"not begun anew: {name}"
         sem.close()
     collect()
-    left = [one.name for one in all_robust() if one.name in names]
+    left = [one.name for one in list_robust(idle_too=True) if one.name in names]
     assert not left, f"left behind: {left}"
     return (
         f"{kills} kills, {holders} of them of holders, {notes.entries} entries, {notes.begun} sets,"

@@ -19,7 +19,7 @@ from shell import ENVIRONMENT, line
 from support import SLOW, Child, unique_name
 
 from named_semaphores import _sets
-from named_semaphores.listing import all_robust
+from named_semaphores.listing import list_robust
 
 # A killed process leaves no data of coverage's, whose start would slow the storm.
 STORMY = {word: value for word, value in ENVIRONMENT.items() if not word.startswith("COVERAGE_")}
@@ -97,7 +97,7 @@ def storm(
                 ends = Counter(pool.map(run, range(runs)))
             left = [
                 f"{found.users} users, {found.value} free"
-                for found in all_robust()
+                for found in list_robust(idle_too=True)
                 if found.name == name and (found.users, found.value) != (0, SLOTS)
             ]
         finally:
