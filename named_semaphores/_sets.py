@@ -76,7 +76,7 @@ def open_set(
             if not _is_ours(values, _set.words(name)):
                 others = f"another program, or another name, has the key {_set.key(name):#x}"
                 raise OSError(errno.EEXIST, f"{others}: use another name")
-            if anew and values[TOTAL]:
+            if anew and (values[USERS] or values[PERSIST]):  # else it counts as not there
                 library.remove(semid)
                 continue
             is_new = _join(semset, values, total, link, create)

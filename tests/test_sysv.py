@@ -296,14 +296,15 @@ def test_what_another_process_removes_is_neither_removed_nor_listed(native, name
 
 
 @as_root
-def test_another_user_takes_an_idle_one_over_and_resizes_it(library, name):
+@pytest.mark.parametrize("anew", [False, True])
+def test_another_user_takes_an_idle_one_over_and_resizes_it(library, name, anew):
     semset = join(library, name, 2, mode=0o666)
     library.operate(semset.id, _set.leave(semset.account))
     library.operate(semset.id, [(semset.account, 1, 0)])  # a child that was forked in C holds one
     with as_nobody():
         with pytest.raises(FileNotFoundError):
             open_set(library, name, create=False)
-        theirs, created = open_set(library, name, 3, link=False)
+        theirs, created = open_set(library, name, 3, link=False, anew=anew)
         assert (created, theirs.id, theirs.users(), theirs.free()) == (True, semset.id, 1, 3)
         assert theirs.leave()
         assert library.value(semset.id, USERS) == 0
