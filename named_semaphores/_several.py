@@ -28,10 +28,8 @@ def wait(handle: Any, deadline: int | None) -> bool:
     # Without timed waits, nothing ends a wait that is resized below n: a deadline lets it poll.
     until = deadline if deadline is not None or calls.rest.is_steady else 2**62
     while deadline is None or clock() < deadline:
-        try:
-            return _take(handle, waits(calls.first, deadline), waits(calls.rest, until))
-        except _GivenUp:
-            pass
+        if _take(handle, waits(calls.first, deadline), waits(calls.rest, until)):
+            return True
     return False
 
 
@@ -43,16 +41,13 @@ def take_for_tasks(handle: Any, nanoseconds: int, is_wanted: Callable[[], bool])
             yield calls.rest.wait(FIRST_SLICE)
 
     calls = handle.calls
-    try:
-        return _take(handle, [calls.first.wait(nanoseconds)], while_wanted())
-    except _GivenUp:
-        return False
+    return _take(handle, [calls.first.wait(nanoseconds)], while_wanted())
 
 
 def _take(
     handle: Any, first_calls: Iterable[Iterator[int]], rest_calls: Iterable[Iterator[int]]
 ) -> bool:
-    """Return True with the tokens, or raise and take nothing."""
+    """Return True with the tokens; return False, or raise, and take nothing."""
     posts, give_up = handle.posts, handle.calls.give_up
     # Status and errno of the last call. Semaphore._wait says why the loops are as they are.
     first: list[int] = []
@@ -76,7 +71,7 @@ def _take(
             _raise_unless_free_later(handle, rest[1])
             rest.clear()
         raise _GivenUp
-    except BaseException:  # no call before one that gives back: a second signal may come
+    except BaseException as end:  # no call before one that gives back: a second signal may come
         if rest and not rest[0]:
             for _ in posts:
                 break
@@ -85,6 +80,8 @@ def _take(
                 if failed:
                     handle.set.end_turn()
                 break
+        if isinstance(end, _GivenUp):
+            return False
         raise
 
 
