@@ -173,7 +173,8 @@ class ZooKeeperSemaphore(_base.Semaphore):
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            work.add_done_callback(lambda _: work.result() and handle.exit())
+            # An error of the wait concerns nobody any more.
+            work.add_done_callback(lambda _: work.exception() or (work.result() and handle.exit()))
             raise
 
     def _drop(self, *recipes: _Recipe) -> None:

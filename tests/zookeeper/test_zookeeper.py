@@ -265,6 +265,23 @@ def test_a_cancelled_task_has_no_token_and_leaves_no_node(client, name, full):
     assert (sem.value, queue(sem)) == (1, [])
 
 
+def test_nobody_is_told_of_an_error_in_a_cancelled_tasks_wait(pair, caplog):
+    sem, other = pair
+
+    async def main():
+        task = asyncio.ensure_future(sem.acquire_async())
+        while not queue(sem):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        other.unlink()
+
+    with other:
+        asyncio.run(main())
+    assert "Exception in callback" not in caplog.text
+
+
 def test_an_exception_in_a_wait_leaves_no_node(pair):
     sem, other = pair
     with other:
