@@ -222,11 +222,13 @@ class Set:
         """Become a user. Return False if the set is about to be removed."""
         last = self.library.size - 1
         account = self.accounts + os.getpid() % (last - self.accounts)  # usually it is free
-        if self.enter(account, join(account)):
-            return True
-        values = self.library.values(self.id)
-        free = [place for place in range(self.accounts, last) if not values[place]]
-        return any(self.enter(place, join(place)) for place in free) or self.enter(last, JOIN_LAST)
+        while not self.enter(account, join(account)):
+            values = self.library.values(self.id)
+            free = [place for place in range(self.accounts, last) if not values[place]]
+            if values[DEAD] or not free:
+                return not free and self.enter(last, JOIN_LAST)
+            account = free[os.getpid() % len(free)]
+        return True
 
     def join_anew(self) -> None:
         """In a child of fork: join the set for this process.
@@ -252,8 +254,7 @@ class Set:
         return array, arguments
 
     def _write_account(self, array: Any) -> None:
-        # A sembuf is three 16-bit numbers, the first one that of the semaphore. Its attributes
-        # would be slower.
+        # Three 16-bit numbers are a sembuf, the first its semaphore's: faster than its attributes.
         numbers = memoryview(array).cast("B").cast("H")
         for place in range(0, len(numbers), 3):
             if numbers[place] >= self.accounts:

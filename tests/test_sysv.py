@@ -245,6 +245,23 @@ def test_a_remover_that_was_stopped_does_not_hang_whoever_opens(native, name, ma
     semset.leave()
 
 
+def test_a_newcomer_shares_no_account_when_a_remover_dies_just_then(native, name, monkeypatch):
+    def enter(semset, account, operations):
+        if operations is _set.JOIN_LAST:
+            native.operate(old.id, [(_set.DEAD, -1, NOWAIT)])  # as its death does
+        return entered(semset, account, operations)
+
+    old, entered = idle(native, name), _set.Set.enter
+    native.operate(old.id, [(_set.DEAD, 1, 0)])
+    monkeypatch.setattr(_set.Set, "enter", enter)
+    newcomer = _set.Set(native, name, old.id)
+    assert not newcomer.join()
+    native.operate(old.id, [(_set.DEAD, -1, NOWAIT)])
+    assert newcomer.join()
+    assert newcomer.account < native.size - 1
+    assert newcomer.leave()
+
+
 def test_only_idle_sets_of_this_user_are_removed(native, monkeypatch):
     names = [unique_name() for _ in range(5)]
     used, unused, stays, new, old = names
