@@ -288,8 +288,9 @@ class RobustSemaphore(Semaphore):
     def close(self) -> None:
         """Close the semaphore, as ``NamedSemaphore.close``; the last process removes it.
 
-        This process remains a user while it holds tokens, and while an object exists that
-        ``hold()`` or ``slot()`` has returned; on PyPy, until the garbage collector has run.
+        This process remains a user while it holds tokens, while an object exists that ``hold()`` or
+        ``slot()`` has returned, and for up to a second after a task has waited; on PyPy, until the
+        garbage collector has run.
         """
         handle = self._handle
         if handle is not None:
