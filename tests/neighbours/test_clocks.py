@@ -17,7 +17,7 @@ time_machine.travel(0, tick=False).start()
 # A thread of C code ends the process where a wait does not end; it looks at no Python clock.
 WAITS = """
 import asyncio, ctypes, faulthandler, threading
-faulthandler.dump_traceback_later(30, exit=True)
+faulthandler.dump_traceback_later(50, exit=True)
 
 class timespec(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]

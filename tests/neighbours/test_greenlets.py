@@ -20,7 +20,7 @@ PATCHES = {
 
 SETUP = """
 import faulthandler, threading, time
-faulthandler.dump_traceback_later(30, exit=True)
+faulthandler.dump_traceback_later(50, exit=True)
 name = sys.argv[1]
 pause = (sys.modules.get("gevent") or sys.modules["eventlet"]).sleep
 """
