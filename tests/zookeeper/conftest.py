@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import pytest
 from kazoo.client import KazooClient
-from server import SESSION, NoServer, Server
+from server import NoServer, Server
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def connect(server: Server) -> Iterator[Callable[..., KazooClient]]:
 
     def start(**options: Any) -> KazooClient:
         retry = {"max_tries": -1, "delay": 0.05, "max_delay": 0.3}
-        options = {"timeout": SESSION, "connection_retry": retry, **options}
+        options = {"timeout": 10, "connection_retry": retry, **options}
         clients.append(KazooClient(server.address, **options))
         clients[-1].start()
         return clients[-1]

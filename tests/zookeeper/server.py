@@ -16,7 +16,7 @@ from pathlib import Path
 JAR = "/usr/share/java/zookeeper.jar"  # where Debian's libzookeeper-java has it
 PACKAGES = ("libzookeeper-java", "default-jre-headless")
 TICK = 500  # ms; the end of a session is noticed up to one later
-SESSION = 2.0  # seconds without a word from a client until its session ends; from 2 to 20 ticks
+SESSION = 4.0  # seconds without a word from a client until its session ends; from 2 to 20 ticks
 
 
 class NoServer(Exception):

@@ -39,7 +39,7 @@ while True:
     with sem:
         cells[slot] = 1
         cells[number + slot] = max(cells[number + slot], sum(cells[:number]))
-        time.sleep(random.random() / 10)
+        time.sleep(random.random() / (1 if max(cells[number:]) < 3 else 10))
         cells[slot] = 0
 """
 
@@ -53,7 +53,7 @@ def test_a_dead_or_stopped_holders_token_comes_back(server, client, name, full):
             sent = time.monotonic()
             assert sem.acquire(timeout=60 * SLOW)
             # The server heard of it up to a third of the timeout before, and looks once a tick.
-            assert SESSION / 2 < time.monotonic() - sent < SESSION + 2 * TICK / 1000 + 5 * SLOW
+            assert SESSION / 4 < time.monotonic() - sent < SESSION + 2 * TICK / 1000 + 20 * SLOW
             holder.send_signal(signal.SIGCONT)
             assert holder.stdout.read() == ("lost\n" if number == signal.SIGSTOP else "")
         assert sem.value == 0  # the stopped one's release took nothing from the new holder
@@ -81,6 +81,7 @@ def test_never_more_inside_than_there_are_tokens(server, client, name, tmp_path,
             if kill == 6:
                 server.stop(signal.SIGKILL)
                 server.start()
+        wait_for(lambda: max(path.read_bytes()[number:]) >= 3)
     finally:
         for worker in workers:
             worker.kill()
