@@ -146,9 +146,8 @@ def test_a_token_that_arrives_with_the_deadline_is_the_tasks(sem):
     async def main():
         waiter = await begin(sem, 0.02)
         sem.release()
-        wait_for(
-            lambda: asyncio.get_running_loop()._ready or not threads(sem)
-        )  # the thread has sent it
+        loop = asyncio.get_running_loop()
+        wait_for(lambda: loop._ready or not threads(sem))  # the thread has sent it
         time.sleep(0.03)  # then the loop has both to do
         assert await waiter
 

@@ -358,9 +358,8 @@ def test_another_programs_set_is_refused_and_left_alone(native, name, semget, mo
 @pytest.mark.parametrize("place", [0, NAME, NAME + 9])
 def test_another_programs_set_that_is_old_is_not_removed(native, name, semget, monkeypatch, place):
     foreign = semget(_set.key(name), native.size)
-    for change in (
-        (1, -1) if place == 0 else (4,)
-    ):  # it looks like new, or is empty where ours begins
+    # It looks like new, or is empty where ours begins.
+    for change in (1, -1) if place == 0 else (4,):
         assert native.operate(foreign, [(place, change, 0)])
     row = next(row for row in _sets.rows() if row.id == foreign)
     row.created = row.operated = 1

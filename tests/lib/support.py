@@ -62,14 +62,8 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
 
 def start_python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
     """Start this interpreter on the code, with pipes for its standard streams."""
-    streams = {
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-        **options,
-    }
-    return Child([sys.executable, "-c", code, *arguments], **streams)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return Child([sys.executable, "-c", code, *arguments], **{**streams, "text": True, **options})
 
 
 def elapsed(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, float]:
@@ -141,9 +135,7 @@ class Struck(Exception):
 
 
 def strike(call: Callable[[], object], after: float = 0.02) -> None:
-    """Make the call, and assert that the exception of a signal handler ends it, raised after so
-    many seconds.
-    """
+    """Make the call; the exception of a signal handler must end it, after so many seconds."""
     import pytest
 
     def handler(*_: object) -> None:
