@@ -12,6 +12,7 @@ be started, or the main thread has ended: the interpreter waits for the thread.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -34,8 +35,9 @@ _FIRST_PAUSE = 0.001  # seconds
 _LONGEST_PAUSE = 0.01
 _CHECK = 0.1  # seconds; how often the thread looks whether a loop that does not run was closed
 
-# By the ids of loop and handle, which the queue keeps alive. The tasks that wait keep the queue.
-_queues: WeakValueDictionary[tuple[int, int], _Queue] = WeakValueDictionary()
+# By process, since a child of fork lacks its parent's thread; and by the ids of loop and handle,
+# which the queue keeps alive. The tasks that wait keep the queue.
+_queues: WeakValueDictionary[tuple[int, int, int], _Queue] = WeakValueDictionary()
 
 
 async def acquire(sem: Semaphore, handle: Any, deadline: int | None) -> bool:
@@ -48,7 +50,7 @@ async def acquire(sem: Semaphore, handle: Any, deadline: int | None) -> bool:
             "thread, as with trio.to_thread.run_sync(sem.acquire)"
         ) from None
     # RobustSemaphore makes handles anew; those that take the same number share their calls.
-    key = id(loop), id(getattr(handle, "calls", handle))
+    key = os.getpid(), id(loop), id(getattr(handle, "calls", handle))
     queue = _queues.get(key)
     if queue is None or not queue.waiters:  # those that wait come first
         for taken in handle.tries:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import selectors
 import threading
 import time
 import weakref
 
 import pytest
+from holders import in_child
 from kinds import exists, tokens
 from support import PYPY, SLOW, Struck, collect, elapsed, in_threads, run_python, wait_for
 
-from named_semaphores import NamedSemaphore, _async
+from named_semaphores import NamedSemaphore, RobustSemaphore, _async
 
 # A thread on each engine, and systems whose waits poll.
 KINDS = ["native", "native-ctypes", "macos", "robust-native", "robust-macos"]
@@ -514,6 +516,20 @@ def test_loops_of_several_threads_use_one_object(sem):
     sem.release(2)
     in_threads(4, lambda: asyncio.run(main()))
     assert_nothing_is_left(sem, 2)
+
+
+@pytest.mark.parametrize("cls", [NamedSemaphore, RobustSemaphore])
+def test_a_child_of_fork_that_goes_on_with_the_loop_has_its_own_thread(name, cls):
+    def wait(timeout=60):
+        return loop.run_until_complete(asyncio.wait_for(sem.acquire_async(timeout), 10 * SLOW))
+
+    sem, loop = cls(name, 1), asyncio.SelectorEventLoop(selectors.SelectSelector())
+    sem.acquire()
+    assert not wait(0.12)
+    threading.Timer(0.2, sem.release).start()
+    assert in_child(wait) == "True"  # though the parent's thread waited still
+    loop.close()
+    sem.close()
 
 
 def test_tasks_wait_for_two_semaphores(sem, kind, name):
