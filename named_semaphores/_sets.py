@@ -241,7 +241,7 @@ def removable(
 def held_by(holders: list[Holder], before: str) -> str:
     """Return the end of a sentence: "held by 12, 13 (2 tokens)", or nothing."""
     shown = ", ".join(
-        ("others" if pid is None else str(pid)) + (f" ({tokens} tokens)" if tokens > 1 else "")
+        str(pid or "others") + (f" ({tokens} tokens)" if tokens > 1 else "")
         for pid, tokens in holders
     )
     return f"{before}held by {shown}" if shown else ""
