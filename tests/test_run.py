@@ -20,7 +20,7 @@ from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, status_of
 from stress import runs
 from support import NOBODY, PREFIX, PYPY, SLOW, Child, set_of, wait_for, why_always_the_same_user
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _sets, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _set, _sets, _sysv
 from named_semaphores.cli import parser
 from named_semaphores.cli import run as command
 from named_semaphores.listing import list_robust
@@ -337,6 +337,14 @@ def test_a_numbered_slot(opened, bare, capfd):
     err, code = quick(capfd, bare, "--slot-env", "SLOT", "true")
     assert (code, "--slot-env has 32 numbers, fewer than the slots" in err) == (2, True)
     assert opened.value == 33
+    opened.resize(1)
+    opened.acquire()
+    assert all(opened._set.operate(_set.take_number(number)) for number in range(32))
+    with start(bare, "--slot-env", "SLOT", "true") as waiting:
+        wait_for(lambda: opened.waiting == 1)
+        opened.resize(33)  # and no number is free
+        assert end(waiting)[2] == 2
+    opened.release()
 
 
 # Run inside run

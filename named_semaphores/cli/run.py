@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from itertools import cycle
 
 from .. import _libc, _set, _sets, _sysv
 from .._common import TYPE_CHECKING, check_integer, clock, deadline_of
@@ -48,15 +47,17 @@ def run(options: dict[str, Any]) -> int:
             _sets.remove_idle(most=100)  # earlier runs left sets: nobody remained to remove them
         elif "--slots" in options:  # the number named last holds
             semset.resize(slots, complain)
-        if variable and semset.total() > _set.NUMBERS:
-            raise ValueError(f"run: --slot-env has {_set.NUMBERS} numbers, fewer than the slots")
+        if variable:
+            _check_total(semset)
         if not _take_or_tell(semset, n, options):
             return no_token
         give = _set.give(semset.account, n)
         if variable:
-            # A number is free, or will be in an instant.
-            numbers = cycle(range(_set.NUMBERS))
-            slot = next(k for k in numbers if semset.operate(_set.take_number(k)))
+            numbers, slot = range(_set.NUMBERS), None
+            while slot is None:  # a number is free, or will be in an instant
+                slot = next((k for k in numbers if semset.operate(_set.take_number(k))), None)
+                if slot is None:  # perhaps others made it more during the wait
+                    _check_total(semset)
             os.environ[variable] = str(slot)
             give = _set.give_number(semset.account, slot)
         ancestors = os.environ.get(ANCESTORS, "")
@@ -66,6 +67,11 @@ def run(options: dict[str, Any]) -> int:
         return code
     finally:  # reached only without an exec
         semset.leave()
+
+
+def _check_total(semset: _set.Set) -> None:
+    if semset.total() > _set.NUMBERS:
+        raise ValueError(f"run: --slot-env has {_set.NUMBERS} numbers, fewer than the slots")
 
 
 def is_posix(name: str) -> bool:
