@@ -6,6 +6,7 @@ profile; one that leaves something fails.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import glob
 import multiprocessing
@@ -30,6 +31,10 @@ MARKERS = (
 
 # They need other packages, and a server; tox -e zookeeper names the folder, and so runs it.
 collect_ignore = ["neighbours", "zookeeper"]
+
+# Their tests leave idle sets, or run what removes all idle sets of this user.
+IDLE = [f"test_{name}" for name in "cli forks listing readme robust run sysv".split()]
+SETS = "/proc/sysvipc/sem"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,14 +65,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _namespace = contextlib.ExitStack()  # of this process, until it ends
+_has_own_sets = False
 
 
 def pytest_sessionstart() -> None:
+    global _has_own_sets
     # A process that has just forked leaves its sets to its child, so that they would seem to be
     # left behind. Here children join at once.
     _set.FORKING = 0
     # Any run of this user, in another suite too, removes idle sets, which some tests make.
-    _namespace.enter_context(own_sets())
+    _has_own_sets = _namespace.enter_context(own_sets())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -145,6 +152,18 @@ def _left_sets(before: Container[int]) -> dict[int, str]:
                 left[semid] = name
                 _sysv.system().remove(semid)
     return left
+
+
+@pytest.fixture(autouse=True)
+def in_turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where suites of one user share the sets, run one test of ``IDLE`` at a time."""
+    if _has_own_sets or request.module.__name__ not in IDLE or not os.path.exists(SETS):
+        yield
+        return
+    with open(SETS) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may have the file open, too
 
 
 @pytest.fixture(autouse=True)
