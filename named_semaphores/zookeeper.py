@@ -10,6 +10,7 @@ import re
 import socket
 from collections import Counter, namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -41,10 +42,10 @@ class ZooKeeperSemaphore(_base.Semaphore):
     session's timeout. A process that is stopped while it acquires holds up all others until its
     session ends. A cut off holder runs on: let it look at ``lost``, or use fencing tokens.
 
-    No timeout ends a wait without a connection. A waiting task occupies a thread of asyncio's
-    executor, even after its cancellation, until its turn comes. Let a thread handle signals: an
-    exception of a handler may block kazoo for good, or become a ConnectionAbortedError; a second
-    one leaves a node until the session ends.
+    No timeout ends a wait without a connection. A waiting task has a thread of its own, even after
+    its cancellation, until its turn comes; the interpreter's end waits for it. Let a thread handle
+    signals: an exception of a handler may block kazoo for good, or become a ConnectionAbortedError;
+    a second one leaves a node until the session ends.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``.
@@ -168,13 +169,16 @@ class ZooKeeperSemaphore(_base.Semaphore):
             raise
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
-        deadline = deadline_of(timeout)
-        work = asyncio.get_running_loop().run_in_executor(None, self._wait, deadline, handle)
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1)  # not asyncio's: whoever holds a token may need a thread of it
+        work = pool.submit(self._wait, deadline_of(timeout), handle)
+        pool.shutdown(wait=False)
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # An error of the wait concerns nobody any more.
-            work.add_done_callback(lambda _: work.exception() or (work.result() and handle.exit()))
+            return await asyncio.wrap_future(work, loop=loop)
+        except BaseException:  # cancelled: nobody is told of an error of the wait
+            work.add_done_callback(
+                lambda _: work.cancelled() or work.exception() or (work.result() and handle.exit())
+            )
             raise
 
     def _drop(self, *recipes: _Recipe) -> None:
