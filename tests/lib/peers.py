@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from support import import_copy, unique_name
+from support import unique_name
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.path.join(ROOT, ".bench")  # measured data
@@ -209,7 +209,12 @@ class RobustBefore(Robust):
         folder = os.environ.get(OLD)
         if not folder:
             raise ImportError("--old names no other tree")
-        copy = import_copy("nst_before", os.path.join(folder, "named_semaphores"))
+        place = os.path.join(folder, "named_semaphores")
+        spec: Any = importlib.util.spec_from_file_location(
+            "nst_before", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
+        )
+        copy = sys.modules["nst_before"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(copy)
         self.type = copy.RobustSemaphore
         self.flags = self.type.Flags
 

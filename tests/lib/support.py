@@ -166,24 +166,3 @@ def run_python(
     return subprocess.run(
         command, capture_output=True, text=True, timeout=seconds * SLOW, check=False
     )
-
-
-def import_copy(name: str, place: str | None = None) -> Any:
-    """Import a second copy of the package, or the one at ``place``, under another name.
-
-    A program that brings its own copy has two as well.
-    """
-    import importlib.util
-
-    import named_semaphores
-
-    place = place or os.path.dirname(os.path.abspath(named_semaphores.__file__))
-    spec = importlib.util.spec_from_file_location(
-        name, os.path.join(place, "__init__.py"), submodule_search_locations=[place]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    copy = importlib.util.module_from_spec(spec)
-    sys.modules[name] = copy
-    spec.loader.exec_module(copy)
-    return copy

@@ -10,15 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from forks import Children, Gate, shared
-from peers import (
-    FILES,
-    SHARED,
-    Multiprocessing,
-    Named,
-    NamedCtypes,
-    PosixIpc,
-    available,
-)
+from peers import FILES, SHARED, Multiprocessing, Named, NamedCtypes, PosixIpc, available
 from results import Value
 
 
