@@ -21,17 +21,7 @@ from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, impatient, 
 from support import PREFIX, Child, collect, wait_for
 
 import named_semaphores
-from named_semaphores import (
-    NamedSemaphore,
-    RobustSemaphore,
-    _libc,
-    _set,
-    _sets,
-    _sysv,
-    core,
-    listing,
-)
-from named_semaphores import robust as robust_module
+from named_semaphores import NamedSemaphore, RobustSemaphore, _libc, _set, _sets, _sysv, listing
 from named_semaphores.cli import commands, parser
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
@@ -388,8 +378,8 @@ def test_a_system_without_semaphores(capfd, monkeypatch):
     def refuse(*arguments):
         raise NotImplementedError("this system has none")
 
-    for module in (core, listing, robust_module, _sets, _sysv):
-        monkeypatch.setattr(module, "system", refuse)
+    for module in ("core", "listing", "robust", "_sets", "_sysv"):
+        monkeypatch.setattr(f"named_semaphores.{module}.system", refuse)
     none = "named-semaphores: this system has none\n"
     for words in ("release x", "create x", "create x --posix", "holders x --robust", "run x true"):
         assert quick(capfd, *words.split()) == ("", none, 2)
