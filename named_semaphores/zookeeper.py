@@ -13,9 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 from . import _base
-from ._common import TYPE_CHECKING, check_integer, check_name, clock, deadline_of
+from ._common import check_integer, check_name, clock, deadline_of
 
 try:
     from kazoo import exceptions
@@ -24,8 +25,6 @@ except ImportError as error:
     command = 'pip install "named-semaphores[zookeeper]" or "kazoo>=2.11"'
     raise ImportError(f"ZooKeeperSemaphore needs kazoo: {command}") from error
 
-if TYPE_CHECKING:
-    from typing import Any
 Holder = namedtuple("Holder", ("host", "pid", "tokens"))  # noqa: PYI024
 _ERRORS = {
     exceptions.NoNodeError: (errno.ENOENT, "the semaphore was unlinked"),
@@ -170,9 +169,8 @@ class ZooKeeperSemaphore(_base.Semaphore):
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
         loop = asyncio.get_running_loop()
-        pool = ThreadPoolExecutor(1)  # not asyncio's: whoever holds a token may need a thread of it
-        work = pool.submit(self._wait, deadline_of(timeout), handle)
-        pool.shutdown(wait=False)
+        # Not asyncio's executor: whoever holds a token may need a thread of it.
+        work = ThreadPoolExecutor(1).submit(self._wait, deadline_of(timeout), handle)
         try:
             return await asyncio.wrap_future(work, loop=loop)
         except BaseException:  # cancelled: nobody is told of an error of the wait
