@@ -32,6 +32,7 @@ from tables import table
 QUICK = ["--profile", "native", "--profile", "robust-native", "--ignore-glob", "*/test_cli.py"]
 # qemu itself holds streams that a command has closed, and dies of a signal that a command ignores.
 EMULATED = [*QUICK, "--ignore-glob", "*/test_run.py"]
+STORMS = ["--full", "--timeout=0", "tests/test_signals.py"]
 # Not "-m pytest", which would put the checkout before the wheel.
 PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
 SECONDS = 900  # for each
@@ -71,16 +72,18 @@ def suite(runtime, options):
         facts["cpu"] += " (qemu)"
         environment["NAMED_SEMAPHORES_SLOW"] = "20"
     fewer = EMULATED if runtime.emulated else QUICK if options.quick else []
-    words = ["-q", "-rsfE", "-p", "no:cacheprovider", *fewer, "tests"]
-    command = [*place.start, "-c", PYTEST, *words]
+    what = STORMS if options.storms else [*fewer, "tests"]
+    command = [*place.start, "-c", PYTEST, "-q", "-rsfE", "-p", "no:cacheprovider", *what]
     return Plan(command, environment, facts, passed)
 
 
 def refusal(runtime, options):
     place = runtime.get()
     environment = {"PYTHONPATH": str(place.packages / "wheel")}
-    command, facts = place.script("refusal.py"), place.probe()
-    return Plan(command, environment, facts, lambda said: f"refused: {said.partition(':')[0]}")
+    command = place.script("refusal.py")
+    return Plan(
+        command, environment, place.probe(), lambda output: f"refused: {output.partition(':')[0]}"
+    )
 
 
 def together(pair, options):
@@ -150,6 +153,8 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     quick = "everywhere only the tests that emulated CPUs run"
     parser.add_argument("--quick", action="store_true", help=quick)
+    storms = "only the storms of signals, at full size"
+    parser.add_argument("--storms", action="store_true", help=storms)
     options = parser.parse_args()
     for name in options.names:
         if not fnmatch.filter(checks, name):
