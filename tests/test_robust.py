@@ -37,7 +37,7 @@ from kinds import ROBUST
 from profiles import sysv_library
 from support import NOBODY, SLOW, collect, elapsed, in_threads, set_of, thread, wait_for
 
-from named_semaphores import NamedSemaphore, RobustSemaphore, _handles, _set, _sysv
+from named_semaphores import RobustSemaphore, _handles, _set, _sysv
 from named_semaphores._sysv import NOWAIT, UNDO
 from named_semaphores.robust import Slot
 
@@ -95,17 +95,6 @@ def test_releasing_many_that_were_taken_singly_is_quick(native):
     for _ in range(16_383):
         native.acquire()
     assert elapsed(native.release, 16_383)[1] < 10 * SLOW
-
-
-def test_more_than_there_are_would_wait_for_ever(sem):
-    for wait in (
-        lambda: sem.acquire(n=4),
-        lambda: sem.acquire(False, n=4),
-        lambda: sem.hold(4),
-        lambda: asyncio.run(sem.acquire_async(n=4)),
-    ):
-        with pytest.raises(ValueError, match=f"{sem.name!r}: n must be .* 3, .* not 4"):
-            wait()
 
 
 # --- hold() ---------------------------------------------------------------------------------------
@@ -313,12 +302,6 @@ def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(name, mode):
 # --- Names and users ------------------------------------------------------------------------------
 
 
-def test_posix_semaphores_are_others(native):
-    with NamedSemaphore(native.name, 2) as posix:
-        assert (posix.value, native.value) == (1, 3)
-    posix.close()
-
-
 def test_the_umask_does_not_cut_the_mode_which_must_let_its_owner_in(name):
     before = os.umask(0o077)
     try:
@@ -411,10 +394,6 @@ def test_the_process_stays_a_user_while_it_holds_tokens(name):
     sem.release(2)
     close(sem)
     assert not exists(name)
-
-
-def test_a_handle_that_is_not_complete_is_collected_quietly():
-    _handles.Handle.__new__(_handles.Handle)  # as after an exception in its constructor
 
 
 def at_bytecode(count, function, action, call, only=lambda code: range(10**6)):
