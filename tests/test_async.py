@@ -74,18 +74,6 @@ async def begin(sem, timeout=None):
 # --- One loop -------------------------------------------------------------------------------------
 
 
-def test_the_loop_runs_while_a_task_waits(sem):
-    async def main():
-        waiter = await begin(sem)
-        for _ in range(100):
-            await asyncio.sleep(0)
-        assert not waiter.done()
-        sem.release()
-        assert await asyncio.wait_for(waiter, 60)
-
-    run(main(), sem, 0)
-
-
 def test_tasks_get_tokens_in_the_order_they_came(sem):
     async def enter(number):
         async with sem:
