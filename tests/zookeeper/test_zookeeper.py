@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from holders import in_child
 from kazoo.client import KazooClient
 from kazoo.security import make_digest_acl
 from support import SLOW, in_threads, run_python, strike, thread, wait_for
@@ -345,17 +346,14 @@ def test_an_exception_while_a_token_is_held_puts_it_back(pair, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_of_fork_has_no_token_and_is_told(pair, name):
+    def child():
+        for use in (sem.acquire, sem.release, sem.unlink, lambda: sem.value, sem.hold):
+            with pytest.raises(ValueError, match=f"{name}.*fork needs a client of its own"):
+                use()
+
     sem = pair[0]
     with sem:
-        child = os.fork()
-        if not child:
-            with contextlib.suppress(BaseException):
-                for use in (sem.acquire, sem.release, sem.unlink, lambda: sem.value, sem.hold):
-                    with pytest.raises(ValueError, match=f"{name}.*fork needs a client of its own"):
-                        use()
-                os._exit(5)
-            os._exit(1)
-        assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 5
+        assert in_child(child) == "None"
         assert pair[1].value == 0
 
 
