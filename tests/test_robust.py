@@ -37,7 +37,7 @@ from kinds import ROBUST
 from profiles import sysv_library
 from support import NOBODY, SLOW, collect, elapsed, in_threads, set_of, thread, wait_for
 
-from named_semaphores import RobustSemaphore, _handles, _set, _sysv
+from named_semaphores import NamedSemaphore, RobustSemaphore, _handles, _set, _sysv
 from named_semaphores._sysv import NOWAIT, UNDO
 from named_semaphores.robust import Slot
 
@@ -300,6 +300,12 @@ def test_a_process_that_has_lost_its_rights_keeps_what_it_holds(name, mode):
 
 
 # --- Names and users ------------------------------------------------------------------------------
+
+
+def test_posix_semaphores_are_others(native):
+    with NamedSemaphore(native.name, 2) as posix:
+        assert (posix.value, native.value) == (1, 3)
+    posix.close()
 
 
 def test_the_umask_does_not_cut_the_mode_which_must_let_its_owner_in(name):

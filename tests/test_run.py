@@ -16,6 +16,7 @@ import zipapp
 
 import pytest
 import shell
+from holders import users_of
 from shell import ENVIRONMENT, PLACE, PROG, SECONDS, Terminal, call, status_of
 from stress import runs
 from support import NOBODY, PREFIX, PYPY, SLOW, Child, set_of, wait_for, why_always_the_same_user
@@ -64,11 +65,6 @@ def quick(capfd, *words):
     return err, code
 
 
-def users(name):
-    """Return how many processes have the semaphore open."""
-    return next((each.users for each in list_robust(idle_too=True) if each.name == name), 0)
-
-
 @pytest.fixture(autouse=True)
 def no_trace(monkeypatch):
     """Remove the sets that executed commands leave, and what run sets for a command."""
@@ -96,10 +92,10 @@ def bare(name):
 def test_the_command_is_this_very_process_and_holds_a_token(opened):
     with start(opened.name, "sh", "-c", "echo $$; read it; exit 7") as process:
         assert int(process.stdout.readline()) == process.pid
-        assert (opened.value, users(opened.name)) == (1, 2)
+        assert (opened.value, users_of(opened)) == (1, 2)
         assert [tuple(holder) for holder in opened.holders] == [(process.pid, 1)]
         assert end(process) == ("", "", 7)
-    assert (opened.value, users(opened.name)) == (2, 1)
+    assert (opened.value, users_of(opened)) == (2, 1)
 
 
 def test_exit_code_and_words_are_the_commands(name):
@@ -274,7 +270,7 @@ def test_no_token_in_time(opened, bare, capfd, words, within, expected):
     holder = f"{os.getpid()} (2 tokens)"
     said = f"named-semaphores: {bare}: 1 of 2 tokens were not free{within}; held by {holder}\n"
     assert (err, code) == (said, expected)
-    assert (opened.value, users(opened.name)) == (2, 1)
+    assert (opened.value, users_of(opened)) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +307,7 @@ def test_a_signal_ends_the_wait_and_costs_no_token(opened, signum):
         process.send_signal(signum)
         assert end(process) == ("", "", -signum)
     opened.release(1)
-    assert (opened.value, users(opened.name)) == (2, 1)
+    assert (opened.value, users_of(opened)) == (2, 1)
     assert opened.acquire(False, n=2)
     opened.release(2)
 
