@@ -402,6 +402,10 @@ def test_the_process_stays_a_user_while_it_holds_tokens(name):
     assert not exists(name)
 
 
+def test_a_handle_that_is_not_complete_is_collected_quietly():
+    _handles.Handle.__new__(_handles.Handle)  # as after an exception in its constructor
+
+
 def at_bytecode(count, function, action, call, only=lambda code: range(10**6)):
     """Call, and act before so many of these bytecodes of the function. Return whether it acted."""
 
