@@ -170,27 +170,26 @@ def _open(libc: Libc, name: str, existence: Flags, mode: int, value: int) -> tup
                 return libc.create(name, mode, value), False
             except FileNotFoundError:  # glibc from 2.34: /dev/shm is missing, or not searchable
                 raise PermissionError(errno.EACCES, "") from None
-            except FileExistsError:
-                if existence is Flags.RAISE_IF_EXISTS:
+            except FileExistsError as error:
+                if existence is Flags.RAISE_IF_EXISTS or not error.errno:  # see _error
                     raise
             if existence is Flags.UNLINK_AND_CREATE:  # it stays if creating fails otherwise
                 try:
                     libc.unlink(name)
                 except FileNotFoundError:
                     pass
-        except InterruptedError:  # POSIX allows it; the signal's handler has run
-            pass
         except OSError as error:
-            raise _error(error, libc, name) from None
+            if error.errno != errno.EINTR:  # POSIX allows it; the signal's handler has run
+                raise _error(error, libc, name) from None
 
 
 def _file(libc: Libc, name: str) -> os.stat_result | None:
-    """Return the status of the semaphore's file, or None."""
-    if libc.files is None:
-        return None
+    """Return the status of the semaphore's file, or None. Its name is UTF-8 in any locale."""
     try:
-        return os.lstat((libc.files + name[1:]).encode())  # UTF-8, whatever the locale
-    except OSError:
+        return os.lstat((libc.files + name[1:]).encode()) if libc.files else None
+    except OSError as error:
+        if not error.errno:  # see _error
+            raise
         return None
 
 

@@ -288,15 +288,24 @@ def test_an_opening_that_a_signal_interrupts_is_repeated(name, step):
     sem.close()
 
 
-@pytest.mark.parametrize("step", ["link", "create", "unlink"])
-def test_a_signal_handlers_timeout_error_stays_what_it_is(name, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        *[(step, TimeoutError) for step in ("link", "create", "unlink", "lstat")],
+        ("link", InterruptedError),
+        ("create", FileExistsError),
+    ],
+)
+def test_what_a_signal_handler_raises_stays_what_it_is(name, monkeypatch, step, error):
     def strike(*_):
         monkeypatch.undo()
-        raise TimeoutError("the handler's")
+        raise error("the handler's")
 
-    monkeypatch.setattr(type(libc_of()), step, strike)
-    with pytest.raises(TimeoutError, match=r"^the handler's$"):
+    owner = NamedSemaphore(name) if step == "lstat" else None
+    monkeypatch.setattr(os if owner else type(libc_of()), step, strike)
+    with pytest.raises(error, match=r"^the handler's$"):
         NamedSemaphore(name).close()
+    del owner
     collect()
     assert not os.path.exists(file_of(name))
 
