@@ -39,7 +39,7 @@ from itertools import starmap
 from weakref import ref
 
 from ._common import TYPE_CHECKING, check_integer, clock, os_error
-from ._sysv import NOWAIT, UNDO, SysV, prepare, refusal
+from ._sysv import NOWAIT, UNDO, Removed, SysV, prepare, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -237,10 +237,9 @@ class Set:
         """
         parents = self.account, self.pid
         try:
-            has_joined = self.join()
-        except OSError:  # it was removed; or the kernel has no memory for it
-            has_joined = False
-        if not has_joined:
+            if not self.join():
+                raise Removed
+        except OSError:  # it was removed, or will be; or the kernel has no memory for it
             self.semid.value, self.pid = LOST, os.getpid()
         self.inherited = None if self.account == parents[0] else parents
         for array in filter(None, [reference() for reference in list(self.arrays)]):
@@ -287,7 +286,9 @@ class Set:
             is_forking = clock() - Set.forked_at <= FORKING
             if not (is_forking or library.value(semid, USERS) or library.value(semid, PERSIST)):
                 remove_marked(library, semid, MARK_IDLE)
-        except OSError:  # it was removed, or this process has lost its rights to it
+        except OSError as error:  # it was removed, or this process has lost its rights to it
+            if not error.errno:  # a signal handler's, say TimeoutError
+                raise
             self.semid.value = LEFT
         return True
 
@@ -316,8 +317,7 @@ class Set:
 
     def give_what_is_left(self, n: int) -> None:
         """The same at the end of a with statement, inside which somebody released some."""
-        held = self.give_refused(n)
-        if held:
+        if held := self.give_refused(n):
             self.give_refused(held)
 
     def end_turn(self) -> None:

@@ -854,3 +854,7 @@ def test_a_signal_handlers_timeout_error_stays_what_it_is(native, monkeypatch):
         patch.setattr(type(native._set.library), "value", strike)
         with pytest.raises(TimeoutError, match=r"^the handler's$"):
             native.resize(2)
+        with native, pytest.raises(TimeoutError, match=r"^the handler's$"):
+            native._set.leave()  # refused, because of the token
+    with native:  # it has not left
+        assert native.holders == [(os.getpid(), 1)]
