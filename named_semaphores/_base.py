@@ -313,7 +313,7 @@ class Semaphore:
         token back. Every other use is a ValueError from now on. A second call does nothing.
 
         A newer semaphore of this name keeps the name where semaphores are files (Linux, FreeBSD,
-        Cygwin), unless it is created during this call.
+        Cygwin), unless it was created during this call, or during the constructor's.
 
         Raises:
             PermissionError: the name may not be unlinked. The semaphore is closed nevertheless.
