@@ -9,11 +9,10 @@ import os
 import re
 import socket
 from collections import Counter, namedtuple
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Callable
 
 from . import _base
 from ._common import check_integer, check_name, clock, deadline_of
@@ -41,10 +40,9 @@ class ZooKeeperSemaphore(_base.Semaphore):
     session's timeout. A process that is stopped while it acquires holds up all others until its
     session ends. A cut off holder runs on: let it look at ``lost``, or use fencing tokens.
 
-    No timeout ends a wait without a connection. A waiting task has a thread of its own, even after
-    its cancellation, until its turn comes; the interpreter's end waits for it. Let a thread handle
-    signals: an exception of a handler may block kazoo for good, or become a ConnectionAbortedError;
-    a second one leaves a node until the session ends.
+    No timeout ends a wait without a connection. A waiting task has a thread, even if cancelled,
+    until its turn comes; the interpreter waits for it. Let a thread handle signals: a handler's
+    exception may block kazoo or become a ConnectionAbortedError; two may leave a node for long.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``.
@@ -89,10 +87,13 @@ class ZooKeeperSemaphore(_base.Semaphore):
             if not self._linked:
                 client.create(self._path, data, makepath=True)
             elif number is not None and client.get(self._path)[0] != data:
-                client.set(self._path, data)
-                # The first waiter looks at the number when a token's node comes or goes.
-                client.create(f"{self._path}/new-number", ephemeral=True)
-                client.delete(f"{self._path}/new-number")
+                change = client.transaction()  # one step: no node stays if the connection is lost
+                change.set_data(self._path, data)
+                change.create(f"{self._path}/new-number")  # wakes the first waiter
+                change.delete(f"{self._path}/new-number")
+                for result in change.commit():
+                    if type(result) in _ERRORS:
+                        raise result
         except (exceptions.NodeExistsError, exceptions.NoNodeError):
             self._open(number)  # somebody created or unlinked it meanwhile
 
@@ -209,8 +210,7 @@ class _Recipe(Semaphore):  # type: ignore[misc]
     def __init__(self, sem: ZooKeeperSemaphore) -> None:
         super().__init__(sem._client, sem._path)
         self.data = f"{socket.gethostname()} {os.getpid()} {self.create_path[-32:]}".encode()
-        self.assured_path = True  # kazoo would create it again after unlink()
-        self.sem, self.is_lost = sem, False
+        self.sem, self.is_lost, self.assured_path = sem, False, True  # or kazoo creates it again
         self.client.add_listener(self.listen)
 
     def listen(self, state: str) -> None:

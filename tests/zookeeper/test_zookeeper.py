@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from holders import in_child
 from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss
 from kazoo.security import make_digest_acl
 from support import SLOW, in_threads, run_python, strike, thread, wait_for
 
@@ -62,6 +63,18 @@ def strike_when(condition, call):
         strike(call, 60 * SLOW)
 
 
+def lose(client, monkeypatch, nth, kind=""):
+    """Have the client lose its nth request, or the nth one of a kind."""
+    call, numbers = client._call, iter(range(1, 1000))
+
+    def lossy(request, result):
+        if kind in type(request).__name__ and next(numbers) == nth:
+            raise ConnectionLoss
+        return call(request, result)
+
+    monkeypatch.setattr(client, "_call", lossy)
+
+
 @pytest.fixture
 def pair(connect, name):
     """Two objects of one name with one token, each with a client of its own."""
@@ -104,9 +117,8 @@ def test_kazoos_own_semaphore_shares_the_tokens(client, name):
     sem = ZooKeeperSemaphore(name, 2, client=client)
     theirs = client.Semaphore(tokens(name), "their job", max_leases=2)
     with sem, theirs:
-        mine, foreign = sorted(sem.holders, key=lambda holder: holder.pid is None)
-        assert (mine.host, mine.pid, mine.tokens) == (socket.gethostname(), os.getpid(), 1)
-        assert foreign == ("their job", None, 1)
+        both = {(socket.gethostname(), os.getpid(), 1), ("their job", None, 1)}
+        assert ({*sem.holders}, sem.holders[0].tokens) == (both, 1)
         assert not sem.acquire(timeout=0.1)
     with sem, sem:
         assert [holder.tokens for holder in sem.holders] == [2]
@@ -124,6 +136,15 @@ def test_the_number_named_last_holds(client, pair, name):
     ZooKeeperSemaphore(name, 1, client=client)
     other.release()
     assert (other.total, other.value, other.acquire(False)) == (1, 0, False)
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_new_number_outlasts_a_lost_connection(client, pair, name, monkeypatch, nth):
+    pair[0].acquire()
+    with waiting(pair[1]) as got:
+        lose(client, monkeypatch, nth)
+        ZooKeeperSemaphore(name, 3, client=client)
+    assert (got, pair[0].value) == ([True], 1)
 
 
 def test_a_node_without_a_number_is_named(client, pair, name):
