@@ -71,7 +71,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
             check_integer(self._name, "initial_value", initial_value, 1, 2**31 - 1)
         if not isinstance(client, KazooClient) or client.client_state == KeeperState.CLOSED:
             raise ValueError(f"semaphore {self._name!r}: {client!r} is no started KazooClient")
-        self._client, self._on_lost = client, on_lost
+        self._client, self._on_lost = client, on_lost or (lambda sem: None)
         self._path = f"/named-semaphores{self._name}/tokens"
         self._held: list[_Recipe] = []  # one for each token, the oldest first
         self._call(self._open, initial_value)
@@ -152,25 +152,27 @@ class ZooKeeperSemaphore(_base.Semaphore):
         recipe = _Recipe(self)
         left = None if deadline is None else max(0, deadline - clock()) / 1e9
         try:
-            with suppress(exceptions.LockTimeout):
-                self._call(recipe.acquire, left != 0, left or None)
-            (self._held.append if recipe.is_acquired else self._drop)(recipe)
-            return bool(recipe.is_acquired)
-        except BaseException:
+            self._call(recipe.acquire, left != 0, left or None)
+            if not recipe.is_acquired:
+                raise exceptions.LockTimeout
+            self._held.append(recipe)
+            return True
+        except BaseException as end:
             if recipe in self._held:
                 self._held.remove(recipe)
             self._drop(recipe)
-            with suppress(FileNotFoundError):  # there is no queue yet
+            with suppress(FileNotFoundError):  # there is no queue yet; kazoo deletes at most once
                 for node in self._call(self._client.get_children, recipe.lock_path):
                     path = f"{recipe.lock_path}/{node}"
                     with suppress(FileNotFoundError):  # another one's, deleted meanwhile
                         if self._call(self._client.get, path)[0] == str(recipe.data).encode():
                             self._call(self._client.delete, path)
+            if isinstance(end, exceptions.LockTimeout):
+                return False
             raise
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
-        loop = asyncio.get_running_loop()
-        # Not asyncio's executor: whoever holds a token may need a thread of it.
+        loop = asyncio.get_running_loop()  # whoever holds a token may need a thread of its executor
         work = ThreadPoolExecutor(1).submit(self._wait, deadline_of(timeout), handle)
         try:
             return await asyncio.wrap_future(work, loop=loop)
@@ -182,9 +184,8 @@ class ZooKeeperSemaphore(_base.Semaphore):
 
     def _drop(self, *recipes: _Recipe) -> None:
         for recipe in recipes:
-            for listener in list(self._client.state_listeners):  # kazoo leaves one there, too
-                if getattr(listener, "__self__", None) is recipe:
-                    self._client.remove_listener(listener)
+            self._client.remove_listener(recipe.listen)
+            self._client.remove_listener(recipe._watch_session)  # kazoo leaves it there
             with suppress(FileNotFoundError, ConnectionAbortedError):  # the session has ended
                 self._call(self._client.delete, recipe.create_path)
 
@@ -216,5 +217,4 @@ class _Recipe(Semaphore):  # type: ignore[misc]
     def listen(self, state: str) -> None:
         if state == KazooState.LOST and self.is_acquired:
             self.is_lost = True
-            if self.sem._on_lost is not None:
-                self.client.handler.spawn(self.sem._on_lost, self.sem)
+            self.client.handler.spawn(self.sem._on_lost, self.sem)

@@ -208,6 +208,15 @@ def test_a_timeout_is_not_early_and_leaves_nothing_behind(pair):
     assert (sem.value, len(sem._client.state_listeners)) == (1, before)
 
 
+def test_who_gives_up_as_the_connection_is_lost_stops_nobody(pair, monkeypatch):
+    pair[0].acquire()
+    with waiting(pair[0]) as got:
+        lose(pair[1]._client, monkeypatch, 1, "Delete")
+        assert (pair[1].acquire(timeout=0.1), len(queue(pair[1]))) == (False, 1)
+        pair[0].release()
+    assert got == [True]
+
+
 def test_after_close_only_what_is_held_can_be_released(pair, name):
     sem, other = pair
     with sem:
