@@ -136,9 +136,10 @@ def list_posix() -> list[SemaphoreInfo]:
     if libc.files is None or not libc.opens_any_file:
         raise NotImplementedError(f"this system ({libc.platform}) does not list POSIX semaphores")
     directory, prefix = os.path.split(libc.files)
-    openers, all_pids = _openers()
+    entries = sorted(os.listdir(directory)) if os.path.isdir(directory) else ()
+    openers, all_pids = _openers()  # after the names: who made one has it open
     found = []
-    for entry in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+    for entry in entries:
         path = os.path.join(directory, entry)
         try:
             status = os.lstat(path)

@@ -107,6 +107,19 @@ def test_who_has_it_open(sem):
 
 
 @on_linux
+def test_one_that_is_made_during_the_look_is_not_told_to_be_nobodys(name, monkeypatch):
+    def look(openers=listing._openers):
+        looked = openers()
+        made.append(NamedSemaphore(name))
+        return looked
+
+    made = []
+    monkeypatch.setattr(listing, "_openers", look)
+    assert found(name) is None
+    made[0].close()
+
+
+@on_linux
 def test_processes_that_cannot_be_looked_into(sem, monkeypatch):
     refused = {1: PermissionError, 2: FileNotFoundError, 3: ProcessLookupError}
     entries = ["1", "2", "3", "self", "uptime"]
