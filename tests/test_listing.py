@@ -108,13 +108,8 @@ def test_who_has_it_open(sem):
 
 @on_linux
 def test_one_that_is_made_during_the_look_is_not_told_to_be_nobodys(name, monkeypatch):
-    def look(openers=listing._openers):
-        looked = openers()
-        made.append(NamedSemaphore(name))
-        return looked
-
-    made = []
-    monkeypatch.setattr(listing, "_openers", look)
+    looked, made = listing._openers(), []
+    monkeypatch.setattr(listing, "_openers", lambda: made.append(NamedSemaphore(name)) or looked)
     assert found(name) is None
     made[0].close()
 
