@@ -41,8 +41,8 @@ class ZooKeeperSemaphore(_base.Semaphore):
     session ends. A cut off holder runs on: let it look at ``lost``, or use fencing tokens.
 
     No timeout ends a wait without a connection. A waiting task has a thread, even if cancelled,
-    until its turn comes; the interpreter waits for it. Let a thread handle signals: a handler's
-    exception may block kazoo or become a ConnectionAbortedError; two may leave a node for long.
+    until its turn comes; the interpreter's end waits for it. Let a thread handle signals: their
+    exceptions may block kazoo, be ConnectionAbortedErrors, or leave a node until the session ends.
 
     Args:
         name: Letters, digits, ``-``, ``_`` and ``.``.
@@ -172,7 +172,7 @@ class ZooKeeperSemaphore(_base.Semaphore):
             raise
 
     async def _acquire_async(self, handle: Any, timeout: float | None) -> bool:
-        loop = asyncio.get_running_loop()  # whoever holds a token may need a thread of its executor
+        loop = asyncio.get_running_loop()  # not in its executor, which holders of tokens may need
         work = ThreadPoolExecutor(1).submit(self._wait, deadline_of(timeout), handle)
         try:
             return await asyncio.wrap_future(work, loop=loop)
