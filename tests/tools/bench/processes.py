@@ -103,8 +103,8 @@ def _seconds_per_pair(peer: Any, count: int, seconds: float) -> float:
 def measure_queue(quick: bool) -> Iterator[Value]:
     """Time how long each of many waiting processes takes to get the only token and pass it on."""
     for count in (1, 100) if quick else (1, 100, 1000):
-        for peer in available(*SHARED):
-            for _ in range(1 if quick else 10 if count == 1 else 3):
+        for _ in range(1 if quick else 10 if count == 1 else 5):
+            for peer in available(*SHARED):
                 yield f"{count} waiting", peer.label, _seconds_per_waiter(peer, count)
 
 
