@@ -32,8 +32,9 @@ except ImportError as error:
     system = without_ctypes(error)  # type: ignore[assignment]
 
 
-# For whoever calls the constructor, which calls Set.resize.
-_warn = partial(warnings.warn, category=RuntimeWarning, stacklevel=3)
+def _warn(text: str) -> None:
+    # For whoever calls the constructor, which calls Set.resize. No partial: PyPy's has a frame.
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 class RobustSemaphore(Semaphore):
