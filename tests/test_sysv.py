@@ -254,11 +254,11 @@ def test_a_newcomer_shares_no_account_when_a_remover_dies_just_then(native, name
     old, entered = idle(native, name), _set.Set.enter
     native.operate(old.id, [(_set.DEAD, 1, 0)])
     monkeypatch.setattr(_set.Set, "enter", enter)
-    newcomer = _set.Set(native, name, old.id)
-    assert not newcomer.join()
+    newcomer, child = (_set.Set(native, name, old.id) for _ in range(2))
+    child.join_anew()
+    assert (newcomer.join(), child.is_usable()) == (False, False)
     native.operate(old.id, [(_set.DEAD, -1, NOWAIT)])
-    assert newcomer.join()
-    assert newcomer.account < native.size - 1
+    assert (newcomer.join(), newcomer.account < native.size - 1) == (True, True)
     assert newcomer.leave()
 
 
