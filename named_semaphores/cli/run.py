@@ -53,11 +53,7 @@ def run(options: dict[str, Any]) -> int:
             return no_token
         give = _set.give(semset.account, n)
         if variable:
-            numbers, slot = range(_set.NUMBERS), None
-            while slot is None:  # a number is free, or will be in an instant
-                slot = next((k for k in numbers if semset.operate(_set.take_number(k))), None)
-                if slot is None:  # perhaps others made it more during the wait
-                    _check_total(semset)
+            slot = _take_number(semset)
             os.environ[variable] = str(slot)
             give = _set.give_number(semset.account, slot)
         ancestors = os.environ.get(ANCESTORS, "")
@@ -72,6 +68,15 @@ def run(options: dict[str, Any]) -> int:
 def _check_total(semset: _set.Set) -> None:
     if semset.total() > _set.NUMBERS:
         raise ValueError(f"run: --slot-env has {_set.NUMBERS} numbers, fewer than the slots")
+
+
+def _take_number(semset: _set.Set) -> int:
+    """Take the lowest free number. This process holds a token, so there is one, or will be."""
+    while True:
+        for number in range(_set.NUMBERS):
+            if semset.operate(_set.take_number(number)):
+                return number
+        _check_total(semset)  # it may have been resized during the wait
 
 
 def is_posix(name: str) -> bool:
