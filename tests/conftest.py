@@ -19,7 +19,7 @@ from typing import Any
 import kinds
 import pytest
 from holders import own_sets, three
-from support import EXACT, PREFIX, PYPY, SLOW, collect, unique_name
+from support import EXACT, IDLE, PREFIX, PYPY, SLOW, collect, unique_name
 
 from named_semaphores import RobustSemaphore, _set, _sets, _sysv
 
@@ -31,9 +31,6 @@ MARKERS = (
 
 # They need other packages, and a server; tox -e zookeeper names the folder, and so runs it.
 collect_ignore = ["neighbours", "zookeeper"]
-
-# Their tests leave idle sets, or run what removes all idle sets of this user.
-IDLE = [f"test_{name}" for name in "cli forks listing readme robust run sysv".split()]
 SETS = "/proc/sysvipc/sem"
 
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests need: names of their own, waiting for conditions, threads, and Python
-processes.
-"""
+"""What several tests need: unique names, waiting for conditions, threads, Python processes."""
 
 from __future__ import annotations
 
@@ -29,6 +27,8 @@ EXACT = sys.version_info >= (3, 11) and sys.implementation.name == "cpython"
 PYPY = sys.implementation.name == "pypy"
 _numbers = itertools.count()
 NOBODY = 65534
+# Test files that leave idle sets, or run what removes all idle sets of this user.
+IDLE = [f"test_{name}" for name in "cli forks listing readme robust run sysv".split()]
 
 
 def unique_name() -> str:

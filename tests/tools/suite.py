@@ -20,12 +20,15 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(1, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+
+from support import IDLE
+
 # Not "python -m pytest", which puts the checkout before the wheel on sys.path.
 PYTEST = os.path.join(os.path.dirname(sys.executable), "pytest")
 COVERAGE = [sys.executable, "-m", "coverage"]
-# Half of the suite. Not at once: any run removes this user's idle sets, which tests in others of
-# these files make.
-IN_TURN = [f"tests/test_{name}.py" for name in "cli forks listing readme robust run sysv".split()]
+# Half of the suite, of which conftest may let only one test run at a time.
+IN_TURN = [f"tests/{name}.py" for name in IDLE]
 
 
 def is_tox_s() -> bool:
